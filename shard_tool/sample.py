@@ -1,0 +1,186 @@
+"""The typed content of a sample's ``key.json``, and its one encoding.
+
+Owns the schema: what the fields are called, what they mean, and that the same sample always gives
+the same bytes. What is absent at the source stays absent (None, null); nothing is invented.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from shard_tool.errors import SampleError
+
+Box = tuple[float, float, float, float]
+"""(x0, y0, x1, y1) in pixels, counted from zero, half-open: x0 <= x < x1."""
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+"""VOC's twenty classes in alphabetical order; the label of the first is 1, 0 is background."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A body part of a person (head, hand or foot); may reach beyond its object's box."""
+
+    name: str
+    bbox: Box
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleObject:
+    """One annotated object."""
+
+    name: str
+    label: int
+    """1-based number of the class in the manifest's order; 0 is background."""
+    bbox: Box | None = None
+    """None for an object that is only marked by a `point`."""
+    difficult: bool | None = None
+    truncated: bool | None = None
+    occluded: bool | None = None
+    pose: str | None = None
+    parts: tuple[Part, ...] | None = None
+    actions: dict[str, bool] | None = None
+    point: tuple[float, float] | None = None
+    """(x, y) of a pixel, counted from zero."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a sample came from."""
+
+    year: str
+    """'2007' … '2012', from the devkit's folder name."""
+    archive: int
+    """0-based number in the manifest's `sources`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One picture with everything VOC says about it, except the pixels."""
+
+    key: str
+    width: int
+    height: int
+    objects: tuple[SampleObject, ...]
+    segmented: bool | None
+    image_sets: tuple[str, ...]
+    """Lists the picture stands in, e.g. 'Main/train', sorted."""
+    source: Source
+
+
+def encode_sample(sample: Sample) -> bytes:
+    """The bytes of ``key.json``: one line, fields in the order of the classes above, UTF-8."""
+    document = {
+        "key": sample.key,
+        "width": sample.width,
+        "height": sample.height,
+        "objects": [_object_to_json(item) for item in sample.objects],
+        "segmented": sample.segmented,
+        "image_sets": list(sample.image_sets),
+        "source": {"year": sample.source.year, "archive": sample.source.archive},
+    }
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def parse_sample(content: bytes, *, place: str) -> Sample:
+    """Read ``key.json`` back.
+
+    Raises:
+        SampleError: Not JSON, a field missing or of another type.
+    """
+    try:
+        document = json.loads(content)
+        source = document["source"]
+        return Sample(
+            key=_text(document["key"]),
+            width=_whole(document["width"]),
+            height=_whole(document["height"]),
+            objects=tuple([_object_from_json(item) for item in document["objects"]]),
+            segmented=_flag(document["segmented"]),
+            image_sets=tuple([_text(name) for name in document["image_sets"]]),
+            source=Source(year=_text(source["year"]), archive=_whole(source["archive"])),
+        )
+    except KeyError as exc:
+        raise SampleError(place, f"field {exc.args[0]!r} is missing") from exc
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
+        raise SampleError(place, f"not the JSON of a sample: {exc}") from exc
+
+
+def _object_to_json(item: SampleObject) -> dict[str, Any]:
+    parts = item.parts
+    return {
+        "name": item.name,
+        "label": item.label,
+        "bbox": None if item.bbox is None else list(item.bbox),
+        "difficult": item.difficult,
+        "truncated": item.truncated,
+        "occluded": item.occluded,
+        "pose": item.pose,
+        "parts": None if parts is None else [{"name": p.name, "bbox": list(p.bbox)} for p in parts],
+        "actions": item.actions,
+        "point": None if item.point is None else list(item.point),
+    }
+
+
+def _object_from_json(item: dict[str, Any]) -> SampleObject:
+    parts, point = item["parts"], item["point"]
+    return SampleObject(
+        name=_text(item["name"]),
+        label=_whole(item["label"]),
+        bbox=None if item["bbox"] is None else _box(item["bbox"]),
+        difficult=_flag(item["difficult"]),
+        truncated=_flag(item["truncated"]),
+        occluded=_flag(item["occluded"]),
+        pose=None if item["pose"] is None else _text(item["pose"]),
+        parts=None
+        if parts is None
+        else tuple(Part(name=_text(part["name"]), bbox=_box(part["bbox"])) for part in parts),
+        actions=item["actions"],
+        point=None if point is None else _point(point),
+    )
+
+
+def _box(values: list[float]) -> Box:
+    x0, y0, x1, y1 = values
+    return (_number(x0), _number(y0), _number(x1), _number(y1))
+
+
+def _point(values: list[float]) -> tuple[float, float]:
+    x, y = values
+    return (_number(x), _number(y))
+
+
+def _number(value: object) -> float:
+    if type(value) not in (float, int) or not math.isfinite(value):  # type: ignore[arg-type]
+        message = f"{value!r} is not a finite number"
+        raise TypeError(message)
+    return float(value)  # type: ignore[arg-type]
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        message = f"{value!r} is not a whole number"
+        raise TypeError(message)
+    return value
+
+
+def _flag(value: object) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        message = f"{value!r} is not true, false or null"
+        raise TypeError(message)
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        message = f"{value!r} is not text"
+        raise TypeError(message)
+    return value

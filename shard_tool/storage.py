@@ -1,0 +1,179 @@
+"""The one seam to storage: a folder anywhere fsspec reaches, as a small value.
+
+Owns two things fsspec leaves open: an object becomes visible only when it is whole (`publish`),
+and errors say which object of which folder. Everything else is fsspec's. A `Folder` holds no
+connection: file systems are made lazily, once per process, because s3fs instances do not survive a
+fork; so folders travel to workers freely.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from shard_tool.errors import ObjectMissing, ShardToolError, StoreError
+from shard_tool.manifest import MANIFEST_NAME, Manifest, parse_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PARTIAL = ".partial-"
+"""Infix of the temporary names of files being written; readers never look at them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder or bucket prefix, by path or URL.
+
+    Args:
+        url: A local path, or any URL fsspec knows (``s3://bucket/voc``).
+        options: fsspec's storage options for it. May hold secrets: never shown, never saved.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    def __str__(self) -> str:
+        return public_url(self.url)
+
+    @property
+    def local(self) -> Path | None:
+        """The folder as a local path; None when it is elsewhere."""
+        fs, path = self._fs_path()
+        return Path(path) if isinstance(fs, LocalFileSystem) else None
+
+    def place(self, name: str) -> str:
+        """What messages call an object of this folder."""
+        return f"{str(self).rstrip('/')}/{name}"
+
+    def names(self) -> list[str]:
+        """Names directly in this folder, sorted; empty where there is no such folder."""
+        fs, path = self._fs_path()
+        try:
+            entries = fs.ls(path, detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            problem = f"cannot be listed: {exc.strerror or type(exc).__name__}"
+            raise StoreError(str(self), problem) from exc
+        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
+
+    def read(self, name: str) -> bytes:
+        """The content of one object.
+
+        Raises:
+            ObjectMissing: There is none.
+            StoreError: The storage failed.
+        """
+        fs, path = self._fs_path()
+        try:
+            return cast("bytes", fs.cat_file(f"{path}/{name}"))
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            raise ObjectMissing(self.place(name), "there is no such object") from exc
+        except OSError as exc:
+            raise StoreError(self.place(name), f"cannot be read: {type(exc).__name__}") from exc
+
+    def remove(self, name: str) -> None:
+        """Remove one object; nothing happens where there is none."""
+        fs, path = self._fs_path()
+        try:
+            fs.rm_file(f"{path}/{name}")
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            problem = f"cannot be removed: {exc.strerror or type(exc).__name__}"
+            raise StoreError(self.place(name), problem) from exc
+
+    @contextmanager
+    def publish(self, name: str) -> Iterator[IO[bytes]]:
+        """Write an object that becomes visible, whole, when the block ends without an exception.
+
+        On a local disk a sibling ``.partial-`` file is renamed; elsewhere the bytes are staged in a
+        temporary file and put as one object, which object stores make visible only when complete.
+        Complete, not crash-durable: nothing is fsynced.
+        """
+        if (folder := self.local) is not None:
+            try:
+                with _publish_local(folder / name) as file:
+                    yield file
+            except ShardToolError:  # some are OSErrors too, and none is the disk's
+                raise
+            except OSError as exc:
+                problem = f"cannot be written: {exc.strerror or type(exc).__name__}"
+                raise StoreError(self.place(name), problem) from exc
+            return
+        fs, path = self._fs_path()
+        with tempfile.NamedTemporaryFile(prefix="shard-tool-") as staged:
+            yield cast("IO[bytes]", staged)
+            staged.flush()
+            fs.put_file(staged.name, f"{path}/{name}")
+
+    def _fs_path(self) -> tuple[Any, str]:
+        return _filesystem(self.url, tuple(sorted(self.options.items())), os.getpid())
+
+
+def load_manifest(folder: Folder) -> Manifest:
+    """The manifest of the dataset in `folder`.
+
+    Raises:
+        ObjectMissing: There is none; says whether a conversion was begun there.
+        ManifestError: It is of an unknown version, damaged or contradicts itself.
+    """
+    try:
+        content = folder.read(MANIFEST_NAME)
+    except ObjectMissing:
+        names = folder.names()
+        shards = [name for name in names if name.endswith(".tar")]
+        if shards or any(PARTIAL in name for name in names):
+            problem = f"conversion not finished ({len(shards)} shards, no {MANIFEST_NAME})"
+            raise ObjectMissing(str(folder), problem, "convert again") from None
+        hint = "make a dataset with `shard-tool convert SOURCE DEST`"
+        raise ObjectMissing(str(folder), f"no dataset here (no {MANIFEST_NAME})", hint) from None
+    return parse_manifest(content, place=folder.place(MANIFEST_NAME))
+
+
+def public_url(url: str) -> str:
+    """A URL without user, password and query, which may hold secrets.
+
+    >>> public_url("https://me:secret@host/voc?X-Amz-Signature=abc")
+    'https://host/voc'
+    """
+    if "://" not in url:
+        return url
+    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
+
+
+@lru_cache(maxsize=64)
+def _filesystem(url: str, options: tuple[tuple[str, Any], ...], _pid: int) -> tuple[Any, str]:
+    try:
+        fs, path = url_to_fs(url, **dict(options))
+    except (ValueError, ImportError) as exc:
+        hint = f"known protocols: {', '.join(sorted(fsspec.available_protocols()))}"
+        raise StoreError(public_url(url), f"cannot be opened: {exc}", hint) from exc
+    return fs, path.rstrip("/")
+
+
+@contextmanager
+def _publish_local(path: Path) -> Iterator[IO[bytes]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(partial).chmod(0o666 & ~umask)  # mkstemp's 0600 would hide shards from other users
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,322 @@
+"""The shard format: ustar members written, any usual tar read, and the ``.idx`` beside it.
+
+Owns bytes only: no storage, no JSON, no pictures. Writing is byte for byte what webdataset's
+TarWriter makes with mtime 0 (a test compares). Reading understands what other writers make as
+well: PAX headers, GNU long names and base-256 sizes.
+
+A *shard* is a tar; a *sample* is a run of neighbouring members whose names agree up to the first
+dot of the last path component (the WebDataset convention); the *index* says where samples are::
+
+    uint64 [n + 1]  where each sample's first header starts, then the end of the last sample
+    uint32 [n]      CRC-32 (zlib) of each sample's bytes between them
+
+all little-endian, headers and padding included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from shard_tool.errors import ShardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK = tarfile.BLOCKSIZE
+RECORD = tarfile.RECORDSIZE
+INDEX_SUFFIX = ".idx"
+
+ReadAt = Callable[[int, int], bytes]
+"""read_at(offset, length): those bytes, fewer only where the file ends."""
+
+_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)", re.DOTALL)
+_OCTAL = re.compile(rb"[0-7]+")
+_DECIMAL = re.compile(r"[0-9]{1,19}")
+
+_MAX_NAME_BYTES = 1 << 20
+"""A PAX or GNU name record above this is an attack or damage, never a name."""
+
+
+class Member(NamedTuple):
+    """One file, folder or link of a tar."""
+
+    name: str
+    kind: str
+    """tar's type flag: '0' a file, '5' a folder, '1' and '2' links, …"""
+    start: int
+    """Where its first header starts, a long-name header included."""
+    offset: int
+    """Where its content starts."""
+    size: int
+    """Bytes of content."""
+
+    @property
+    def is_file(self) -> bool:
+        """True for a regular file (type '0', NUL or '7')."""
+        return self.kind in "0\x007"
+
+
+def padded(size: int) -> int:
+    """`size` rounded up to whole tar blocks of 512 bytes."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Split a member's name into key and extension at the first dot after the last slash.
+
+    Exactly as webdataset does, to which "a/.b" is key "a/" with extension "b".
+
+    Returns:
+        (key, extension without its leading dot), or None where WebDataset skips the member: no
+        dot, or nothing before it.
+
+    >>> split_name("a/000005.class.png")
+    ('a/000005', 'class.png')
+    """
+    match = _NAME.fullmatch(name)
+    return (match[1], match[2]) if match else None
+
+
+# Reading ------------------------------------------------------------------------------------
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _number(field: bytes, place: str, at: int) -> int:
+    if field[0] & 0x80:  # GNU base-256
+        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
+    digits = field.strip(b" \0") or b"0"
+    if not _OCTAL.fullmatch(digits):  # int() would take a sign, '_' and '0o'
+        raise ShardError(place, f"the header at byte {at} is not a tar header")
+    return int(digits, 8)
+
+
+def _check_sum(block: bytes, place: str, at: int) -> None:
+    found = _number(block[148:156], place, at)
+    expected = sum(block) - sum(block[148:156]) + 8 * 32
+    if found != expected:
+        problem = f"the header at byte {at} has checksum {found}, its bytes give {expected}"
+        raise ShardError(place, problem)
+
+
+def _pax_records(content: bytes, place: str, at: int) -> dict[str, str]:
+    """Parse ``length key=value`` lines; the length counts the whole line."""
+    records: dict[str, str] = {}
+    while content:
+        digits, _, _ = content.partition(b" ")
+        is_number = digits.isdigit() and len(digits) <= 19
+        if not is_number or not len(digits) < int(digits) <= len(content):
+            raise ShardError(place, f"the PAX header at byte {at} is damaged")
+        line, content = content[len(digits) + 1 : int(digits) - 1], content[int(digits) :]
+        key, _, value = line.partition(b"=")
+        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+    return records
+
+
+def walk(
+    read_at: ReadAt, start: int, stop: int, *, place: str, check: bool = True, whole: bool = True
+) -> Iterator[Member]:
+    """Go over the headers from `start` to `stop`, one 512-byte read a member.
+
+    Args:
+        read_at: Reads from the file the tar lies in.
+        start: Byte of the first header.
+        stop: Byte after the last one that may be read, usually the file's size.
+        place: What errors call the file.
+        check: Verify each header's checksum (about 4 µs); off only where a CRC or digest of the
+            same bytes was checked already.
+        whole: Expect the end marker (a block of zeros) before `stop`; False for a run of samples
+            cut out through the index.
+
+    Yields:
+        Each member in order; folders and links too, long-name headers merged into their member.
+
+    Raises:
+        ShardError: A header is damaged, or the file ends inside a header, a member or before the
+            end marker: a shard cut short never passes for a shorter one.
+    """
+    at, first, overrides = start, start, dict[str, str]()
+    while at < stop:
+        block = read_at(at, min(BLOCK, stop - at))
+        if len(block) < BLOCK:
+            raise ShardError(place, f"cut short inside the header at byte {at} ({stop} bytes)")
+        if not block[0] and not any(block):
+            return
+        if check:
+            _check_sum(block, place, at)
+        kind, size = chr(block[156]), _number(block[124:136], place, at)
+        offset = at + BLOCK
+        if kind in "xgLK":  # a header about the next member: PAX, PAX global, GNU name, GNU link
+            if size > _MAX_NAME_BYTES:
+                raise ShardError(place, f"the long-name header at byte {at} claims {size} bytes")
+            content = read_at(offset, size)
+            if kind == "x":
+                overrides |= _pax_records(content, place, at)
+            elif kind == "L":
+                overrides["path"] = _text(content)
+            at = offset + padded(size)
+            continue
+        name = _text(block[:100])
+        if block[257:263] == b"ustar\0" and block[345]:
+            name = f"{_text(block[345:500])}/{name}"
+        name = overrides.get("path", name)
+        if (pax_size := overrides.get("size")) is not None:
+            if not _DECIMAL.fullmatch(pax_size):
+                raise ShardError(place, f"the PAX header at byte {first} is damaged")
+            size = int(pax_size)
+        if offset + size > stop:
+            problem = f"cut short: member {name!r} needs {offset + size} bytes, there are {stop}"
+            raise ShardError(place, problem)
+        yield Member(name, kind, first, offset, size)
+        at = first = offset + padded(size)
+        overrides = {}
+    if whole:
+        raise ShardError(place, f"cut short: no end-of-archive marker in its {stop} bytes")
+
+
+def read_at_of(buffer: bytes | memoryview) -> ReadAt:
+    """A `ReadAt` over bytes in memory (a mapped file, say)."""
+    return lambda offset, length: bytes(buffer[offset : offset + length])
+
+
+def sample_starts(members: Iterable[Member]) -> tuple[list[int], list[str]]:
+    """Group members into samples the way webdataset does.
+
+    Returns:
+        (where each sample's first header starts, then the end of the last one; each sample's key).
+        Members that webdataset skips belong to the sample before them.
+    """
+    starts, keys, end = list[int](), list[str](), 0
+    for member in members:
+        named = split_name(member.name) if member.is_file else None
+        if named and (not keys or named[0] != keys[-1]):
+            starts.append(member.start)
+            keys.append(named[0])
+        end = member.offset + padded(member.size)
+    return [*starts, end], keys
+
+
+# The index ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIndex:
+    """Where the samples of one shard lie."""
+
+    starts: NDArray[np.uint64]
+    """uint64 [n + 1]: byte of each sample's first header, then the end of the last sample."""
+    crcs: NDArray[np.uint32]
+    """uint32 [n]: CRC-32 of the bytes from one start to the next."""
+
+    def __len__(self) -> int:
+        return len(self.crcs)
+
+    def to_bytes(self) -> bytes:
+        """The content of the ``.idx`` file."""
+        return self.starts.astype("<u8").tobytes() + self.crcs.astype("<u4").tobytes()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, place: str, shard_bytes: int) -> ShardIndex:
+        """Parse an ``.idx`` file.
+
+        Raises:
+            ShardError: The length is impossible, or the starts are not increasing multiples of
+                512 inside a shard of `shard_bytes` bytes.
+        """
+        if len(content) < 8 or (len(content) - 8) % 12:
+            raise ShardError(place, f"{len(content)} bytes are no index (8 + 12 per sample)")
+        n = (len(content) - 8) // 12
+        starts = np.frombuffer(content, "<u8", n + 1)
+        crcs = np.frombuffer(content, "<u4", n, offset=8 * (n + 1))
+        if (starts[1:] <= starts[:-1]).any() or (starts % BLOCK).any() or starts[-1] > shard_bytes:
+            raise ShardError(place, f"its offsets do not fit a shard of {shard_bytes} bytes")
+        return cls(starts.astype(np.uint64), crcs.astype(np.uint32))
+
+    @classmethod
+    def from_shard(cls, read_at: ReadAt, num_bytes: int, *, place: str) -> ShardIndex:
+        """Make the index of any tar by one walk over its headers; the CRCs read every byte."""
+        starts, keys = sample_starts(walk(read_at, 0, num_bytes, place=place))
+        if not keys:
+            return cls(np.zeros(1, np.uint64), np.zeros(0, np.uint32))
+        crcs = [zlib.crc32(read_at(start, stop - start)) for start, stop in pairwise(starts)]
+        return cls(np.array(starts, np.uint64), np.array(crcs, np.uint32))
+
+
+# Writing ------------------------------------------------------------------------------------
+
+
+def member_block(name: str, content: bytes) -> bytes:
+    """One member as tar bytes: its ustar header, its content, zeros up to a whole block.
+
+    Raises:
+        ShardError: The name does not fit ustar (100 bytes, or 255 split at a slash).
+    """
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = len(content), 0, 0o444
+    info.uname = info.gname = "bigdata"  # webdataset's; ids stay 0
+    try:
+        header = info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+    except ValueError as exc:
+        raise ShardError(name, f"cannot be a ustar member: {exc}") from exc
+    return header + content + bytes(padded(len(content)) - len(content))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenShard:
+    """What is known of a shard once its last byte is written."""
+
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    index: ShardIndex
+
+
+class ShardWriter:
+    """Writes samples one after another into an open binary file, hashing as it goes.
+
+    The caller opens, publishes and closes the file; nothing is read back or sought.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._starts, self._crcs = [0], list[int]()
+
+    @property
+    def num_samples(self) -> int:
+        """Samples written so far."""
+        return len(self._crcs)
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append one sample; members go in the order of their extensions, as webdataset sorts."""
+        block = b"".join(member_block(f"{key}.{ext}", members[ext]) for ext in sorted(members))
+        self._crcs.append(zlib.crc32(block))
+        self._starts.append(self._starts[-1] + len(block))
+        self._put(block)
+
+    def finish(self) -> WrittenShard:
+        """Write the end marker (zeros up to a whole record of 10,240 bytes) and sum up."""
+        end = self._starts[-1]
+        total = -(-(end + 2 * BLOCK) // RECORD) * RECORD
+        self._put(bytes(total - end))
+        return WrittenShard(
+            num_samples=self.num_samples,
+            num_bytes=total,
+            sha256=self._sha256.hexdigest(),
+            index=ShardIndex(np.array(self._starts, np.uint64), np.array(self._crcs, np.uint32)),
+        )
+
+    def _put(self, block: bytes) -> None:
+        self._sha256.update(block)
+        self._file.write(block)

@@ -1,0 +1,1 @@
+"""What PASCAL VOC is: its archives, its folders, its lists and its annotations."""

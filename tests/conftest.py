@@ -1,0 +1,54 @@
+"""Fixtures every test may use. Real photographs come from VOC_SAMPLE_DIR, else ../shared/voc."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests share two cores
+
+import pytest
+from hypothesis import settings
+
+from scripts.mini_voc import draw_archive
+from shard_tool.convert import ConvertOptions, convert
+
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session")
+def voc_sample() -> Path:
+    """The folder of real VOC data; see the README, "Tests"."""
+    folder = Path(os.environ.get("VOC_SAMPLE_DIR", "../shared/voc"))
+    if not (folder / "VOCtrainval_sample-2007.tar").exists():
+        pytest.skip("no real VOC pictures: set VOC_SAMPLE_DIR to a folder that holds them")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def mini_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mini-VOC archive of 60 drawn pictures, in the official layout."""
+    path = tmp_path_factory.mktemp("mini") / "mini-voc.tar"
+    draw_archive(path, num_pictures=60)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mini_dataset(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mini-VOC archive converted for detection, several shards a split. Read only."""
+    return _converted(mini_archive, tmp_path_factory.mktemp("detection") / "voc", "detection")
+
+
+@pytest.fixture(scope="session")
+def mini_masks(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mini-VOC archive converted for segmentation. Read only."""
+    return _converted(mini_archive, tmp_path_factory.mktemp("segmentation") / "voc", "segmentation")
+
+
+def _converted(source: Path, dest: Path, task: str) -> Path:
+    options = ConvertOptions(
+        source=str(source), dest=str(dest), task=task, shard_bytes=150_000, workers=1
+    )
+    convert(options)
+    return dest

@@ -1,0 +1,67 @@
+"""Stored samples that tests make, and the way from one to an item of a batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from datamodules.shards import RawSample
+from datamodules.targets import load_item
+from shard_tool.errors import SampleError
+from shard_tool.sample import Sample, SampleObject, Source, encode_sample
+from tests.kit.pictures import encoded, scene, voc_mask
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datamodules.targets import Item
+
+PLACE = "train-000000.tar: sample 'a'"
+BOXES = [(0, 0, 10, 10), (20, 5, 60, 40), (30, 20, 64, 48), (5, 30, 25, 47), (40, 0, 55, 12)]
+
+
+def sample_of(
+    boxes: list[Any] = BOXES, *, difficult: list[bool | None] | None = None, wh: Any = (64, 48)
+) -> Sample:
+    """Labels 1, 2, … tell the boxes apart; every other one is difficult."""
+    flags = difficult or [bool(i % 2) for i in range(len(boxes))]
+    objects = [
+        SampleObject(name="dog", label=i + 1, bbox=box, difficult=flag)
+        for i, (box, flag) in enumerate(zip(boxes, flags, strict=True))
+    ]
+    return Sample(
+        key="a",
+        width=wh[0],
+        height=wh[1],
+        objects=tuple(objects),
+        segmented=None,
+        image_sets=("Main/train",),
+        source=Source(year="2012", archive=0),
+    )
+
+
+def raw_of(sample: Sample, **members: bytes) -> RawSample:
+    contents = {
+        "jpg": encoded(scene(sample.height, sample.width)),
+        "json": encode_sample(sample),
+    } | {name.replace("_", "."): content for name, content in members.items()}
+    views = {name: memoryview(content) for name, content in contents.items()}
+    return RawSample(sample.key, PLACE, "train-000000.tar", views)
+
+
+def load(transform: Any = None, sample: Sample | None = None, **kwargs: Any) -> Item:
+    options: dict[str, Any] = {"task": "detection", "random_key": ("t", 0), "sample_id": 17}
+    raw = kwargs.pop("raw", None) or raw_of(sample or sample_of())
+    return load_item(raw, transform=transform, **(options | kwargs))
+
+
+def refusal(transform: Any = None, **kwargs: Any) -> str:
+    with pytest.raises(SampleError) as caught:
+        load(transform, **kwargs)
+    return str(caught.value)
+
+
+def with_mask() -> tuple[np.ndarray, RawSample]:
+    values, content = voc_mask()
+    return values, raw_of(sample_of([], wh=(16, 12)), class_png=content)

@@ -1,0 +1,61 @@
+"""What a person sees of `shard-tool` when the disk is full or Ctrl-C is pressed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shard_tool.errors import ObjectMissing
+from shard_tool.storage import Folder, load_manifest
+from tests.kit.datasets import files_of
+from tests.kit.processes import (
+    SHARD_TOOL,
+    eventually,
+    group_is_gone,
+    group_of_processes,
+    shard_tool,
+)
+from tests.kit.tars import many_pictures
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:
+    """A file size limit stands in for the disk: the write fails in the same place."""
+    archive = many_pictures(tmp_path / "voc.tar", 200)
+    limit = 64 * 1024
+
+    done = shard_tool(
+        *("convert", archive, tmp_path / "voc", "--workers", 1),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    place = f"{tmp_path}/voc/train-000000.tar"
+    assert done.stderr.startswith(f"error: {place}: cannot be written: File too large")
+    assert files_of(tmp_path / "voc") == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_exits_130_commits_nothing_and_says_how_to_go_on(
+    tmp_path: Path, workers: int
+) -> None:
+    """A terminal sends SIGINT to the whole group, workers included."""
+    archive = many_pictures(tmp_path / "voc.tar", 3000)
+    dest = tmp_path / "voc"
+    command = [SHARD_TOOL, "convert", str(archive), str(dest), "--shard-size", "1B"]
+    with group_of_processes([*command, "--workers", str(workers)]) as process:
+        assert eventually(lambda: any(dest.glob("*.tar")))
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+    assert process.returncode == 130
+    assert out == ""
+    assert err.strip() == "interrupted: nothing is committed; repeat with --on-existing overwrite"
+    assert not (dest / "manifest.json").exists()
+    with pytest.raises(ObjectMissing, match=r"conversion not finished \(\d+ shards"):
+        load_manifest(Folder(str(dest)))

@@ -1,0 +1,115 @@
+"""Destinations that are somebody else's, and options nobody can act on: each message in full."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shard_tool.errors import ManifestError, ObjectExists, OptionError, ShardToolError
+from tests.kit.datasets import converted, files_of
+from tests.kit.voc_tree import pictures, voc_tree, write
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return voc_tree(tmp_path / "in", [*pictures(3), *pictures(2, split="val", first=4)])
+
+
+def test_destination_that_holds_something_is_left_alone(
+    tree: Path, tmp_path: Path, mini_dataset: Path
+) -> None:
+    hint = "use --on-existing overwrite to replace it, or another DEST"
+    shutil.copytree(mini_dataset, tmp_path / "other")
+    shutil.copytree(mini_dataset, tmp_path / "unfinished")
+    (tmp_path / "unfinished/manifest.json").unlink()
+    shards = len(list(mini_dataset.glob("*.tar")))
+    write(tmp_path / "partial/.train-000000.tar.partial-abc", b"")
+    write(tmp_path / "foreign/thesis.tex", b"")
+    write(tmp_path / "foreign/sub/a.txt", b"")
+    messages = {
+        "other": f"already holds a dataset; {hint}",
+        "unfinished": f"holds {shards} shards of a conversion that did not finish; {hint}",
+        "foreign": "is not empty ('sub' is there) and holds no dataset; "
+        "give an empty or a new folder",
+        "partial": f"holds 0 shards of a conversion that did not finish; {hint}",
+    }
+    for name, problem in messages.items():
+        before = sorted((tmp_path / name).rglob("*"))
+        with pytest.raises(ObjectExists) as caught:
+            converted(tree, tmp_path / name)
+        assert str(caught.value) == f"{tmp_path}/{name}: {problem}"
+        assert sorted((tmp_path / name).rglob("*")) == before
+    assert files_of(tmp_path / "other") == files_of(mini_dataset)
+
+
+def test_overwriting_leaves_foreign_files_alone(tree: Path, tmp_path: Path) -> None:
+    converted(tree, tmp_path / "out", splits=("train", "val"))
+    for name in ("notes.txt", "train-1.tar", "my.tar", "bad_records.jsonl.bak"):
+        write(tmp_path / "out" / name, b"mine")
+    converted(tree, tmp_path / "out", splits=("val",), on_existing="overwrite")
+    assert set(files_of(tmp_path / "out")) == {
+        *("manifest.json", "val-000000.tar", "val-000000.tar.idx"),
+        *("notes.txt", "train-1.tar", "my.tar", "bad_records.jsonl.bak"),
+    }
+
+
+@pytest.mark.parametrize("on_existing", ["fail", "overwrite"])
+@pytest.mark.parametrize("below", ["", "/voc"])
+def test_destination_that_cannot_be_a_folder_is_an_error_of_ours(
+    tree: Path, tmp_path: Path, on_existing: str, below: str
+) -> None:
+    write(tmp_path / "file", b"mine")
+    with pytest.raises(ShardToolError) as caught:
+        converted(tree, Path(f"{tmp_path}/file{below}"), on_existing=on_existing)
+    assert str(caught.value).startswith(f"{tmp_path}/file{below}")
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "pose"}, "--task: 'pose' is not one of detection, segmentation"),
+        ({"on_existing": "ask"}, "--on-existing: 'ask' is not one of fail, overwrite"),
+        ({"on_bad_record": "ask"}, "--on-bad-record: 'ask' is not one of fail, skip"),
+        ({"workers": 0}, "--workers: 0 is below 1"),
+        ({"shard_bytes": 0}, "--shard-size: 0 bytes are below 1"),
+        ({"splits": ("../x",)}, "--split: '../x' cannot name a list and its shards"),
+        ({"splits": ("",)}, "--split: '' cannot name a list and its shards"),
+    ],
+)
+def test_option_nobody_can_act_on_is_refused(
+    tree: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        converted(tree, tmp_path / "out", **options)
+    assert str(caught.value) == message
+
+
+def test_split_given_twice_is_refused(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        converted(tree, tmp_path / "out", splits=("train", "train"))
+    assert str(caught.value) == "--split: 'train' is given twice"
+
+
+def test_overwriting_deletes_only_what_the_old_manifest_names(tree: Path, tmp_path: Path) -> None:
+    """Somebody else's shards can have names like ours."""
+    converted(tree, tmp_path / "out", splits=("train",))
+    write(tmp_path / "out/imagenet-000000.tar", b"mine")
+    write(tmp_path / "out/train-000007.tar", b"mine")
+    converted(tree, tmp_path / "out", splits=("val",), on_existing="overwrite")
+    assert set(files_of(tmp_path / "out")) == {
+        *("manifest.json", "val-000000.tar", "val-000000.tar.idx"),
+        *("imagenet-000000.tar", "train-000007.tar"),
+    }
+
+
+def test_a_manifest_nobody_can_read_is_not_overwritten(tree: Path, tmp_path: Path) -> None:
+    write(tmp_path / "out/manifest.json", b'{"format": "voc-shards", "version": 99}')
+    write(tmp_path / "out/train-000000.tar", b"mine")
+    before = files_of(tmp_path / "out")
+    with pytest.raises(ManifestError, match="version 99 is unknown"):
+        converted(tree, tmp_path / "out", on_existing="overwrite")
+    assert files_of(tmp_path / "out") == before
