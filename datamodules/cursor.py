@@ -1,0 +1,84 @@
+"""The place to resume from: a few integers that know nothing of ranks, workers or batches. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from shard_tool.errors import ResumeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How much of which epoch, of which order of which data, was trained."""
+
+    fingerprint: str
+    """Of the data and the splits chosen from it: `ShardDataset.fingerprint`."""
+    seed: int
+    epoch: int
+    samples: int
+    """Samples of the epoch trained, over all ranks: the position of the next one."""
+    lanes: int
+    window: int
+
+    def to_state(self) -> dict[str, int | str]:
+        """The cursor as plain types, the same on every rank."""
+        return {"version": VERSION, **asdict(self)}
+
+
+def cursor_from_state(
+    state: Mapping[str, Any],
+    *,
+    fingerprint: str,
+    seed: int,
+    num_samples: int,
+    lanes: int | None,
+    window: int | None,
+) -> Cursor:
+    """Read a saved cursor, and refuse one that belongs to something else.
+
+    Args:
+        state: What `Cursor.to_state` gave; other keys are none of ours.
+        fingerprint: Of the data at hand.
+        seed: Of the run at hand.
+        num_samples: Samples of an epoch of the data at hand.
+        lanes: The number given explicitly; None where the saved one may win.
+        window: Likewise.
+
+    Raises:
+        ResumeError: Empty, of another version, with a field missing or impossible, or of other
+            data, another seed, lanes or window. Says both sides.
+    """
+    if not state:
+        hint = "load a state that `state_dict()` returned"
+        raise ResumeError("cursor", "the saved state is empty", hint)
+    if state.get("version") != VERSION:
+        found = state.get("version")
+        raise ResumeError("cursor", f"version {found!r} is unknown (this release reads {VERSION})")
+    fields = ("epoch", "samples", "lanes", "window", "seed")
+    missing = [name for name in (*fields, "fingerprint") if name not in state]
+    if missing:
+        raise ResumeError("cursor", f"the saved state has no {', '.join(missing)}")
+    values = {name: state[name] for name in fields}
+    if any(type(value) is not int for value in values.values()):
+        raise ResumeError("cursor", f"a field is not an integer: {values}")
+    _same("fingerprint", state["fingerprint"], fingerprint, "the data, splits or shuffle differ")
+    _same("seed", values["seed"], seed, "the order would be another")
+    _same("lanes", values["lanes"], lanes, "leave lanes=None to take the saved number")
+    _same("window", values["window"], window, "leave window=None to take the saved number")
+    if not (values["epoch"] >= 0 and 0 <= values["samples"] <= num_samples):
+        problem = f"epoch {values['epoch']}, sample {values['samples']} of {num_samples}"
+        raise ResumeError("cursor", f"{problem} is not a place in the data")
+    if min(values["lanes"], values["window"]) < 1:
+        raise ResumeError("cursor", f"lanes and window must be at least 1: {values}")
+    return Cursor(fingerprint=fingerprint, **values)
+
+
+def _same(what: str, saved: object, here: object, hint: str) -> None:
+    if here is not None and saved != here:
+        raise ResumeError("cursor", f"saved with {what} {saved!r}, this run has {here!r}", hint)

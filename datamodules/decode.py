@@ -1,0 +1,85 @@
+"""The only door from compressed bytes to pixels.
+
+JPEG goes through simplejpeg (libjpeg-turbo, accurate DCT: the pixels Pillow gives as well; CMYK
+within 2 levels of them); whatever that refuses (12 bits, PNG) goes through Pillow. Masks keep
+their palette indices and never pass through colours.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from shard_tool.errors import SampleError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_PIXELS = 89_000_000
+"""A picture with more is refused before it is decoded: that is 267 MB of RGB, and just below where
+Pillow starts to warn."""
+
+_REFUSALS = (
+    *(OSError, ValueError, SyntaxError),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),  # the latter under -W error
+)
+
+
+def decode_image(content: bytes | memoryview, *, place: str) -> torch.Tensor:
+    """Decode a JPEG (or what Pillow knows) to RGB.
+
+    Args:
+        content: The file's bytes.
+        place: What errors call it.
+
+    Returns:
+        uint8 [3, H, W], contiguous; grey pictures have three equal channels. EXIF rotation is not
+        applied: annotations are in the stored orientation.
+
+    Raises:
+        SampleError: Not a picture, damaged, or larger than `MAX_PIXELS`.
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+        _check_size(width, height, place)
+        pixels = cast("NDArray[np.uint8]", simplejpeg.decode_jpeg(content, colorspace="RGB"))
+    except ValueError:
+        pixels = _decode_by_pillow(content, "RGB", place)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def decode_mask(content: bytes | memoryview, *, place: str) -> torch.Tensor:
+    """Decode a palette or grey PNG to its values.
+
+    Returns:
+        uint8 [H, W]: class or object numbers, 255 = void.
+
+    Raises:
+        SampleError: Not a picture, in colours instead of a palette, damaged or too large.
+    """
+    return torch.from_numpy(_decode_by_pillow(content, None, place))
+
+
+def _decode_by_pillow(
+    content: bytes | memoryview, mode: str | None, place: str
+) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            _check_size(*picture.size, place)
+            if mode is None and picture.mode not in {"P", "L"}:
+                raise SampleError(place, f"a mask has mode 'P' or 'L', this is {picture.mode!r}")
+            return np.array(picture if mode is None else picture.convert(mode))
+    except UnidentifiedImageError:
+        raise SampleError(place, "is not a picture") from None  # its text names a buffer's address
+    except _REFUSALS as exc:
+        raise SampleError(place, f"does not decode: {exc}") from exc
+
+
+def _check_size(width: int, height: int, place: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise SampleError(place, f"{width} x {height} px are more than {MAX_PIXELS:,}")

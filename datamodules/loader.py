@@ -1,0 +1,279 @@
+"""`ShardLoader`: a DataLoader whose place is a cursor.
+
+A pass starts at the cursor when its first batch is asked for, not when `iter` is called: Lightning
+calls `iter(loader)`, then `sampler.set_epoch`, then `next`. What was handed out (or, under
+`VOCDataModule`, trained) moves the cursor.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader, SequentialSampler
+
+from datamodules.dataset import BatchStream, Failure, Place, ShardDataset
+from shard_tool.errors import OptionError, ResumeError, ShardError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from datamodules.collate import Batch
+    from datamodules.cursor import Cursor
+
+log = logging.getLogger(__name__)
+
+
+class ShardLoader(DataLoader[Any]):
+    """Batches of a `ShardDataset`, the same global batches on any number of ranks and workers.
+
+    An evaluation loader (of a dataset with `shuffle=False`, and `drop_last=False`) has no cursor:
+    it starts at the first sample at every `iter` and ignores `set_epoch`.
+
+    Args:
+        dataset: What to load.
+        batch_size: Samples of a batch on each rank.
+        sampler: Must be None: the order is the dataset's. Named so that Lightning can rebuild it.
+        batch_sampler: Must be None, likewise.
+        num_workers: Processes that decode; does not change what is loaded.
+        drop_last: Only full batches; else the last samples spread evenly over the last batches.
+        pin_memory: As DataLoader, as are all below.
+        timeout: Seconds.
+        worker_init_fn: Called in each worker with its number.
+        multiprocessing_context: 'fork', 'forkserver' or 'spawn'.
+        prefetch_factor: Batches made ahead by each worker.
+        persistent_workers: Keep workers between epochs.
+        pin_memory_device: As DataLoader.
+        resumable: Whether there is a cursor; None: unless this is an evaluation loader.
+
+    Raises:
+        OptionError: `batch_size` below 1, or a sampler.
+    """
+
+    dataset: BatchStream
+
+    def __init__(
+        self,
+        dataset: ShardDataset | BatchStream,
+        batch_size: int = 1,
+        *,
+        sampler: object = None,
+        batch_sampler: object = None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        resumable: bool | None = None,
+    ) -> None:
+        if sampler is not None or batch_sampler is not None:
+            problem = "must be None: the order is the dataset's"
+            raise OptionError("sampler", problem, "choose it with seed, shuffle, lanes and window")
+        if batch_size < 1:
+            raise OptionError("batch_size", f"{batch_size} is below 1")
+        source = dataset.dataset if isinstance(dataset, BatchStream) else dataset
+        stream = BatchStream(source, batch_size=batch_size, drop_last=drop_last)
+        self.resumable = source.shuffle or drop_last if resumable is None else resumable
+        self._cursor: Cursor | None = None
+        self._pass: _Pass | None = None
+        self._sampler_epoch_set = False
+        self._saved_global_batch_size: int | None = None
+        self.trained_batches: Callable[[], int] | None = None
+        """Under `VOCDataModule`: batches of this epoch trained so far, by Lightning's count."""
+        super().__init__(
+            stream,
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            timeout=timeout,
+            worker_init_fn=worker_init_fn,
+            multiprocessing_context=multiprocessing_context,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers and num_workers > 0,
+            pin_memory_device=pin_memory_device,
+        )
+        # DataLoader refuses these after its __init__; Lightning reads them to rebuild the loader.
+        object.__setattr__(self, "batch_size", batch_size)
+        object.__setattr__(self, "drop_last", drop_last)
+
+    # The order of samples is not a sampler's business, but Lightning announces epochs through
+    # `loader.sampler`. torch itself keeps its own sampler behind `_index_sampler`.
+
+    @property  # type: ignore[override]  # nothing iterates it
+    def sampler(self) -> _EpochDoor:
+        """Where Lightning calls `set_epoch`."""
+        return _EpochDoor(self) if self.dataset.dataset.shuffle else _SequentialDoor(self)
+
+    @sampler.setter
+    def sampler(self, value: Any) -> None:
+        self._torch_sampler = value
+
+    @property
+    def _index_sampler(self) -> Any:
+        return self._torch_sampler
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place of the next sample not yet handed out (or trained, see `state_dict`)."""
+        if self._pass is not None:
+            return self._pass.cursor()
+        if self._cursor is None:
+            self._cursor = self.dataset.dataset.first_cursor()
+        return self._cursor
+
+    @property
+    def remaining_batches(self) -> int:
+        """Batches from the cursor to the end of its epoch, in the present world."""
+        return self.dataset.partition(self.cursor.samples).num_batches
+
+    def __len__(self) -> int:
+        """Batches of a full epoch in the present world, wherever the cursor is."""
+        return self.dataset.partition().num_batches
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a lazy one
+        return _Pass(self)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to the beginning of `epoch`; nothing happens where the cursor is in it already."""
+        if self.resumable and epoch != self.cursor.epoch:
+            self._move_to(replace(self.cursor, epoch=epoch, samples=0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place to resume from, as plain types; the same on every rank.
+
+        Counts what was handed out; under `VOCDataModule` what was trained. `global_batch_size` is
+        not part of the place: it lets a change of topology under plain Lightning be noticed.
+        """
+        state: dict[str, Any] = dict(self.cursor.to_state())
+        state["global_batch_size"] = self.dataset.partition().global_batch_size
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Start the next pass at a saved place.
+
+        Raises:
+            ResumeError: The state is empty, of another version, or of other data, another seed,
+                lanes or window; says both sides.
+        """
+        cursor = self.dataset.dataset.cursor_from_state(state)
+        if not self.resumable:
+            return
+        self._saved_global_batch_size = state.get("global_batch_size")
+        self._move_to(cursor)
+
+    def _move_to(self, cursor: Cursor) -> None:
+        self._cursor, self._pass = cursor, None
+
+    def _begin(self) -> tuple[Cursor, Iterator[Batch | Failure]]:
+        """Start a pass: settle where, tell the workers, and start them."""
+        stream = self.dataset
+        stream.dataset.settle_world()
+        cursor = self.cursor if self.resumable else stream.dataset.first_cursor()
+        if self._pass is not None and self._pass.is_spent:
+            # every batch was taken, but not the end of the iterator: as zip(range(n), loader) does
+            cursor = replace(cursor, epoch=cursor.epoch + 1, samples=0)
+        self._check_topology(cursor)
+        if stream.place is None:
+            stream.place = Place(cursor)
+        stream.place.set(cursor)
+        return cursor, super().__iter__()
+
+    def _adopt(self, begun: _Pass) -> None:
+        if self.resumable:
+            self._pass = begun
+
+    def _finish(self, done: _Pass, cursor: Cursor) -> None:
+        if self.resumable and self._pass is done:
+            self._move_to(replace(cursor, epoch=cursor.epoch + 1, samples=0))
+
+    def _check_topology(self, cursor: Cursor) -> None:
+        """Under Lightning, without our data module, a loader cannot restate Lightning's count."""
+        saved, here = self._saved_global_batch_size, self.dataset.partition().global_batch_size
+        alone = not self._sampler_epoch_set or self.trained_batches is not None
+        if cursor.samples and saved not in (None, here) and not alone:
+            problem = f"saved with {saved} samples a global batch, this run has {here}"
+            hint = "pass a VOCDataModule to the Trainer: it restates Lightning's count of batches"
+            raise ResumeError("ShardLoader under Lightning", problem, hint)
+
+
+class _EpochDoor:
+    """`loader.sampler`, as far as Lightning looks at it."""
+
+    def __init__(self, loader: ShardLoader) -> None:
+        self._loader = loader
+
+    def set_epoch(self, epoch: int) -> None:
+        self._loader._sampler_epoch_set = True
+        self._loader.set_epoch(epoch)
+
+
+class _SequentialDoor(_EpochDoor, SequentialSampler):
+    """The same for manifest order; its type tells Lightning that nothing is shuffled."""
+
+    def __init__(self, loader: ShardLoader) -> None:
+        _EpochDoor.__init__(self, loader)
+        SequentialSampler.__init__(self, loader.dataset.dataset)
+
+
+class _Pass:
+    """One iteration over a loader; begins when the first batch is asked for."""
+
+    def __init__(self, loader: ShardLoader) -> None:
+        self._loader = loader
+        self._batches: Iterator[Batch | Failure] | None = None
+        self._handed_out = 0
+
+    def __iter__(self) -> _Pass:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            trained = self._loader.trained_batches
+            self._trained_before = trained() if trained else 0
+            self._start, self._batches = self._loader._begin()
+            self._partition = self._loader.dataset.partition(self._start.samples)
+            self._loader._adopt(self)
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._loader._finish(self, self._start)
+            raise
+        except RuntimeError as exc:
+            if not _died_of_bus_error(self._batches):
+                raise
+            problem = "died of a bus error: a shard changed while mapped, or /dev/shm is full"
+            hint = "never overwrite shards in place; verify the dataset and start again"
+            raise ShardError("a worker", problem, hint) from exc
+        if isinstance(batch, Failure):
+            raise batch.error
+        self._handed_out += 1
+        return batch
+
+    @property
+    def is_spent(self) -> bool:
+        """True when every batch was handed out."""
+        return self._handed_out >= self._partition.num_batches
+
+    def cursor(self) -> Cursor:
+        """The place after what was trained, where that is known, else handed out."""
+        done, trained = self._handed_out, self._loader.trained_batches
+        if trained is not None:
+            done = min(done, max(0, trained() - self._trained_before))
+        return replace(self._start, samples=self._partition.bounds(done)[0])
+
+
+def _died_of_bus_error(batches: object) -> bool:
+    """Whether a worker of torch's iterator was killed by SIGBUS; torch's own text may not say."""
+    workers = getattr(batches, "_workers", ())
+    return any(worker.exitcode == -signal.SIGBUS for worker in workers)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,316 @@
+"""`VOCDataModule`: datasets of shards for a Lightning Trainer.
+
+Besides loaders it carries the place: Lightning saves a loader's state but, after an epoch's end,
+ignores it, and it counts batches of the run that saved, not of the one that resumes. So the data
+module keeps the cursor in its own state, tells the loader how many batches were trained, and
+restates Lightning's count when training starts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule
+
+from datamodules import presets
+from datamodules.collate import Batch
+from datamodules.dataset import DEFAULT_WINDOW, ShardDataset
+from datamodules.loader import ShardLoader
+from datamodules.world import World
+from shard_tool.errors import ObjectMissing, OptionError
+from shard_tool.storage import Folder, load_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytorch_lightning import LightningModule, Trainer
+
+    from datamodules.targets import Transform
+
+_DEFAULT_TRANSFORMS = {
+    ("detection", True): presets.detection_train,
+    ("detection", False): presets.detection_eval,
+    ("segmentation", True): presets.segmentation_train,
+    ("segmentation", False): presets.segmentation_eval,
+}
+
+
+class VOCDataModule(LightningDataModule):
+    """Train, validation and test loaders over datasets of VOC shards.
+
+    Batches arrive as `Batch` (``images, targets = batch``) with pixels float32 in [0, 1], scaled on
+    the device.
+
+    Args:
+        data_dir: The dataset: a folder or URL that holds a manifest, or a list of them.
+        year: VOC release: names what `download` fetches.
+        num_workers: Processes that decode, for each loader.
+        normalize: Subtract ImageNet's mean and divide by its standard deviation, on the device. Off
+            for torchvision's detection models, which do it themselves.
+        batch_size: Samples of a batch on each rank.
+        shuffle: Shuffle training samples.
+        pin_memory: Batches in page-locked memory, where there is an accelerator.
+        drop_last: Drop the last incomplete training batch instead of evening out the last ones.
+        train_transforms: ``(image, target) -> (image, target)``; None: a default for the task.
+        val_transforms: Likewise, for validation.
+        test_transforms: Likewise, for test and predict.
+        source: A VOC archive or folder that `prepare_data` converts into `data_dir` where that
+            holds no dataset.
+        download: `prepare_data` downloads and verifies the official archive of `year` and converts
+            it where `data_dir` holds no dataset.
+        task: 'detection' or 'segmentation': what `prepare_data` converts for.
+        image_size: Height and width in pixels that the default transforms resize to.
+        seed: Of the order of samples and the randomness of transforms.
+        lanes: Lanes of the order; None: the number of nodes of the first run.
+        window: Shards mixed together.
+        train_split: Split to train on; one name or several.
+        val_split: Split to validate on.
+        test_split: Split to test and predict on.
+        persistent_workers: Keep workers between epochs.
+        multiprocessing_context: 'fork', 'forkserver' or 'spawn'; None: the platform's default.
+        storage_options: fsspec's options for `data_dir`; never saved.
+    """
+
+    def __init__(  # the first twelve in the order people know from bolts
+        self,
+        data_dir: str | list[str],
+        year: str = "2012",
+        num_workers: int = 0,
+        normalize: bool = False,  # noqa: FBT001, FBT002
+        batch_size: int = 32,
+        shuffle: bool = True,  # noqa: FBT001, FBT002
+        pin_memory: bool = True,  # noqa: FBT001, FBT002
+        drop_last: bool = False,  # noqa: FBT001, FBT002
+        train_transforms: Transform | None = None,
+        val_transforms: Transform | None = None,
+        test_transforms: Transform | None = None,
+        *,
+        source: str | None = None,
+        download: bool = False,
+        task: str = "detection",
+        image_size: int = 300,
+        seed: int = 0,
+        lanes: int | None = None,
+        window: int = DEFAULT_WINDOW,
+        train_split: str | list[str] = "train",
+        val_split: str | list[str] = "val",
+        test_split: str | list[str] = "test",
+        persistent_workers: bool = True,
+        multiprocessing_context: str | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise OptionError("batch_size", f"{batch_size} is below 1")
+        if num_workers < 0:
+            raise OptionError("num_workers", f"{num_workers} is below 0")
+        roots = [str(root) for root in (data_dir if isinstance(data_dir, list) else [data_dir])]
+        if (source or download) and len(roots) > 1:
+            problem = f"{len(roots)} folders given, prepare_data can make one dataset"
+            raise OptionError("data_dir", problem, "convert them with `shard-tool convert`")
+        self.roots, self.year, self.task = roots, year, task
+        self.source, self.download = source, download
+        self.num_workers, self.normalize, self.batch_size = num_workers, normalize, batch_size
+        self.shuffle, self.pin_memory, self.drop_last = shuffle, pin_memory, drop_last
+        self.transforms = {
+            "train": train_transforms,
+            "val": val_transforms,
+            "test": test_transforms,
+        }
+        self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.image_size, self.seed, self.lanes, self.window = image_size, seed, lanes, window
+        self.persistent_workers = persistent_workers
+        self.multiprocessing_context = multiprocessing_context
+        self.storage_options = storage_options or {}
+        self._progress = _Progress(self)
+        self._train_loader: ShardLoader | None = None
+        self._state: dict[str, Any] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Labels a model must tell apart: the data's classes, and 0 for background."""
+        return len(load_manifest(Folder(self.roots[0], self.storage_options)).classes) + 1
+
+    # Data ---------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Make the dataset where it was asked for and there is none; else do nothing.
+
+        Raises:
+            ObjectMissing: There is no dataset, and neither `source` nor `download` was given.
+        """
+        for root in self.roots:
+            try:
+                load_manifest(Folder(root, self.storage_options))
+            except ObjectMissing:
+                if self.source is None and not self.download:
+                    raise
+                self._convert(root)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Nothing to load: loaders open their datasets. Hooks into the Trainer's counting."""
+        # Our length is exact on every rank and for any number of workers, which is what Lightning
+        # warns it cannot know of an IterableDataset.
+        warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
+        trainer: Any = self.trainer  # Lightning sets these attributes without declaring them
+        if trainer is not None and self._progress not in trainer.callbacks:
+            trainer.callbacks.append(self._progress)
+
+    def train_dataloader(self) -> ShardLoader:
+        """Training batches, from where the last checkpoint left off."""
+        trainer: Any = self.trainer
+        overfit = trainer is not None and trainer.overfit_batches > 0
+        shuffle = self.shuffle and not overfit
+        dataset = self._dataset("train", shuffle=shuffle)
+        loader = self._loader(dataset, drop_last=self.drop_last, resumable=not overfit)
+        if self._state and not overfit:
+            loader.load_state_dict(self._state)
+        self.follow(loader)
+        return loader
+
+    def val_dataloader(self) -> ShardLoader:
+        """Every validation sample exactly once, on any number of ranks."""
+        return self._loader(self._dataset("val", shuffle=False))
+
+    def test_dataloader(self) -> ShardLoader:
+        """Every test sample exactly once, on any number of ranks."""
+        return self._loader(self._dataset("test", shuffle=False))
+
+    def predict_dataloader(self) -> ShardLoader:
+        """The test samples."""
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Scale pixels to float32 in [0, 1], and normalise where asked, on the device."""
+        if not isinstance(batch, Batch):
+            return batch
+        pixels = batch.pixels
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.to(torch.float32).div_(255)
+        batch = batch.with_pixels(pixels)
+        if self.normalize:
+            mean = presets.IMAGENET_MEAN.to(pixels.device).view(3, 1, 1)
+            std = presets.IMAGENET_STD.to(pixels.device).view(3, 1, 1)
+            images = batch.images
+            for image in images if isinstance(images, list) else [images]:
+                image.sub_(mean).div_(std)  # views: writes into `pixels`
+        return batch
+
+    # State --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor of training, as plain types; empty before training."""
+        loader = self._live_loader()
+        return loader.state_dict() if loader is not None else dict(self._state)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Keep a saved cursor for the next training loader, which checks it."""
+        self._state = dict(state_dict)
+
+    def follow(self, loader: ShardLoader) -> None:
+        """Let `loader` count as handed over only what Lightning has trained."""
+        trainer = self.trainer
+        if trainer is not None:
+            progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+            loader.trained_batches = lambda: int(progress.current.processed)
+        self._train_loader = loader
+
+    def _live_loader(self) -> ShardLoader | None:
+        """The loader the Trainer iterates, which may be a rebuilt one."""
+        live = self.trainer.train_dataloader if self.trainer is not None else None
+        return live if isinstance(live, ShardLoader) else self._train_loader
+
+    # Parts --------------------------------------------------------------------------------
+
+    def _convert(self, root: str) -> None:
+        # Here, not above: training alone needs nothing of the converter.
+        from shard_tool.convert import ConvertOptions, convert
+
+        convert(
+            ConvertOptions(
+                source=self.source or self._downloaded(root),
+                dest=root,
+                task=self.task,
+                on_existing="overwrite",  # there is no dataset: at most an unfinished one
+                storage_options=self.storage_options,
+            )
+        )
+
+    def _downloaded(self, root: str) -> str:
+        from pathlib import Path
+
+        from shard_tool.voc.archives import archives_of
+        from shard_tool.voc.download import download_archive
+
+        (archive,) = archives_of(self.year, "trainval")
+        folder = Path(root).parent
+        return str(download_archive(archive, folder))
+
+    def _dataset(self, stage: str, *, shuffle: bool) -> ShardDataset:
+        trainer = self.trainer
+        world = None if trainer is None else _world_of(trainer)
+        dataset = ShardDataset(
+            self.roots,
+            self.splits[stage],
+            seed=self.seed,
+            shuffle=shuffle,
+            transform=self.transforms[stage],
+            world=world,
+            lanes=self.lanes,
+            window=self.window,
+            storage_options=self.storage_options,
+        )
+        if dataset.transform is None:
+            default = _DEFAULT_TRANSFORMS[dataset.task, stage == "train"]
+            dataset.transform = default(self.image_size)
+        return dataset
+
+    def _loader(
+        self, dataset: ShardDataset, *, drop_last: bool = False, resumable: bool = False
+    ) -> ShardLoader:
+        return ShardLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            drop_last=drop_last,
+            resumable=resumable,
+            pin_memory=self.pin_memory and torch.accelerator.is_available(),
+            persistent_workers=self.persistent_workers and self.num_workers > 0,
+            multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
+        )
+
+
+class _Progress(Callback):
+    """Keeps Lightning's count of batches and our place in step."""
+
+    def __init__(self, datamodule: VOCDataModule) -> None:
+        self._datamodule = datamodule
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Restate, in batches of this run, how far the epoch is."""
+        loader = trainer.train_dataloader
+        if not isinstance(loader, ShardLoader):
+            return
+        self._datamodule.follow(loader)
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        cursor = loader.cursor
+        if not cursor.samples or cursor.epoch != epochs.processed:
+            return
+        # Lightning keeps `completed` one behind in a checkpoint written at a batch's end, and
+        # catches up itself: all four move by the same amount.
+        moved = len(loader) - loader.remaining_batches - progress.processed
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, getattr(progress, name) + moved)
+
+
+def _world_of(trainer: Trainer) -> World:
+    return World(
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        node=trainer.node_rank,
+        num_nodes=trainer.num_nodes,
+        local_rank=trainer.local_rank,
+    )
