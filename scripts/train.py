@@ -1,0 +1,142 @@
+#!/usr/bin/env python
+"""Train and evaluate torchvision's detectors on VOC shards, from the command line.
+
+    python scripts/train.py fit --data.data_dir DIR --trainer.max_epochs 3
+    python scripts/train.py fit --config configs/ssdlite_voc2007.yaml --ckpt_path last.ckpt
+    python scripts/train.py validate --config … --ckpt_path …
+
+Every argument of the model (`--model.*`), of `VOCDataModule` (`--data.*`) and of Lightning's
+Trainer (`--trainer.*`) is there; `--print_config` writes them down.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LightningCLI
+from torchmetrics.detection import MeanAveragePrecision
+from torchvision.models import detection
+
+from datamodules import VOCDataModule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from datamodules import Batch
+
+MODELS = {
+    "ssdlite320": detection.ssdlite320_mobilenet_v3_large,
+    "ssd300": detection.ssd300_vgg16,
+    "fasterrcnn": detection.fasterrcnn_resnet50_fpn,
+    "retinanet": detection.retinanet_resnet50_fpn,
+}
+
+
+class Detector(LightningModule):
+    """A torchvision detector, trained from scratch.
+
+    Args:
+        model: One of ssdlite320, ssd300, fasterrcnn, retinanet.
+        num_classes: Labels, background included.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Of AdamW.
+        warmup_steps: Steps over which the learning rate rises from 0.
+    """
+
+    def __init__(
+        self,
+        model: str = "ssdlite320",
+        num_classes: int = 21,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        warmup_steps: int = 50,
+    ) -> None:
+        super().__init__()
+        if model not in MODELS:
+            message = f"model {model!r} is not one of {', '.join(MODELS)}"
+            raise ValueError(message)
+        self.save_hyperparameters()
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps = warmup_steps
+        build = MODELS[model]
+        self.detector = build(weights=None, weights_backbone=None, num_classes=num_classes)
+        self.val_ap = MeanAveragePrecision(
+            iou_thresholds=[0.5], backend="faster_coco_eval", sync_on_compute=True
+        )
+        self.val_ap.warn_on_many_detections = False
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """Boxes, labels and scores of float pictures [3, H, W] in [0, 1]."""
+        return self.detector(images)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
+        """The sum of the detector's losses."""
+        images, targets = batch
+        losses: Mapping[str, torch.Tensor] = self.detector(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Collect detections; difficult objects count neither for nor against."""
+        images, targets = batch
+        found = [
+            {name: t.float() if t.is_floating_point() else t for name, t in one.items()}
+            for one in self.detector(images)
+        ]
+        truth = [
+            {
+                "boxes": target["boxes"],
+                "labels": target["labels"],
+                "iscrowd": target["difficult"].to(torch.int64),
+            }
+            for target in targets
+        ]
+        self.val_ap.update(found, truth)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log AP at IoU 0.5 over all ranks."""
+        ap50 = self.val_ap.compute()["map_50"]
+        self.val_ap.reset()
+        self.log("val_ap50", ap50, prog_bar=True, sync_dist=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As validation, under another name."""
+        self.log("test_ap50", self.val_ap.compute()["map_50"], sync_dist=True)
+        self.val_ap.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ARG002
+        """Sample ids and detections."""
+        images, _ = batch
+        return batch.sample_ids.tolist(), self.detector(images)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear warm-up, stepped every batch."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        warmup = max(1, self.warmup_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / warmup)
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def main() -> None:
+    """Run the command line."""
+    LightningCLI(
+        Detector,
+        VOCDataModule,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+    )
+
+
+if __name__ == "__main__":
+    main()
