@@ -9,6 +9,7 @@ restates Lightning's count when training starts.
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +60,7 @@ class VOCDataModule(LightningDataModule):
         source: A VOC archive or folder that `prepare_data` converts into `data_dir` where that
             holds no dataset.
         download: `prepare_data` downloads and verifies the official archive of `year` and converts
-            it where `data_dir` holds no dataset.
+            it where `data_dir` holds no dataset (the archive stays in ``<data_dir>.archives``).
         task: 'detection' or 'segmentation': what `prepare_data` converts for.
         image_size: Height and width in pixels that the default transforms resize to.
         seed: Of the order of samples and the randomness of transforms.
@@ -239,14 +240,15 @@ class VOCDataModule(LightningDataModule):
         )
 
     def _downloaded(self, root: str) -> str:
-        from pathlib import Path
-
+        """The official archive of `year`, in ``<data_dir>.archives``."""
         from shard_tool.voc.archives import archives_of
         from shard_tool.voc.download import download_archive
 
+        if Folder(root, self.storage_options).local is None:
+            hint = "download and convert with shard-tool, then give the URL"
+            raise OptionError("data_dir", "download=True needs a local folder", hint)
         (archive,) = archives_of(self.year, "trainval")
-        folder = Path(root).parent
-        return str(download_archive(archive, folder))
+        return str(download_archive(archive, Path(f"{root.rstrip('/')}.archives")))
 
     def _dataset(self, stage: str, *, shuffle: bool) -> ShardDataset:
         trainer = self.trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from datamodules import ShardDataset, ShardLoader, VOCDataModule
 from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD, detection_train
 from shard_tool.errors import ObjectMissing, OptionError, ResumeError
+from shard_tool.voc import archives, download
+from tests.kit.http_server import serve
 from tests.kit.training import Recorder, trainer
 
 if TYPE_CHECKING:
@@ -279,6 +282,22 @@ def test_prepare_data_converts_what_is_missing_once(
     data.prepare_data()
     assert (tmp_path / "new/manifest.json").stat().st_mtime_ns == before
     assert len(next(iter(data.val_dataloader()))) == 5
+
+
+def test_prepare_data_downloads_and_converts_the_official_archive(
+    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = mini_archive.read_bytes()
+    md5 = hashlib.md5(content).hexdigest()
+    archive = archives.Archive(year="2012", set_="trainval", file="VOCtrainval.tar", md5=md5)
+    monkeypatch.setattr(archives, "ARCHIVES", (archive,))
+    with serve(content) as server:
+        monkeypatch.setattr(download, "OFFICIAL_HOSTS", (f"{server.url}/",))
+        module(tmp_path / "voc", download=True).prepare_data()
+        module(tmp_path / "voc", download=True).prepare_data()
+    assert len(server.paths) == 1
+    assert (tmp_path / "voc.archives/VOCtrainval.tar").read_bytes() == content
+    assert len(ShardDataset(str(tmp_path / "voc"), "trainval")) > 0
 
 
 def test_prepare_data_without_dataset_or_source_says_how_to_make_one(tmp_path: Path) -> None:
