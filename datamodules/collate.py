@@ -7,7 +7,6 @@ less than a file descriptor each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,39 +21,54 @@ if TYPE_CHECKING:
 _SMALL_BYTES = 1 << 14
 
 
-@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Samples of one rank's part of a global batch. Unpacks: ``images, targets = batch``.
 
     Detection: images is a list of [3, H, W] (views of one tensor), targets a list of dicts.
     Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void.
+
+    Not a dataclass on purpose: Lightning looks into those, and under ``bf16-true`` would round the
+    boxes to 8 bits of mantissa.
+
+    Attributes:
+        task: 'detection' or 'segmentation'.
+        pixels: uint8 (or float, after scaling) [sum of 3·H·W]: all pictures, CHW, end to end.
+        sizes: int64 [B, 2]: (height, width) of each picture.
+        masks: uint8 [sum of H·W]; empty for detection.
+        boxes: float32 [sum of N, 4]: xyxy pixels; empty for segmentation, as are the next two.
+        labels: int64 [sum of N].
+        difficult: bool [sum of N].
+        num_boxes: int64 [B].
+        sample_ids: int64 [B].
+        orig_sizes: int64 [B, 2]: (height, width) of each stored picture.
+        keys: The samples' keys.
+        epoch: Epoch the batch belongs to.
+        start: First position of the global batch in its epoch.
+        stop: Position after the global batch's last.
     """
 
-    task: str
-    pixels: torch.Tensor
-    """uint8 (or float, after scaling) [sum of 3·H·W]: all pictures, CHW, one after another."""
-    sizes: torch.Tensor
-    """int64 [B, 2]: (height, width) of each picture."""
-    masks: torch.Tensor
-    """uint8 [sum of H·W]; empty for detection."""
-    boxes: torch.Tensor
-    """float32 [sum of N, 4]: xyxy pixels; empty for segmentation, as are the next two."""
-    labels: torch.Tensor
-    """int64 [sum of N]."""
-    difficult: torch.Tensor
-    """bool [sum of N]."""
-    num_boxes: torch.Tensor
-    """int64 [B]."""
-    sample_ids: torch.Tensor
-    """int64 [B]."""
-    orig_sizes: torch.Tensor
-    """int64 [B, 2]: (height, width) of each stored picture."""
-    keys: tuple[str, ...]
-    epoch: int
-    start: int
-    """First position of the global batch in its epoch."""
-    stop: int
-    """Position after the global batch's last."""
+    def __init__(
+        self,
+        *,
+        task: str,
+        pixels: torch.Tensor,
+        sizes: torch.Tensor,
+        masks: torch.Tensor,
+        boxes: torch.Tensor,
+        labels: torch.Tensor,
+        difficult: torch.Tensor,
+        num_boxes: torch.Tensor,
+        sample_ids: torch.Tensor,
+        orig_sizes: torch.Tensor,
+        keys: tuple[str, ...],
+        epoch: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
+        self.boxes, self.labels, self.difficult = boxes, labels, difficult
+        self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
+        self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -64,12 +78,10 @@ class Batch:
         yield self.targets
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: _shrunk(value) for name, value in state.items()}
+        return {name: _shrunk(value) for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, _grown(value))
+        self.__dict__.update({name: _grown(value) for name, value in state.items()})
 
     @property
     def images(self) -> Any:
@@ -115,22 +127,22 @@ class Batch:
 
     def with_pixels(self, pixels: torch.Tensor) -> Batch:
         """The same batch with other pixel values, same layout."""
-        return replace(self, pixels=pixels)
+        return Batch(**{**vars(self), "pixels": pixels})
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {
-            name: change(value) for name, value in values.items() if torch.is_tensor(value)
+            name: change(value) if torch.is_tensor(value) else value
+            for name, value in vars(self).items()
         }
-        return replace(self, **changed)
+        return Batch(**changed)
 
     def _common_size(self, sizes: list[list[int]]) -> tuple[int, int]:
         odd = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
         if odd is not None:
             (h0, w0), (h1, w1) = sizes[0], sizes[odd]
-            problem = f"{w0} x {h0} px, sample {self.keys[odd]!r} {w1} x {h1}: they do not stack"
+            problem = f"{w0} x {h0} px beside {w1} x {h1} px do not stack"
             hint = "end the transform with a resize or crop to one size"
-            raise SampleError(f"sample {self.keys[0]!r}", f"is {problem}", hint)
+            raise SampleError(f"samples {self.keys[0]!r} and {self.keys[odd]!r}", problem, hint)
         return sizes[0][0], sizes[0][1]
 
 

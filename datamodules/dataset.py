@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import operator
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -45,10 +46,13 @@ _CHUNK = 256
 class Place:
     """Where the next pass starts: four integers in shared memory, seen by running workers."""
 
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self) -> None:
         self._values = torch.zeros(4, dtype=torch.int64)
         self._values.share_memory_()  # type: ignore[no-untyped-call]
-        self.set(cursor)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._values.share_memory_()  # type: ignore[no-untyped-call]  # a deep copy is not shared
 
     def set(self, cursor: Cursor) -> None:
         """Publish a cursor; passes that start from now on begin there."""
@@ -102,7 +106,7 @@ class ShardDataset(IterableDataset[Any]):
         decode: bool = True,
         world: World | None = None,
         lanes: int | None = None,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = DEFAULT_WINDOW,
         cache_dir: str | None = None,
         cache_limit: int | None = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -112,6 +116,9 @@ class ShardDataset(IterableDataset[Any]):
         super().__init__()
         if on_bad_sample != "raise":
             raise OptionError("on_bad_sample", f"{on_bad_sample!r} is not supported: use 'raise'")
+        _check_callable(transform)
+        lanes = None if lanes is None else operator.index(lanes)  # a NumPy integer is no plain type
+        window = DEFAULT_WINDOW if window is None else operator.index(window)
         if window < 1 or (lanes is not None and lanes < 1):
             raise OptionError("order", f"lanes {lanes} and window {window} must be at least 1")
         urls = list(roots) if isinstance(roots, list | tuple) else [roots]
@@ -121,15 +128,17 @@ class ShardDataset(IterableDataset[Any]):
         manifests = [load_manifest(folder) for folder in folders]
         self.task, self.classes = _common(folders, manifests)
         self.splits = _chosen_splits(folders, manifests, split)
-        self.seed, self.shuffle = operator.index(seed), shuffle  # a NumPy integer is no plain type
+        self.seed, self.shuffle = operator.index(seed), shuffle
         self.transform, self.decode = transform, decode
         self.cache_dir, self.cache_limit = cache_dir, cache_limit
         self.fingerprint = _fingerprint(manifests, self.splits, shuffle=shuffle)
-        self._lanes, self._window, self._world = lanes, window, world
+        self._lanes, self._window = lanes, window
+        self._world, self._world_is_given = world, world is not None
         self._table = ShardTable.of(folders, manifests, self.splits)
         self._reader = ShardReader(self._table, check_crc=check_crc)
-        self._place: Place | None = None
+        self._place = Place()  # before any worker starts; lanes 0: not settled yet
         self._order: CanonicalOrder | None = None
+        self._said: set[str] = set()
 
     @property
     def num_samples(self) -> int:
@@ -143,8 +152,15 @@ class ShardDataset(IterableDataset[Any]):
 
     def settle_world(self) -> World:
         """Detect the world now and keep it; workers receive it as a value."""
-        self._world = self.world
-        return self._world
+        world = self._world = self.world
+        lanes = self._lanes or world.num_nodes
+        readers = world.num_nodes // math.gcd(world.num_nodes, lanes)
+        if readers > 1:
+            text = (
+                "each of the %d lanes is read by %d of %d nodes: give lanes a multiple of the nodes"
+            )
+            self._say(text, lanes, readers, world.num_nodes)
+        return world
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch."""
@@ -154,8 +170,9 @@ class ShardDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        epoch, samples, lanes, window = self._resting_place().get()
         world = self.settle_world()
+        epoch, samples, lanes, window = self._place.get()
+        lanes, window = lanes or self.first_cursor().lanes, window or self._window
         mine = range(
             samples + (world.slot - samples) % world.world_size, self.num_samples, world.world_size
         )[number::count]
@@ -166,10 +183,7 @@ class ShardDataset(IterableDataset[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next bare iteration at the beginning of `epoch`."""
-        cursor = self.first_cursor(epoch)
-        if self._place is None:
-            self._place = Place(cursor)
-        self._place.set(cursor)
+        self._place.set(self.first_cursor(epoch))
 
     def read(self, sample_id: int, *, epoch: int = 0) -> Any:
         """One sample by its id, as iteration would yield it in `epoch`; for debugging.
@@ -207,7 +221,7 @@ class ShardDataset(IterableDataset[Any]):
         )
         default = self.first_cursor()
         if (cursor.lanes, cursor.window) != (default.lanes, default.window):
-            log.info("taking lanes %d, window %d from the state", cursor.lanes, cursor.window)
+            self._say("taking lanes %d, window %d from the state", cursor.lanes, cursor.window)
         return cursor
 
     def order(self, lanes: int, window: int) -> CanonicalOrder:
@@ -237,11 +251,19 @@ class ShardDataset(IterableDataset[Any]):
                 random_key=("transform", self.seed, epoch, sample_id),
             )
 
+    def _say(self, text: str, *values: int) -> None:
+        """Log something once."""
+        if text % values not in self._said:
+            self._said.add(text % values)
+            log.info(text, *values)
+
     def __getstate__(self) -> dict[str, Any]:
         # On the way to a spawned worker, which cannot ask torch.distributed who it is. The order
         # is cheap to make again and large to send.
-        world = self.world
-        return {**self.__dict__, "_order": None, "_world": world if world.world_size > 1 else None}
+        world: World | None = self.world
+        if not self._world_is_given and self.world.world_size == 1:
+            world = None
+        return {**self.__dict__, "_order": None, "_world": world}
 
     def _samples(
         self, shards: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
@@ -254,9 +276,6 @@ class ShardDataset(IterableDataset[Any]):
             raw = self._reader.read(shard, row)
             members = {name: bytes(content) for name, content in raw.members.items()}
             yield {"__key__": raw.key, "__url__": raw.url, **members}
-
-    def _resting_place(self) -> Place:
-        return self._place or Place(self.first_cursor())
 
 
 class Failure:
@@ -313,6 +332,12 @@ class BatchStream(IterableDataset[Any]):
                 return
 
 
+def _check_callable(transform: object) -> None:
+    if transform is not None and not callable(transform):
+        problem = f"{type(transform).__name__} is not callable as (image, target)"
+        raise OptionError("transform", problem)
+
+
 def _common(folders: list[Folder], manifests: list[Manifest]) -> tuple[str, dict[str, int]]:
     """Task and classes, which all roots must share."""
     first = manifests[0]
@@ -331,6 +356,8 @@ def _chosen_splits(
 ) -> tuple[str, ...]:
     wanted = [split] if isinstance(split, str) else list(split)
     known = {name for manifest in manifests for name in manifest.splits}
+    if not wanted:
+        raise OptionError("split", "no split is chosen", f"there are {', '.join(sorted(known))}")
     names: list[str] = []
     for name in wanted:
         names += ["train", "val"] if name == "trainval" and name not in known else [name]

@@ -8,8 +8,9 @@ calls `iter(loader)`, then `sampler.set_epoch`, then `next`. What was handed out
 from __future__ import annotations
 
 import logging
+import operator
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, SequentialSampler
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from datamodules.collate import Batch
     from datamodules.cursor import Cursor
+    from datamodules.partition import EpochPartition
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +77,15 @@ class ShardLoader(DataLoader[Any]):
         if sampler is not None or batch_sampler is not None:
             problem = "must be None: the order is the dataset's"
             raise OptionError("sampler", problem, "choose it with seed, shuffle, lanes and window")
+        batch_size = operator.index(batch_size)  # a NumPy integer would not load with weights_only
         if batch_size < 1:
             raise OptionError("batch_size", f"{batch_size} is below 1")
         source = dataset.dataset if isinstance(dataset, BatchStream) else dataset
         stream = BatchStream(source, batch_size=batch_size, drop_last=drop_last)
         self.resumable = source.shuffle or drop_last if resumable is None else resumable
         self._cursor: Cursor | None = None
-        self._pass: _Pass | None = None
+        self._taken: _Taken | None = None
+        self._num_passes = 0
         self._sampler_epoch_set = False
         self._saved_global_batch_size: int | None = None
         self.trained_batches: Callable[[], int] | None = None
@@ -122,8 +126,8 @@ class ShardLoader(DataLoader[Any]):
     @property
     def cursor(self) -> Cursor:
         """The place of the next sample not yet handed out (or trained, see `state_dict`)."""
-        if self._pass is not None:
-            return self._pass.cursor()
+        if self._taken is not None:
+            return self._taken.cursor(self.trained_batches)
         if self._cursor is None:
             self._cursor = self.dataset.dataset.first_cursor()
         return self._cursor
@@ -168,30 +172,42 @@ class ShardLoader(DataLoader[Any]):
         self._saved_global_batch_size = state.get("global_batch_size")
         self._move_to(cursor)
 
-    def _move_to(self, cursor: Cursor) -> None:
-        self._cursor, self._pass = cursor, None
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy stands at the same place, with no workers, no pass and no Trainer of its own."""
+        place = self.cursor if self.resumable else None
+        own = {"_cursor": place, "_taken": None, "_iterator": None, "trained_batches": None}
+        return {**self.__dict__, **own}
 
-    def _begin(self) -> tuple[Cursor, Iterator[Batch | Failure]]:
+    def _move_to(self, cursor: Cursor) -> None:
+        self._cursor, self._taken = cursor, None
+
+    def _begin(self) -> tuple[_Taken, Iterator[Batch | Failure]]:
         """Start a pass: settle where, tell the workers, and start them."""
         stream = self.dataset
         stream.dataset.settle_world()
         cursor = self.cursor if self.resumable else stream.dataset.first_cursor()
-        if self._pass is not None and self._pass.is_spent:
+        if self._taken is not None and self._taken.is_all:
             # every batch was taken, but not the end of the iterator: as zip(range(n), loader) does
             cursor = replace(cursor, epoch=cursor.epoch + 1, samples=0)
         self._check_topology(cursor)
-        if stream.place is None:
-            stream.place = Place(cursor)
+        if stream.place is None or self._iterator is None:
+            stream.place = Place()  # of these workers alone: others may still be starting
         stream.place.set(cursor)
-        return cursor, super().__iter__()
-
-    def _adopt(self, begun: _Pass) -> None:
+        trained = self.trained_batches
+        taken = _Taken(
+            start=cursor,
+            partition=stream.partition(cursor.samples),
+            trained_before=trained() if trained else 0,
+        )
+        batches = super().__iter__()
+        self._num_passes += 1
         if self.resumable:
-            self._pass = begun
+            self._taken = taken
+        return taken, batches
 
-    def _finish(self, done: _Pass, cursor: Cursor) -> None:
-        if self.resumable and self._pass is done:
-            self._move_to(replace(cursor, epoch=cursor.epoch + 1, samples=0))
+    def _finish(self, done: _Taken) -> None:
+        if self.resumable and self._taken is done:
+            self._move_to(replace(done.start, epoch=done.start.epoch + 1, samples=0))
 
     def _check_topology(self, cursor: Cursor) -> None:
         """Under Lightning, without our data module, a loader cannot restate Lightning's count."""
@@ -222,57 +238,84 @@ class _SequentialDoor(_EpochDoor, SequentialSampler):
         SequentialSampler.__init__(self, loader.dataset.dataset)
 
 
+@dataclass
+class _Taken:
+    """How far a pass has come: all the loader needs to know of it."""
+
+    start: Cursor
+    partition: EpochPartition
+    trained_before: int
+    """Batches Lightning had counted in this epoch when the pass began."""
+    handed_out: int = 0
+
+    @property
+    def is_all(self) -> bool:
+        """True when every batch was handed out."""
+        return self.handed_out >= self.partition.num_batches
+
+    def cursor(self, trained: Callable[[], int] | None) -> Cursor:
+        """The place after what was trained, where that is known, else handed out."""
+        done = self.handed_out
+        if trained is not None:
+            done = min(done, max(0, trained() - self.trained_before))
+        return replace(self.start, samples=self.partition.bounds(done)[0])
+
+
 class _Pass:
     """One iteration over a loader; begins when the first batch is asked for."""
 
     def __init__(self, loader: ShardLoader) -> None:
         self._loader = loader
-        self._batches: Iterator[Batch | Failure] | None = None
-        self._handed_out = 0
+        self._taken: _Taken | None = None
+        self._batches: Iterator[Batch | Failure] = iter(())
+        self._number = 0
+        self._error: BaseException | None = None
 
     def __iter__(self) -> _Pass:
         return self
 
     def __next__(self) -> Batch:
-        if self._batches is None:
-            trained = self._loader.trained_batches
-            self._trained_before = trained() if trained else 0
-            self._start, self._batches = self._loader._begin()
-            self._partition = self._loader.dataset.partition(self._start.samples)
-            self._loader._adopt(self)
+        if self._error is not None:
+            raise self._error  # the batches after it would hide that one is missing
+        if self._taken is None:
+            self._taken, self._batches = self._loader._begin()
+            self._number = self._loader._num_passes
+        self._check_is_latest()
         try:
-            batch = next(self._batches)
+            batch = _unwrapped(next(self._batches))
         except StopIteration:
-            self._loader._finish(self, self._start)
+            self._loader._finish(self._taken)
             raise
-        except RuntimeError as exc:
-            if not _died_of_bus_error(self._batches):
+        except Exception as exc:
+            self._error = _explained(exc, self._batches)
+            if self._error is exc:
                 raise
-            problem = "died of a bus error: a shard changed while mapped, or /dev/shm is full"
-            hint = "never overwrite shards in place; verify the dataset and start again"
-            raise ShardError("a worker", problem, hint) from exc
-        if isinstance(batch, Failure):
-            raise batch.error
-        self._handed_out += 1
+            raise self._error from exc
+        self._taken.handed_out += 1
         return batch
 
-    @property
-    def is_spent(self) -> bool:
-        """True when every batch was handed out."""
-        return self._handed_out >= self._partition.num_batches
-
-    def cursor(self) -> Cursor:
-        """The place after what was trained, where that is known, else handed out."""
-        done, trained = self._handed_out, self._loader.trained_batches
-        if trained is not None:
-            done = min(done, max(0, trained() - self._trained_before))
-        return replace(self._start, samples=self._partition.bounds(done)[0])
+    def _check_is_latest(self) -> None:
+        """Persistent workers serve one pass at a time: an older one would take the newer's."""
+        loader = self._loader
+        if loader.persistent_workers and self._number != loader._num_passes:
+            problem = "another iteration has begun, and persistent workers serve one at a time"
+            raise OptionError("ShardLoader", problem, "use a second loader, or finish the first")
 
 
-def _died_of_bus_error(batches: object) -> bool:
-    """Whether a worker of torch's iterator was killed by SIGBUS; torch's own text may not say."""
+def _unwrapped(batch: Batch | Failure) -> Batch:
+    if isinstance(batch, Failure):
+        raise batch.error
+    return batch
+
+
+def _explained(exc: Exception, batches: object) -> Exception:
+    """The error itself, or what a worker's death by SIGBUS means; torch's own text may not say."""
     workers = getattr(batches, "_workers", ())
-    return any(worker.exitcode == -signal.SIGBUS for worker in workers)
+    if not any(worker.exitcode == -signal.SIGBUS for worker in workers):
+        return exc
+    problem = "died of a bus error: a shard changed while mapped, or /dev/shm is full"
+    hint = "never overwrite shards in place; verify the dataset and start again"
+    return ShardError("a worker", problem, hint)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -8,6 +8,7 @@ A sample is `(image, target)`: the image uint8 [3, H, W]; for detection the targ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,12 +22,11 @@ from shard_tool.errors import SampleError
 from shard_tool.sample import parse_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from datamodules.shards import RawSample
     from shard_tool.sample import Sample
 
-    Transform: TypeAlias = Callable[[Any, Any], Any]
+Transform: TypeAlias = Callable[[Any, Any], Any]
+"""(image, target) -> (image, target)."""
 
 TASKS = ("detection", "segmentation")
 

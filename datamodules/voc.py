@@ -19,6 +19,7 @@ from datamodules import presets
 from datamodules.collate import Batch
 from datamodules.dataset import DEFAULT_WINDOW, ShardDataset
 from datamodules.loader import ShardLoader
+from datamodules.targets import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.world import World
 from shard_tool.errors import ObjectMissing, OptionError
 from shard_tool.storage import Folder, load_manifest
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from pytorch_lightning import LightningModule, Trainer
 
-    from datamodules.targets import Transform
 
 _DEFAULT_TRANSFORMS = {
     ("detection", True): presets.detection_train,
@@ -70,13 +70,14 @@ class VOCDataModule(LightningDataModule):
         val_split: Split to validate on.
         test_split: Split to test and predict on.
         persistent_workers: Keep workers between epochs.
+        check_crc: Compare every sample read with its CRC-32.
         multiprocessing_context: 'fork', 'forkserver' or 'spawn'; None: the platform's default.
         storage_options: fsspec's options for `data_dir`; never saved.
     """
 
     def __init__(  # the first twelve in the order people know from bolts
         self,
-        data_dir: str | list[str],
+        data_dir: str | Path | list[str],
         year: str = "2012",
         num_workers: int = 0,
         normalize: bool = False,  # noqa: FBT001, FBT002
@@ -94,11 +95,12 @@ class VOCDataModule(LightningDataModule):
         image_size: int = 300,
         seed: int = 0,
         lanes: int | None = None,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = DEFAULT_WINDOW,
         train_split: str | list[str] = "train",
         val_split: str | list[str] = "val",
         test_split: str | list[str] = "test",
         persistent_workers: bool = True,
+        check_crc: bool = False,
         multiprocessing_context: str | None = None,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
@@ -107,7 +109,7 @@ class VOCDataModule(LightningDataModule):
             raise OptionError("batch_size", f"{batch_size} is below 1")
         if num_workers < 0:
             raise OptionError("num_workers", f"{num_workers} is below 0")
-        roots = [str(root) for root in (data_dir if isinstance(data_dir, list) else [data_dir])]
+        roots = [str(r) for r in (data_dir if isinstance(data_dir, list | tuple) else [data_dir])]
         if (source or download) and len(roots) > 1:
             problem = f"{len(roots)} folders given, prepare_data can make one dataset"
             raise OptionError("data_dir", problem, "convert them with `shard-tool convert`")
@@ -122,7 +124,7 @@ class VOCDataModule(LightningDataModule):
         }
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.image_size, self.seed, self.lanes, self.window = image_size, seed, lanes, window
-        self.persistent_workers = persistent_workers
+        self.persistent_workers, self.check_crc = persistent_workers, check_crc
         self.multiprocessing_context = multiprocessing_context
         self.storage_options = storage_options or {}
         self._progress = _Progress(self)
@@ -152,6 +154,7 @@ class VOCDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Nothing to load: loaders open their datasets. Hooks into the Trainer's counting."""
+        self._state = {}  # of an earlier run; Lightning loads this one's, if any, after setup
         # Our length is exact on every rank and for any number of workers, which is what Lightning
         # warns it cannot know of an IterableDataset.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
@@ -168,7 +171,8 @@ class VOCDataModule(LightningDataModule):
         loader = self._loader(dataset, drop_last=self.drop_last, resumable=not overfit)
         if self._state and not overfit:
             loader.load_state_dict(self._state)
-        self.follow(loader)
+        if trainer is not None and trainer.state.status == "running":
+            self.follow(loader)
         return loader
 
     def val_dataloader(self) -> ShardLoader:
@@ -190,6 +194,8 @@ class VOCDataModule(LightningDataModule):
         pixels = batch.pixels
         if pixels.dtype == torch.uint8:
             pixels = pixels.to(torch.float32).div_(255)
+        elif self.normalize:
+            pixels = pixels.clone()  # the batch that came in stays as it is
         batch = batch.with_pixels(pixels)
         if self.normalize:
             mean = presets.IMAGENET_MEAN.to(pixels.device).view(3, 1, 1)
@@ -197,6 +203,9 @@ class VOCDataModule(LightningDataModule):
             images = batch.images
             for image in images if isinstance(images, list) else [images]:
                 image.sub_(mean).div_(std)  # views: writes into `pixels`
+        if self.trainer is not None:  # bf16-true and the like: pixels only, boxes stay float32
+            precision: Any = self.trainer.precision_plugin
+            batch = batch.with_pixels(precision.convert_input(pixels))
         return batch
 
     # State --------------------------------------------------------------------------------
@@ -213,10 +222,10 @@ class VOCDataModule(LightningDataModule):
     def follow(self, loader: ShardLoader) -> None:
         """Let `loader` count as handed over only what Lightning has trained."""
         trainer = self.trainer
+        self._train_loader = loader
         if trainer is not None:
             progress: Any = trainer.fit_loop.epoch_loop.batch_progress
             loader.trained_batches = lambda: int(progress.current.processed)
-        self._train_loader = loader
 
     def _live_loader(self) -> ShardLoader | None:
         """The loader the Trainer iterates, which may be a rebuilt one."""
@@ -263,6 +272,7 @@ class VOCDataModule(LightningDataModule):
             lanes=self.lanes,
             window=self.window,
             storage_options=self.storage_options,
+            check_crc=self.check_crc,
         )
         if dataset.transform is None:
             default = _DEFAULT_TRANSFORMS[dataset.task, stage == "train"]
@@ -299,11 +309,17 @@ class _Progress(Callback):
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         epochs: Any = trainer.fit_loop.epoch_progress.current
         cursor = loader.cursor
-        if not cursor.samples or cursor.epoch != epochs.processed:
+        if cursor.samples and cursor.epoch == epochs.processed:
+            done = len(loader) - loader.remaining_batches
+        elif progress.processed and cursor.epoch + 1 == epochs.processed:
+            # Saved after the epoch's last batch: Lightning starts the next epoch where it finds its
+            # count of this one complete, in batches of this run.
+            done = int(trainer.num_training_batches)
+        else:
             return
         # Lightning keeps `completed` one behind in a checkpoint written at a batch's end, and
         # catches up itself: all four move by the same amount.
-        moved = len(loader) - loader.remaining_batches - progress.processed
+        moved = done - progress.processed
         for name in ("ready", "started", "processed", "completed"):
             setattr(progress, name, getattr(progress, name) + moved)
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARD_TOOL = [sys.executable, "-m", "shard_tool.cli"]
 TRAIN = [sys.executable, str(ROOT / "scripts/train.py")]
 INTERRUPT_AFTER_STEPS = 8
+MINI_VOC = "mini-voc2012.tar"
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     archive = find_archive(options, output)
     dest = output / "shards"
     convert_options = ["--workers", "2", "--on-existing", "overwrite"]
-    if options.year is None:
+    if archive.name == MINI_VOC:
         convert_options += ["--shard-size", "512KiB"]  # a few shards of a few megabytes
     shard_tool("convert", str(archive), str(dest), *convert_options)
     shard_tool("verify", str(dest), "--decode")
@@ -72,8 +73,8 @@ def find_archive(options: argparse.Namespace, output: Path) -> Path:
         return Path(json.loads(printed)["archives"][0])
     from scripts.mini_voc import draw_archive
 
-    path = output / "mini-voc2012.tar"
-    say(f"drawing 200 pictures into {path.name}")
+    path = output / MINI_VOC
+    say(f"drawing 200 pictures into {path.name}; 7 of them are for segmentation only")
     last = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:
@@ -119,20 +120,23 @@ def train_interrupted_and_resumed(
     say("training ssdlite320, to be killed (SIGKILL) in mid-epoch")
     first = runs / "lightning_logs/version_0"
     runs.mkdir()
-    with training([*TRAIN, *common], runs) as process:
+    with training([*TRAIN, *common, "--trainer.max_time", "00:00:10:00"], runs) as process:
         follow(process, first, interrupt_after_s=seconds / 2)
         process.send_signal(signal.SIGKILL)
+        process.wait()
     check_status(process, -signal.SIGKILL, runs)
     checkpoint = first / "checkpoints/last.ckpt"
     say(f"killed; resuming from {checkpoint.relative_to(output)}")
     second = runs / "lightning_logs/version_1"
-    left = max(5, seconds - round(time.monotonic() - began))
+    left = max(15, seconds - round(time.monotonic() - began))
     max_time = f"00:00:{left // 60:02d}:{left % 60:02d}"
     command = [*TRAIN, *common, "--ckpt_path", str(checkpoint), "--trainer.max_time", max_time]
     with training(command, runs) as process:
         follow(process, second)
+        process.wait()
     check_status(process, 0, runs)
-    return [*logged(first), *logged(second)]
+    steps = {row["step"]: row for row in [*logged(first), *logged(second)]}  # some ran twice
+    return [steps[step] for step in sorted(steps)]
 
 
 @contextmanager
@@ -142,7 +146,10 @@ def training(command: list[str], runs: Path) -> Iterator[subprocess.Popen[bytes]
         (runs / "training.log").open("ab") as log,
         subprocess.Popen(command, stdout=log, stderr=log) as process,
     ):
-        yield process
+        try:
+            yield process
+        finally:
+            process.kill()  # nothing is left behind, whatever ended the demo
 
 
 def check_status(process: subprocess.Popen[bytes], expected: int, runs: Path) -> None:
@@ -191,7 +198,7 @@ def print_summary(
     """What happened, and where to look."""
     manifest = json.loads((dest / "manifest.json").read_text())
     splits = manifest["splits"].values()
-    losses = [row["loss"] for row in sorted(log, key=lambda row: row["step"])]
+    losses = [row["loss"] for row in log]
     few = max(1, min(5, len(losses) // 2))
     start, end = sum(losses[:few]) / few, sum(losses[-few:]) / few
     say("summary")
@@ -226,4 +233,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

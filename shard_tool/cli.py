@@ -103,12 +103,16 @@ def convert_command(
     task: Annotated[Task, typer.Option(help="What the dataset is for.")] = Task.detection,
     split: Annotated[
         list[str],
-        typer.Option(help="Split to convert; repeatable. [default: those with pictures]"),
+        typer.Option(
+            metavar="NAME", help="Split to convert; repeatable. [default: those with pictures]"
+        ),
     ] = [],  # noqa: B006  (typer copies it)
     name: Annotated[
-        str | None, typer.Option(help="Name of the dataset. [default: vocYEAR]")
+        str | None, typer.Option(metavar="NAME", help="Name of the dataset. [default: vocYEAR]")
     ] = None,
-    shard_size: Annotated[str, typer.Option(help="Size of a shard, e.g. 256MiB.")] = "64MiB",
+    shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Size of a shard, e.g. 256MiB.")
+    ] = "64MiB",
     workers: Annotated[
         int | None, typer.Option(help="Processes that write shards. [default: one a core]")
     ] = None,
@@ -205,7 +209,7 @@ def info_command(
         return
     typer.echo(f"{manifest.name}: {manifest.task}, {manifest.num_samples} samples")
     typer.echo(f"fingerprint {manifest.fingerprint}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(_split_table(manifest), _class_table(manifest))
 
 
@@ -265,6 +269,9 @@ def main() -> None:
         problem = f"{exc.place}: {exc.problem}"
         _say(f"error: {problem}" + (f"\n\nhint: {exc.hint}" if exc.hint else ""))
         sys.exit(2 if isinstance(exc, OptionError) else 1)
+    except OSError as exc:  # stdout's disk is full, say
+        _say(f"error: {exc.strerror or exc}")
+        sys.exit(1)
 
 
 def _say(text: str) -> None:

@@ -40,6 +40,9 @@ _HASH_CHUNK_BYTES = 1 << 23
 OnExisting = Literal["fail", "overwrite"]
 OnBadRecord = Literal["fail", "skip"]
 
+_PARTIAL_OF_OURS = re.compile(
+    rf"\.(?:[A-Za-z0-9_+-]+-\d{{6}}\.tar(?:\.idx)?|{MANIFEST_NAME}|{BAD_RECORDS_NAME}){PARTIAL}\w+"
+)
 _SHARD_LIKE = re.compile(r"[A-Za-z0-9_+-]+-\d{6}\.tar")
 
 
@@ -82,6 +85,8 @@ class ConvertOptions:
             raise OptionError("--shard-size", f"{self.shard_bytes} bytes are below 1")
         if self.max_bad_records is not None and self.max_bad_records < 0:
             raise OptionError("--max-bad-records", f"{self.max_bad_records} is below 0")
+        if self.name == "":
+            raise OptionError("--name", "is empty")
         for number, split in enumerate(self.splits):
             if split in self.splits[:number]:
                 raise OptionError("--split", f"{split!r} is given twice")
@@ -150,7 +155,8 @@ def convert(
     )
     dest = Folder(options.dest, options.storage_options)
     _prepare(dest, options.on_existing, splits)
-    with process_pool(options.workers) as pool, _archive_source(devkit) as archive:
+    workers = 1 if dest.is_of_one_process else min(options.workers, len(tasks))
+    with process_pool(workers) as pool, _archive_source(devkit) as archive:
         results = list(_results(pool, devkit, tasks, dest, options, on_progress))
         lists = list(lists_of(devkit, splits).values())
         source = archive.result() if archive else _folder_source(devkit, lists, results)
@@ -190,7 +196,7 @@ def _prepare(dest: Folder, on_existing: OnExisting, splits: Sequence[str]) -> No
     ours = _files_of_dataset(dest, names, splits)
     dest.remove(MANIFEST_NAME)  # first: from here on nobody mistakes what is left for a dataset
     for name in names:
-        if name in ours or PARTIAL in name:
+        if name in ours or _PARTIAL_OF_OURS.fullmatch(name):
             dest.remove(name)
 
 

@@ -1,4 +1,4 @@
-"""What a conversion will do, decided before anything is written. Pure.
+"""What a conversion will do, decided before anything is written; reads lists, nothing else.
 
 Which records a split has, in which shard each one goes and in which order, follows from the
 source's lists, the sizes of its files and the options alone: so every shard is a task of its own,

@@ -77,6 +77,7 @@ def process_pool(workers: int) -> Iterator[Executor]:
         yield pool
     except BrokenProcessPool as exc:
         problem = "a worker process died (killed, or out of memory?)"
-        raise ShardToolError(f"{workers} workers", problem, "try fewer --workers") from exc
+        hint = "try fewer workers; a script must call this under `if __name__ == '__main__':`"
+        raise ShardToolError(f"{workers} workers", problem, hint) from exc
     finally:
         pool.shutdown(cancel_futures=True)

@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from shard_tool.errors import ObjectMissing, ShardToolError, StoreError
 from shard_tool.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -42,6 +42,12 @@ class Folder:
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    _absolute: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # a relative path means the folder it meant here, wherever a worker stands later
+        path = self.url if "://" in self.url else str(Path(self.url).absolute())
+        object.__setattr__(self, "_absolute", path)
 
     def __str__(self) -> str:
         return public_url(self.url)
@@ -52,6 +58,11 @@ class Folder:
         fs, path = self._fs_path()
         return Path(path) if isinstance(fs, LocalFileSystem) else None
 
+    @property
+    def is_of_one_process(self) -> bool:
+        """Whether other processes see nothing of what is written here (``memory://``)."""
+        return isinstance(self._fs_path()[0], MemoryFileSystem)
+
     def place(self, name: str) -> str:
         """What messages call an object of this folder."""
         return f"{str(self).rstrip('/')}/{name}"
@@ -60,12 +71,10 @@ class Folder:
         """Names directly in this folder, sorted; empty where there is no such folder."""
         fs, path = self._fs_path()
         try:
-            entries = fs.ls(path, detail=False, refresh=True)
-        except FileNotFoundError:
+            with _errors_of(str(self), "listed"):
+                entries = fs.ls(path, detail=False, refresh=True)
+        except ObjectMissing:
             return []
-        except OSError as exc:
-            problem = f"cannot be listed: {exc.strerror or type(exc).__name__}"
-            raise StoreError(str(self), problem) from exc
         return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
     def read(self, name: str) -> bytes:
@@ -76,23 +85,14 @@ class Folder:
             StoreError: The storage failed.
         """
         fs, path = self._fs_path()
-        try:
+        with _errors_of(self.place(name), "read"):
             return cast("bytes", fs.cat_file(f"{path}/{name}"))
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            raise ObjectMissing(self.place(name), "there is no such object") from exc
-        except OSError as exc:
-            raise StoreError(self.place(name), f"cannot be read: {type(exc).__name__}") from exc
 
     def remove(self, name: str) -> None:
         """Remove one object; nothing happens where there is none."""
         fs, path = self._fs_path()
-        try:
+        with suppress(ObjectMissing), _errors_of(self.place(name), "removed"):
             fs.rm_file(f"{path}/{name}")
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            problem = f"cannot be removed: {exc.strerror or type(exc).__name__}"
-            raise StoreError(self.place(name), problem) from exc
 
     @contextmanager
     def publish(self, name: str) -> Iterator[IO[bytes]]:
@@ -116,10 +116,17 @@ class Folder:
         with tempfile.NamedTemporaryFile(prefix="shard-tool-") as staged:
             yield cast("IO[bytes]", staged)
             staged.flush()
-            fs.put_file(staged.name, f"{path}/{name}")
+            with _errors_of(self.place(name), "written"):
+                fs.put_file(staged.name, f"{path}/{name}")
 
     def _fs_path(self) -> tuple[Any, str]:
-        return _filesystem(self.url, tuple(sorted(self.options.items())), os.getpid())
+        """The file system (fsspec keeps one per process and options) and the path in it."""
+        try:
+            fs, path = url_to_fs(self._absolute, **self.options)
+        except (ValueError, ImportError) as exc:
+            hint = f"known protocols: {', '.join(sorted(fsspec.available_protocols()))}"
+            raise StoreError(str(self), f"cannot be opened: {exc}", hint) from exc
+        return fs, path.rstrip("/")
 
 
 def load_manifest(folder: Folder) -> Manifest:
@@ -143,24 +150,33 @@ def load_manifest(folder: Folder) -> Manifest:
 
 
 def public_url(url: str) -> str:
-    """A URL without user, password and query, which may hold secrets.
+    """A URL without user, password, query and fragment, which may hold secrets.
 
-    >>> public_url("https://me:secret@host/voc?X-Amz-Signature=abc")
+    >>> public_url("https://me:p@ss@host/voc?X-Amz-Signature=abc#token")
     'https://host/voc'
     """
-    if "://" not in url:
+    protocol, separator, rest = url.partition("://")
+    if not separator:
         return url
-    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    authority = rest.partition("/")[0]
+    if "@" in authority:
+        rest = authority.rpartition("@")[2] + rest[len(authority) :]
+    elif ":" in authority and "@" in rest:  # a slash in the password: what looks like a host is not
+        rest = rest.rpartition("@")[2]
+    return f"{protocol}://{rest}"
 
 
-@lru_cache(maxsize=64)
-def _filesystem(url: str, options: tuple[tuple[str, Any], ...], _pid: int) -> tuple[Any, str]:
+@contextmanager
+def _errors_of(place: str, what: str) -> Iterator[None]:
+    """One type for callers, whatever a storage library raises (botocore's, aiohttp's, OSError)."""
     try:
-        fs, path = url_to_fs(url, **dict(options))
-    except (ValueError, ImportError) as exc:
-        hint = f"known protocols: {', '.join(sorted(fsspec.available_protocols()))}"
-        raise StoreError(public_url(url), f"cannot be opened: {exc}", hint) from exc
-    return fs, path.rstrip("/")
+        yield
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise ObjectMissing(place, "there is no such object") from exc
+    except Exception as exc:
+        reason = getattr(exc, "strerror", None) or type(exc).__name__
+        raise StoreError(place, f"cannot be {what}: {reason}") from exc
 
 
 @contextmanager

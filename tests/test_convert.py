@@ -305,3 +305,23 @@ def test_tar_of_the_tree_gives_the_same_shards_as_the_tree(tmp_path: Path) -> No
     first, second = manifest_of(tmp_path / "a"), manifest_of(tmp_path / "b")
     assert first.pop("sources") != second.pop("sources")
     assert first == second
+
+
+def test_order_in_shards_is_pinned(tmp_path: Path) -> None:
+    """Whoever changes it changes everybody's bytes: say so in the changelog, then change this."""
+    tree = voc_tree(tmp_path / "in", [*pictures(6), *pictures(6, split="val", first=11)])
+    converted(tree, tmp_path / "out", seed=3)
+    orders = {
+        split: [int(key) for key in samples_of(tmp_path / "out", split)]
+        for split in ("train", "val")
+    }
+    assert orders == {"train": [1, 4, 5, 3, 2, 6], "val": [14, 12, 13, 11, 16, 15]}
+
+
+def test_image_sets_name_the_lists_converted(tmp_path: Path, voc_sample: Path) -> None:
+    source = voc_sample / "VOCdevkit/VOC2007"
+    converted(source, tmp_path / "out", splits=("all_present",))
+    samples = samples_of(tmp_path / "out", "all_present").values()
+    assert len(samples) == 13
+    for sample in samples:
+        assert "Main/all_present" in json.loads(sample["json"])["image_sets"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import shutil
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -237,7 +238,7 @@ def test_file_that_went_away_or_shrank_since_the_scan_is_an_error(
         "scanned; convert from a source at rest"
     )
     (tree / "JPEGImages/000001.jpg").unlink()
-    with pytest.raises(SourceError, match=r"000001\.jpg: .*; convert from a source at rest"):
+    with pytest.raises(SourceError, match=r"000001\.jpg: cannot be read: No such file"):
         in_folder.read(picture)
 
 
@@ -310,3 +311,27 @@ def test_mask_in_colours_is_refused(tmp_path: Path) -> None:
         converted(tree, tmp_path / "out", task="segmentation")
     place = f"{tree}/SegmentationClass/000001.png"
     assert str(caught.value) == f"{place}: a mask has mode 'P' or 'L', this is 'RGB'"
+
+
+def test_list_of_a_class_is_no_split(tmp_path: Path, mini_archive: Path) -> None:
+    """It names every picture of its split; the labels beside them say which show the class."""
+    with pytest.raises(SourceError) as caught:
+        converted(mini_archive, tmp_path / "out", splits=("cat_train",))
+    assert str(caught.value) == (
+        f"{mini_archive}:VOCdevkit/VOC2012/ImageSets/Main/cat_train.txt: is a list of a class, "
+        "with labels: its pictures are those of its split; name a list of ids, such as train"
+    )
+
+
+def test_source_that_may_not_be_read_is_an_error_of_ours(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of the operating system by hand: as root everything may be read."""
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError) as caught:
+        open_devkit(str(tree))
+    assert str(caught.value) == f"{tree}: cannot be read: Permission denied"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shard_tool.errors import ManifestError, ObjectExists, OptionError, ShardToolError
+from shard_tool.storage import Folder
 from tests.kit.datasets import converted, files_of
 from tests.kit.voc_tree import pictures, voc_tree, write
 
@@ -99,10 +100,12 @@ def test_overwriting_deletes_only_what_the_old_manifest_names(tree: Path, tmp_pa
     converted(tree, tmp_path / "out", splits=("train",))
     write(tmp_path / "out/imagenet-000000.tar", b"mine")
     write(tmp_path / "out/train-000007.tar", b"mine")
+    write(tmp_path / "out/my.partial-notes.txt", b"mine")
+    write(tmp_path / "out/.train-000000.tar.partial-x1", b"left over")
     converted(tree, tmp_path / "out", splits=("val",), on_existing="overwrite")
     assert set(files_of(tmp_path / "out")) == {
         *("manifest.json", "val-000000.tar", "val-000000.tar.idx"),
-        *("imagenet-000000.tar", "train-000007.tar"),
+        *("imagenet-000000.tar", "train-000007.tar", "my.partial-notes.txt"),
     }
 
 
@@ -113,3 +116,20 @@ def test_a_manifest_nobody_can_read_is_not_overwritten(tree: Path, tmp_path: Pat
     with pytest.raises(ManifestError, match="version 99 is unknown"):
         converted(tree, tmp_path / "out", on_existing="overwrite")
     assert files_of(tmp_path / "out") == before
+
+
+def test_a_store_of_one_process_gets_all_of_the_dataset(tree: Path) -> None:
+    """Other processes would each write into a memory of their own."""
+    converted(tree, "memory://of-one-process", workers=2)  # type: ignore[arg-type]
+    folder = Folder("memory://of-one-process")
+    assert {"manifest.json", "train-000000.tar", "train-000000.tar.idx"} <= set(folder.names())
+
+
+def test_relative_destination_means_the_folder_it_meant_at_the_start(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        converted(tree, Path("out"))
+        assert (tmp_path / name / "out/manifest.json").exists()

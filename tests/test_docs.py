@@ -41,8 +41,7 @@ def reader_s_folder(
 def run_block(source: str) -> None:
     # a file, as a reader would have it: workers and pickled functions need a real module
     script = Path("block.py")
-    body = "".join(f"    {line}\n" for line in source.splitlines())
-    script.write_text(f"if __name__ == '__main__':\n{body}")
+    script.write_text(source)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, str(script)], env=environment, check=True, timeout=240)
 

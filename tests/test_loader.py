@@ -267,6 +267,105 @@ def test_user_transforms_see_keyed_generators_and_leave_no_trace(mini_dataset: P
     assert not set(draws.values()) & set(first.values())
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_set_epoch_reaches_persistent_workers_of_a_plain_loader(
+    mini_dataset: Path, context: str
+) -> None:
+    data = dataset(mini_dataset)
+    plain = DataLoader(
+        data,
+        batch_size=None,
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context=context,
+    )
+    epochs = []
+    for epoch in range(2):
+        data.set_epoch(epoch)
+        epochs.append([int(target["image_id"]) for _, target in plain])
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1]
+
+
+def test_a_given_world_travels_to_spawned_workers(
+    mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    data = dataset(mini_dataset, world=World())
+    plain = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert len([1 for _ in plain]) == data.num_samples
+
+
+def test_an_older_pass_never_takes_batches_of_a_newer_one(mini_dataset: Path) -> None:
+    options: dict[str, Any] = {"split": "val", "shuffle": False}
+    loader = ShardLoader(dataset(mini_dataset, **options), batch_size=4, num_workers=2)
+    pairs = list(zip(loader, loader, strict=True))
+    assert [a.start for a, _ in pairs] == [b.start for _, b in pairs]
+    loader = ShardLoader(
+        dataset(mini_dataset, **options), batch_size=4, num_workers=1, persistent_workers=True
+    )
+    older, newer = iter(loader), iter(loader)
+    next(older)
+    assert next(newer).start == 0
+    with pytest.raises(OptionError, match="persistent workers serve one at a time"):
+        next(older)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_after_an_error_a_pass_gives_nothing_and_the_epoch_is_not_over(
+    mini_dataset: Path, num_workers: int
+) -> None:
+    """Going on would hide that a batch is missing."""
+    bad = next(iter(dataset(mini_dataset)))[1]["key"]
+
+    def transform(image: Any, target: Any) -> Any:
+        if target["key"] == bad:
+            raise ValueError
+        return image, target
+
+    loader = ShardLoader(
+        dataset(mini_dataset, transform=transform), batch_size=2, num_workers=num_workers
+    )
+    batches = iter(loader)
+    for _ in range(2):
+        with pytest.raises(SampleError, match="raised ValueError"):
+            next(batches)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["samples"]) == (0, 0)
+
+
+def test_lanes_shared_by_nodes_are_said_once_with_the_remedy(
+    mini_dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(rank=0, world_size=4, num_nodes=4)
+    loader = ShardLoader(dataset(mini_dataset, world=world, lanes=2), batch_size=2)
+    with caplog.at_level("INFO"):
+        list(loader)
+        list(loader)
+    assert caplog.messages == [
+        "each of the 2 lanes is read by 2 of 4 nodes: give lanes a multiple of the nodes"
+    ]
+
+
+def test_numpy_integers_make_a_plain_state(mini_dataset: Path) -> None:
+    import numpy as np
+
+    data = dataset(mini_dataset, seed=np.int64(5), lanes=np.int64(2), window=np.int64(3))
+    loader = ShardLoader(data, batch_size=np.int64(4))
+    state = loader.state_dict()
+    assert {type(value) for value in state.values()} == {int, str}
+    loader.load_state_dict(state)
+
+
+def test_a_relative_root_stays_where_it_was(
+    mini_dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(mini_dataset.parent)
+    data = ShardDataset("./voc/", decode=False)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(data)) == data.num_samples
+
+
 # Bad input ----------------------------------------------------------------------------------
 
 
@@ -400,6 +499,17 @@ def test_more_ranks_than_samples_is_an_error(mini_dataset: Path) -> None:
     data = dataset(mini_dataset, world=World(rank=0, world_size=1000))
     with pytest.raises(OptionError, match="so some would have none; use at most"):
         len(ShardLoader(data, batch_size=1))
+
+
+def test_a_transform_that_is_no_function_is_refused_at_once(mini_dataset: Path) -> None:
+    with pytest.raises(OptionError, match=r"transform: str is not callable as \(image, target\)"):
+        dataset(mini_dataset, transform="flip")
+
+
+def test_no_split_is_an_error(mini_dataset: Path) -> None:
+    with pytest.raises(OptionError) as error:
+        ShardDataset(str(mini_dataset), [])
+    assert str(error.value) == "split: no split is chosen; there are train, val"
 
 
 def test_an_error_in_a_worker_names_sample_and_transform(mini_dataset: Path) -> None:

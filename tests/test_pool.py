@@ -19,7 +19,8 @@ def test_a_worker_that_dies_is_an_error_of_ours() -> None:
     with pytest.raises(ShardToolError) as caught, process_pool(2) as pool:
         pool.submit(be_killed).result()
     assert str(caught.value) == (
-        "2 workers: a worker process died (killed, or out of memory?); try fewer --workers"
+        "2 workers: a worker process died (killed, or out of memory?); "
+        "try fewer workers; a script must call this under `if __name__ == '__main__':`"
     )
 
 

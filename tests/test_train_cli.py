@@ -116,6 +116,26 @@ def test_print_config_shows_every_argument_of_the_data_module(tmp_path: Path) ->
         assert f"  {name}: " in printed
 
 
+def test_transforms_can_be_given_on_the_command_line(mini_dataset: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"""
+data:
+  data_dir: {mini_dataset}
+  batch_size: 2
+  train_transforms:
+    class_path: torchvision.transforms.v2.Resize
+    init_args:
+      size: [64, 96]
+"""
+    )
+    train(
+        tmp_path,
+        *("fit", "--config", str(config), "--trainer.accelerator", "cpu"),
+        *("--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"),
+    )
+
+
 def test_configs_of_the_repository_are_read() -> None:
     for config in sorted((ROOT / "configs").glob("*.yaml")):
         command = ["fit", "--config", str(config), "--data.data_dir", "x", "--print_config"]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from shard_tool.errors import ObjectMissing, ShardError, SourceError
 from shard_tool.tarshard import walk
-from shard_tool.voc.imagesets import LIST_FOLDERS, SPLITS, parse_ids
+from shard_tool.voc.imagesets import LIST_FOLDERS, SPLITS, has_labels, parse_ids
 
 _COMPRESSED = {
     b"\x1f\x8b\x08": "gzip",
@@ -82,25 +82,29 @@ class Devkit:
             SourceError: The source cannot be read, or is shorter than when it was scanned.
         """
         path = self.path if self.is_archive else self.path / span.name
-        hint = "convert from a source at rest"
         try:
             with path.open("rb", buffering=0) as file:
                 content = os.pread(file.fileno(), span.size, span.offset)
         except OSError as exc:
-            raise SourceError(self.place(span), f"cannot be read: {exc.strerror}", hint) from exc
+            raise SourceError(self.place(span), f"cannot be read: {exc.strerror}") from exc
         if len(content) != span.size:
             problem = f"{len(content)} bytes, {span.size} when it was scanned"
-            raise SourceError(self.place(span), problem, hint)
+            raise SourceError(self.place(span), problem, "convert from a source at rest")
         return content
 
     def split_ids(self, folder: str, split: str) -> list[str]:
         """The ids of ``ImageSets/<folder>/<split>.txt``.
 
         Raises:
-            SourceError: There is no such list, or it is empty; names the lists there are.
+            SourceError: There is no such list, it is empty (names the lists there are), or it is a
+            class's list, whose second column says which pictures show the class.
         """
         span = self.find(f"ImageSets/{folder}", split)
-        ids = parse_ids(self.read(span), place=self.place(span)) if span else []
+        content = self.read(span) if span else b""
+        if span and has_labels(content):
+            problem = "is a list of a class, with labels: its pictures are those of its split"
+            raise SourceError(self.place(span), problem, "name a list of ids, such as train")
+        ids = parse_ids(content, place=self.place(span)) if span else []
         if not ids:
             there = ", ".join(self.filled_splits(folder)) or "none"
             place = self.place(f"ImageSets/{folder}/{split}.txt")
@@ -127,7 +131,10 @@ def open_devkit(source: str) -> Devkit:
     path = Path(source)
     if not path.exists():
         raise ObjectMissing(source, "there is no such archive or folder")
-    found = _scan_folder(path) if path.is_dir() else _scan_archive(path)
+    try:
+        found = _scan_folder(path) if path.is_dir() else _scan_archive(path)
+    except OSError as exc:
+        raise SourceError(source, f"cannot be read: {exc.strerror}") from exc
     years = {inner: files for inner, files in found.items() if "JPEGImages" in files}
     if not years:
         seen = ", ".join(sorted({name for files in found.values() for name in files})) or "nothing"
@@ -144,7 +151,7 @@ def open_devkit(source: str) -> Devkit:
             raise SourceError(place, f"has no {needed} folder (found {seen})")
     if path.is_file():
         return Devkit(path, is_archive=True, inner=inner, files=files)
-    root = (path / inner).resolve()
+    root = (path / inner).absolute()  # not resolved: a link's own name says the year
     return Devkit(root, is_archive=False, inner="/".join(root.parts[-2:]), files=files)
 
 

@@ -33,3 +33,12 @@ def parse_ids(content: bytes, *, place: str) -> list[str]:
         raise SourceError(place, f"not a text file: {exc}") from exc
     ids = (fields[0] for line in lines if (fields := line.split()))
     return list(dict.fromkeys(key for key in ids if not key.startswith("#")))
+
+
+def has_labels(content: bytes) -> bool:
+    r"""Whether the lines have a second column, as the lists of a class do.
+
+    >>> has_labels(b"000005 -1\n000007  1\n")
+    True
+    """
+    return any(len(line.split()) > 1 for line in content.splitlines() if line[:1] != b"#")
