@@ -40,6 +40,8 @@ class Detector(LightningModule):
     Args:
         model: One of ssdlite320, ssd300, fasterrcnn, retinanet.
         num_classes: Labels, background included.
+        input_size: Height and width in pixels that ssdlite320 or ssd300 scale pictures to; None:
+            the model's own 320 or 300. Smaller is faster.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Of AdamW.
         warmup_steps: Steps over which the learning rate rises from 0.
@@ -49,6 +51,7 @@ class Detector(LightningModule):
         self,
         model: str = "ssdlite320",
         num_classes: int = 21,
+        input_size: int | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-4,
         warmup_steps: int = 50,
@@ -62,6 +65,11 @@ class Detector(LightningModule):
         self.warmup_steps = warmup_steps
         build = MODELS[model]
         self.detector = build(weights=None, weights_backbone=None, num_classes=num_classes)
+        if input_size is not None:
+            if not model.startswith("ssd"):
+                message = f"input_size is for ssdlite320 and ssd300, not for {model!r}"
+                raise ValueError(message)
+            self.detector.transform.fixed_size = (input_size, input_size)
         self.val_ap = MeanAveragePrecision(
             iou_thresholds=[0.5], backend="faster_coco_eval", sync_on_compute=True
         )
