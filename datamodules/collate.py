@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from datamodules.targets import with_areas
 from shard_tool.errors import SampleError
 
 if TYPE_CHECKING:
@@ -104,16 +105,16 @@ class Batch:
         counts = self.num_boxes.tolist()
         columns = [torch.split(x, counts) for x in (self.boxes, self.labels, self.difficult)]
         return [
-            {
-                "boxes": boxes,
-                "labels": labels,
-                "difficult": difficult,
-                "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-                "iscrowd": torch.zeros_like(labels),
-                "image_id": self.sample_ids[i],
-                "orig_size": self.orig_sizes[i],
-                "key": self.keys[i],
-            }
+            with_areas(
+                {
+                    "boxes": boxes,
+                    "labels": labels,
+                    "difficult": difficult,
+                    "image_id": self.sample_ids[i],
+                    "orig_size": self.orig_sizes[i],
+                    "key": self.keys[i],
+                }
+            )
             for i, (boxes, labels, difficult) in enumerate(zip(*columns, strict=True))
         ]
 

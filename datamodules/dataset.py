@@ -23,7 +23,7 @@ from datamodules.cursor import Cursor, cursor_from_state
 from datamodules.order import CanonicalOrder
 from datamodules.partition import EpochPartition
 from datamodules.shards import ShardReader, ShardTable
-from datamodules.targets import TASKS, Item, load_item
+from datamodules.targets import TASKS, Item, load_item, with_areas
 from datamodules.world import World, detect_world
 from shard_tool.errors import OptionError, ShardToolError
 from shard_tool.storage import Folder, load_manifest
@@ -270,7 +270,8 @@ class ShardDataset(IterableDataset[Any]):
     ) -> Iterator[Any]:
         if self.decode:
             for item in self.items(shards, rows, epoch):
-                yield item.image, item.target
+                is_detection = isinstance(item.target, dict)
+                yield item.image, with_areas(item.target) if is_detection else item.target
             return
         for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
             raw = self._reader.read(shard, row)

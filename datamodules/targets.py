@@ -148,6 +148,16 @@ def detection_target(sample: Sample, sample_id: int) -> dict[str, Any]:
     }
 
 
+def with_areas(target: dict[str, Any]) -> dict[str, Any]:
+    """A detection target with `area` float32 [N] in pixels, and `iscrowd` int64 [N] of zeros.
+
+    VOC has no crowds: `difficult` is its own notion.
+    """
+    boxes = target["boxes"]
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return {**target, "area": area, "iscrowd": torch.zeros_like(target["labels"])}
+
+
 def _transformed(
     transform: Transform, image: Any, target: Any, place: str, random_key: tuple[int | str, ...]
 ) -> tuple[Any, Any]:

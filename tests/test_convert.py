@@ -325,3 +325,15 @@ def test_image_sets_name_the_lists_converted(tmp_path: Path, voc_sample: Path) -
     assert len(samples) == 13
     for sample in samples:
         assert "Main/all_present" in json.loads(sample["json"])["image_sets"]
+
+
+def test_promise_1_the_real_archive_gives_the_same_bytes_for_any_number_of_workers(
+    voc_sample: Path, tmp_path: Path
+) -> None:
+    source = voc_sample / "VOCtrainval_sample-2007.tar"
+    for workers in (1, 2, 3):
+        converted(source, tmp_path / str(workers), workers=workers, shard_bytes=4 << 20)
+    first = files_of(tmp_path / "1")
+    assert len(first) > 20
+    assert files_of(tmp_path / "2") == first
+    assert files_of(tmp_path / "3") == first

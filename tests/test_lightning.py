@@ -182,7 +182,7 @@ def test_half_precision_touches_pixels_only(mini_dataset: Path, tmp_path: Path) 
 
 
 def test_a_used_data_module_can_be_copied_and_sent(mini_dataset: Path, tmp_path: Path) -> None:
-    data = module(mini_dataset)
+    data = module(mini_dataset, num_workers=1)  # persistent: the loader holds live workers
     loader = data.train_dataloader()
     first = next(iter(loader))
     again = pickle.loads(pickle.dumps(loader))

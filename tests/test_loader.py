@@ -57,6 +57,19 @@ def test_read_gives_the_sample_that_iteration_yields(mini_dataset: Path) -> None
         data.read(0)  # a sample of train
 
 
+def test_a_sample_of_the_bare_dataset_has_all_fields_of_a_target(mini_dataset: Path) -> None:
+    target = next(t for _, t in dataset(mini_dataset, transform=None) if len(t["boxes"]) > 1)
+    kinds = {name: value.dtype for name, value in target.items() if name != "key"}
+    assert kinds == {
+        **dict.fromkeys(["boxes", "area"], torch.float32),
+        **dict.fromkeys(["labels", "iscrowd", "image_id", "orig_size"], torch.int64),
+        "difficult": torch.bool,
+    }
+    x0, y0, x1, y1 = target["boxes"].unbind(1)
+    assert torch.equal(target["area"], (x1 - x0) * (y1 - y0))
+    assert isinstance(target["key"], str)
+
+
 def test_several_roots_are_one_order_with_ids_of_their_own(
     mini_dataset: Path, voc_sample: Path, tmp_path: Path
 ) -> None:
