@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from enum import StrEnum
@@ -263,6 +264,7 @@ def parse_size(text: str) -> int:
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr: retries, say
     try:
         app(prog_name="shard-tool")
     except ShardToolError as exc:
