@@ -143,6 +143,8 @@ class VOCDataModule(LightningDataModule):
 
         Raises:
             ObjectMissing: There is no dataset, and neither `source` nor `download` was given.
+            ObjectExists: The folder holds other files, or an unfinished conversion, which
+                `shard-tool convert --on-existing overwrite` replaces.
         """
         for root in self.roots:
             try:
@@ -243,7 +245,7 @@ class VOCDataModule(LightningDataModule):
                 source=self.source or self._downloaded(root),
                 dest=root,
                 task=self.task,
-                on_existing="overwrite",  # there is no dataset: at most an unfinished one
+                on_existing="fail",  # shards without a manifest may be somebody else's
                 storage_options=self.storage_options,
             )
         )

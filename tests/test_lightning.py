@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from datamodules import ShardDataset, ShardLoader, VOCDataModule
 from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD, detection_train
-from shard_tool.errors import ObjectMissing, OptionError, ResumeError
+from shard_tool.errors import ObjectExists, ObjectMissing, OptionError, ResumeError
 from shard_tool.voc import archives, download
 from tests.kit.http_server import serve
 from tests.kit.training import Recorder, trainer
@@ -375,6 +375,15 @@ def test_prepare_data_downloads_and_converts_the_official_archive(
     assert len(server.paths) == 1
     assert (tmp_path / "voc.archives/VOCtrainval.tar").read_bytes() == content
     assert len(ShardDataset(str(tmp_path / "voc"), "trainval")) > 0
+
+
+def test_prepare_data_deletes_nothing(mini_archive: Path, tmp_path: Path) -> None:
+    """Shards without a manifest may be somebody's own WebDataset."""
+    (tmp_path / "train-000000.tar").write_bytes(b"mine")
+    data = module(tmp_path, source=str(mini_archive))
+    with pytest.raises(ObjectExists, match="holds 1 shards of a conversion that did not finish"):
+        data.prepare_data()
+    assert [path.name for path in tmp_path.iterdir()] == ["train-000000.tar"]
 
 
 def test_prepare_data_without_dataset_or_source_says_how_to_make_one(tmp_path: Path) -> None:
