@@ -3,14 +3,19 @@
 Pictures of any size lie end to end in one tensor, boxes in another. Only the pixels cross from
 worker to parent through shared memory; the small tensors travel inside the message, which costs
 less than a file descriptor each.
+
+A picture's rows of RGB stay together (channels last, as decoders give them), so that packing one is
+a plain copy, made while it is still in the processor's caches.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from datamodules.cost import Cost
 from datamodules.targets import with_areas
 from shard_tool.errors import SampleError
 
@@ -26,14 +31,16 @@ class Batch:
     """Samples of one rank's part of a global batch. Unpacks: ``images, targets = batch``.
 
     Detection: images is a list of [3, H, W] (views of one tensor), targets a list of dicts.
-    Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void.
+    Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void. Images are channels last
+    in memory.
 
     Not a dataclass on purpose: Lightning looks into those, and under ``bf16-true`` would round the
     boxes to 8 bits of mantissa.
 
     Attributes:
         task: 'detection' or 'segmentation'.
-        pixels: uint8 (or float, after scaling) [sum of 3·H·W]: all pictures, CHW, end to end.
+        pixels: uint8 (or float, after scaling) [sum of H·W·3]: all pictures, each [H, W, 3], end
+            to end.
         sizes: int64 [B, 2]: (height, width) of each picture.
         masks: uint8 [sum of H·W]; empty for detection.
         boxes: float32 [sum of N, 4]: xyxy pixels; empty for segmentation, as are the next two.
@@ -46,6 +53,8 @@ class Batch:
         epoch: Epoch the batch belongs to.
         start: First position of the global batch in its epoch.
         stop: Position after the global batch's last.
+        cost: What making it cost.
+        bad_samples: Sample id to reason of bad samples that others stand here for.
     """
 
     def __init__(
@@ -65,11 +74,14 @@ class Batch:
         epoch: int,
         start: int,
         stop: int,
+        cost: Cost | None = None,
+        bad_samples: dict[int, str] | None = None,
     ) -> None:
         self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
         self.boxes, self.labels, self.difficult = boxes, labels, difficult
         self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
         self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
+        self.cost, self.bad_samples = cost or Cost(), bad_samples or {}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,10 +101,11 @@ class Batch:
         """Detection: list of [3, H, W]; segmentation: [B, 3, H, W]. Views, no copies."""
         sizes = self.sizes.tolist()
         if self.task == "segmentation":
-            return self.pixels.view(len(self), 3, *self._common_size(sizes))
+            rows = self.pixels.view(len(self), *self._common_size(sizes), 3)
+            return rows.permute(0, 3, 1, 2)
         flat = torch.split(self.pixels, [3 * height * width for height, width in sizes])
         return [
-            pixels.view(3, height, width)
+            pixels.view(height, width, 3).permute(2, 0, 1)
             for pixels, (height, width) in zip(flat, sizes, strict=True)
         ]
 
@@ -147,37 +160,104 @@ class Batch:
         return sizes[0][0], sizes[0][1]
 
 
-def collate(items: list[Item], *, task: str, epoch: int, start: int, stop: int) -> Batch:
-    """Pack samples into a `Batch`.
+class Packing:
+    """A batch being packed, one sample after the other.
 
-    Raises:
-        SampleError: Pictures of one batch have different dtypes.
+    Args:
+        num_samples: Samples there will be.
+        task: 'detection' or 'segmentation'.
+        memory: `(num_bytes) -> uint8 [at least num_bytes]`, where the pixels shall lie; asked again
+            where they turn out to be more. None: in memory of the process, just enough.
+        usual_bytes: Bytes of pixels of the batch before, as a first guess.
     """
-    dtypes = {item.image.dtype for item in items}
-    if len(dtypes) > 1:
-        names = ", ".join(sorted(str(dtype) for dtype in dtypes))
-        raise SampleError(f"sample {items[0].key!r}", f"one batch holds pictures of {names}")
-    is_detection = task == "detection"
-    boxes = [item.target["boxes"] for item in items] if is_detection else []
-    labels = [item.target["labels"] for item in items] if is_detection else []
-    difficult = [item.target["difficult"] for item in items] if is_detection else []
-    masks = [] if is_detection else [item.target.reshape(-1) for item in items]
-    return Batch(
-        task=task,
-        pixels=torch.cat([item.image.reshape(-1) for item in items]),
-        sizes=torch.tensor([item.image.shape[1:] for item in items], dtype=torch.int64),
-        masks=torch.cat(masks) if masks else torch.empty(0, dtype=torch.uint8),
-        boxes=torch.cat(boxes) if boxes else torch.empty(0, 4),
-        labels=torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64),
-        difficult=torch.cat(difficult) if difficult else torch.empty(0, dtype=torch.bool),
-        num_boxes=torch.tensor([len(part) for part in boxes], dtype=torch.int64),
-        sample_ids=torch.tensor([item.sample_id for item in items], dtype=torch.int64),
-        orig_sizes=torch.tensor([item.orig_size for item in items], dtype=torch.int64),
-        keys=tuple(item.key for item in items),
-        epoch=epoch,
-        start=start,
-        stop=stop,
-    )
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        task: str,
+        memory: Callable[[int], torch.Tensor] | None = None,
+        usual_bytes: int = 0,
+    ) -> None:
+        self._num_samples, self._task = num_samples, task
+        self._memory, self._usual_bytes = memory, usual_bytes
+        self._room = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+        self._dtype: torch.dtype | None = None
+        self._sizes: list[tuple[int, int]] = []
+        self._targets: list[Any] = []
+        self._names: list[tuple[int, str, tuple[int, int]]] = []
+        self.seconds = 0.0
+        """Spent so far."""
+
+    def add(self, item: Item) -> None:
+        """Pack one more sample.
+
+        Raises:
+            SampleError: Its picture has not the dtype of those before.
+        """
+        begun = time.perf_counter()
+        image = item.image
+        self._dtype = self._dtype or image.dtype
+        if image.dtype != self._dtype:
+            problem = f"one batch holds pictures of {self._dtype} and {image.dtype}"
+            raise SampleError(f"sample {item.key!r}", problem)
+        stop = self._used + image.nbytes
+        if stop > len(self._room):
+            self._grow(image.nbytes)
+        _, height, width = image.shape
+        place = self._room[self._used : stop].view(self._dtype)
+        place.view(height, width, 3).permute(2, 0, 1).copy_(image)
+        self._used = stop
+        self._sizes.append((height, width))
+        self._targets.append(item.target)  # not the item: it holds the picture
+        self._names.append((item.sample_id, item.key, item.orig_size))
+        self.seconds += time.perf_counter() - begun
+
+    def batch(self, *, epoch: int, start: int, stop: int) -> Batch:
+        """What was added, as a batch of these positions; nothing can be added afterwards."""
+        begun, targets = time.perf_counter(), self._targets
+        sample_ids, keys, orig_sizes = zip(*self._names, strict=True)
+        is_detection = self._task == "detection"
+        boxes, labels, difficult = (
+            [target[name] for target in targets] if is_detection else []
+            for name in ("boxes", "labels", "difficult")
+        )
+        masks = [] if is_detection else [target.reshape(-1) for target in targets]
+        pixels = self._room[: self._used]
+        if self._memory is None and len(self._room) > self._used:
+            pixels = pixels.clone()  # else a pickled batch would hold the room as well
+        batch = Batch(
+            task=self._task,
+            pixels=pixels.view(self._dtype or torch.uint8),
+            sizes=torch.tensor(self._sizes, dtype=torch.int64),
+            masks=torch.cat(masks) if masks else torch.empty(0, dtype=torch.uint8),
+            boxes=torch.cat(boxes) if boxes else torch.empty(0, 4),
+            labels=torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64),
+            difficult=torch.cat(difficult) if difficult else torch.empty(0, dtype=torch.bool),
+            num_boxes=torch.tensor([len(part) for part in boxes], dtype=torch.int64),
+            sample_ids=torch.tensor(sample_ids, dtype=torch.int64),
+            orig_sizes=torch.tensor(orig_sizes, dtype=torch.int64),
+            keys=keys,
+            epoch=epoch,
+            start=start,
+            stop=stop,
+        )
+        batch.cost.collate_s = self.seconds + time.perf_counter() - begun
+        return batch
+
+    def _grow(self, num_bytes: int) -> None:
+        """Have room for a picture of so many bytes, and for others of the mean size.
+
+        But at most for twice as much, or as usual: one picture may be large among small ones, and
+        shared memory is short in containers.
+        """
+        used, count = self._used + num_bytes, len(self._sizes) + 1
+        expected = used * self._num_samples // count
+        size = max(used, min(expected, max(2 * used, self._usual_bytes)))
+        room = self._memory(size) if self._memory else torch.empty(size, dtype=torch.uint8)
+        room[: self._used].copy_(self._room[: self._used])
+        self._room = room
 
 
 def _shrunk(value: Any) -> Any:

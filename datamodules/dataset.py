@@ -10,37 +10,58 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import multiprocessing
 import operator
+import os
+import threading
+import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from datamodules.collate import Batch, collate
+from datamodules.cache import ShardCache, default_folder
+from datamodules.collate import Batch, Packing
 from datamodules.cursor import Cursor, cursor_from_state
 from datamodules.order import CanonicalOrder
 from datamodules.partition import EpochPartition
-from datamodules.shards import ShardReader, ShardTable
-from datamodules.targets import TASKS, Item, load_item, with_areas
+from datamodules.pieces import NodePieces
+from datamodules.randomness import preserved_generators
+from datamodules.shards import RawSample, ShardReader
+from datamodules.table import ShardTable, chosen_splits
+from datamodules.targets import TASKS, annotated, load_item, with_areas
 from datamodules.world import World, detect_world
-from shard_tool.errors import OptionError, ShardToolError
+from shard_tool.errors import OptionError, SampleError, ShardToolError
+from shard_tool.keyed import digest_of, seed_of
+from shard_tool.ranges import TIMEOUT_S
+from shard_tool.sizes import parse_size
 from shard_tool.storage import Folder, load_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from datamodules.targets import Transform
+    from datamodules.cost import Cost
+    from datamodules.order import EpochOrder
+    from datamodules.slots import Parcel, Pool, Slots
+    from datamodules.targets import Annotated, Item, Transform
     from shard_tool.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
 DEFAULT_WINDOW = 8
-_CHUNK = 256
-"""Positions located at a time when a dataset is iterated bare."""
+_CHUNK, _SMALL_CHUNK = 1024, 32
+"""Positions located at a time when a dataset is iterated bare; the small one where they are decoded
+or fetched together."""
+_LOOK_FOR_PARENT_S = 1.0
+_SUBSTITUTES = 16
+"""Samples tried in place of a bad one before its error is raised after all."""
+ON_BAD_SAMPLE = ("raise", "substitute")
 
 
 class Place:
@@ -83,11 +104,18 @@ class ShardDataset(IterableDataset[Any]):
         lanes: Lanes of the order; None: the number of nodes, or what a loaded state says. Give a
             multiple of the node counts you expect, to compare runs on different numbers of nodes.
         window: Shards mixed together; a loaded state's number wins over the default.
-        cache_dir: For remote shards; unused for local ones, which are mapped.
-        cache_limit: Likewise.
+        cache_dir: Where remote shards are kept, shared by all processes of a node; best on a disk
+            of its own, or /dev/shm. None: ``~/.cache/voc-shards``. Local shards are mapped instead.
+        cache_limit: Bytes it may hold, also as '200GB', whatever put them there; the least recently
+            used shards go first. None: half of what is free.
         storage_options: fsspec's options for `roots`.
-        on_bad_sample: 'raise': a sample that fails to decode or to transform is an error.
-        check_crc: Compare every sample read with its CRC-32.
+        on_bad_sample: What happens to a sample whose verified bytes fail to decode or to transform:
+            'raise', or 'substitute' another of its window, chosen by its key, so that counts stay
+            equal. Without `shuffle`, as in evaluation, always 'raise'.
+        max_bad_samples: More substituted samples than this, on one rank, are an error.
+        check_crc: Compare every sample of a local shard with its CRC-32; those of remote ones
+            always are.
+        fetch_timeout_s: Seconds one request to storage is repeated before its failure is raised.
 
     Raises:
         OptionError: An argument that cannot be used.
@@ -108,36 +136,55 @@ class ShardDataset(IterableDataset[Any]):
         lanes: int | None = None,
         window: int | None = DEFAULT_WINDOW,
         cache_dir: str | None = None,
-        cache_limit: int | None = None,
+        cache_limit: int | str | None = None,
         storage_options: Mapping[str, Any] | None = None,
         on_bad_sample: str = "raise",
+        max_bad_samples: int = 10,
         check_crc: bool = False,
+        fetch_timeout_s: float = TIMEOUT_S,
     ) -> None:
         super().__init__()
-        if on_bad_sample != "raise":
-            raise OptionError("on_bad_sample", f"{on_bad_sample!r} is not supported: use 'raise'")
+        if on_bad_sample not in ON_BAD_SAMPLE:
+            problem = f"{on_bad_sample!r} is not one of {', '.join(ON_BAD_SAMPLE)}"
+            raise OptionError("on_bad_sample", problem)
+        if fetch_timeout_s <= 0:
+            raise OptionError("fetch_timeout_s", f"{fetch_timeout_s} is not above 0")
         _check_callable(transform)
         lanes = None if lanes is None else operator.index(lanes)  # a NumPy integer is no plain type
         window = DEFAULT_WINDOW if window is None else operator.index(window)
         if window < 1 or (lanes is not None and lanes < 1):
             raise OptionError("order", f"lanes {lanes} and window {window} must be at least 1")
         urls = list(roots) if isinstance(roots, list | tuple) else [roots]
-        folders = [Folder(str(url), dict(storage_options or {})) for url in urls]
+        options = dict(storage_options or {})
+        folders = [Folder(str(url), options, timeout_s=fetch_timeout_s) for url in urls]
         if not folders:
             raise OptionError("roots", "there is no dataset in the list")
         manifests = [load_manifest(folder) for folder in folders]
         self.task, self.classes = _common(folders, manifests)
-        self.splits = _chosen_splits(folders, manifests, split)
+        splits = chosen_splits(folders, manifests, split)
         self.seed, self.shuffle = operator.index(seed), shuffle
         self.transform, self.decode = transform, decode
-        self.cache_dir, self.cache_limit = cache_dir, cache_limit
-        self.fingerprint = _fingerprint(manifests, self.splits, shuffle=shuffle)
+        self.on_bad_sample = on_bad_sample if shuffle else "raise"
+        self.max_bad_samples = operator.index(max_bad_samples)
+        if self.max_bad_samples < 0:
+            raise OptionError("max_bad_samples", f"{max_bad_samples} is below 0")
+        self.fingerprint = _fingerprint(manifests, splits, shuffle=shuffle)
         self._lanes, self._window = lanes, window
         self._world, self._world_is_given = world, world is not None
-        self._table = ShardTable.of(folders, manifests, self.splits)
-        self._reader = ShardReader(self._table, check_crc=check_crc)
+        self._table = ShardTable.of(folders, manifests, splits)
+        if isinstance(cache_limit, str):
+            cache_limit = parse_size(cache_limit, "cache_limit")
+        self._cache = None
+        if len(self._table.local_roots) < len(folders):
+            if "://" in str(cache_dir or ""):
+                raise OptionError(f"cache_dir {cache_dir!r}", "must be a local folder")
+            self._cache = ShardCache(Path(cache_dir or default_folder()), cache_limit)
+        self._reader = ShardReader(self._table, cache=self._cache, check_crc=check_crc)
         self._place = Place()  # before any worker starts; lanes 0: not settled yet
         self._order: CanonicalOrder | None = None
+        self._pieces: NodePieces | None = None
+        self.bad_samples: dict[int, str] = {}
+        """Sample id to reason of bad samples that iterating this in this process substituted."""
         self._said: set[str] = set()
 
     @property
@@ -176,10 +223,10 @@ class ShardDataset(IterableDataset[Any]):
         mine = range(
             samples + (world.slot - samples) % world.world_size, self.num_samples, world.world_size
         )[number::count]
-        order = self.order(lanes, window).epoch(epoch)
-        for start in range(0, len(mine), _CHUNK):
-            positions = np.array(mine[start : start + _CHUNK], np.int64)
-            yield from self._samples(*order.locate(positions), epoch)
+        reading = self.reading(lanes, window, epoch, worker=number, num_workers=count)
+        chunk = _CHUNK if self._cache is None and not self.decode else _SMALL_CHUNK
+        for start in range(0, len(mine), chunk):
+            yield from self._samples(reading, np.array(mine[start : start + chunk], np.int64))
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next bare iteration at the beginning of `epoch`."""
@@ -191,8 +238,12 @@ class ShardDataset(IterableDataset[Any]):
         Raises:
             OptionError: No sample of the chosen splits has this id.
         """
-        shard, row = self._table.find(sample_id)
-        return next(self._samples(np.array([shard]), np.array([row]), epoch))
+        place = self._table.find(sample_id)
+        if not self.decode:
+            return next(self._reader.copies([place]))
+        (raw,) = self._reader.read([place])
+        with preserved_generators():
+            return self._sample(self._item(raw, sample_id, self._key(epoch, sample_id)))
 
     def first_cursor(self, epoch: int = 0) -> Cursor:
         """The beginning of an epoch, with the lanes and the window given or default."""
@@ -237,19 +288,47 @@ class ShardDataset(IterableDataset[Any]):
             )
         return order
 
-    def items(
-        self, shards: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
-    ) -> Iterator[Item]:
-        """Decoded and transformed samples at these (shard, row) places."""
-        sample_ids = self._table.sample_ids(shards, rows).tolist()
-        for shard, row, sample_id in zip(shards.tolist(), rows.tolist(), sample_ids, strict=True):
-            yield load_item(
-                self._reader.read(shard, row),
-                sample_id=sample_id,
-                task=self.task,
-                transform=self.transform,
-                random_key=("transform", self.seed, epoch, sample_id),
-            )
+    def reading(
+        self, lanes: int, window: int, epoch: int, *, worker: int, num_workers: int
+    ) -> Reading:
+        """What one worker needs to know to read an epoch; a new pass begins."""
+        order, world = self.order(lanes, window), self.world
+        if self._pieces is None or self._pieces.order is not order:
+            self._pieces = NodePieces(order, world)
+        self._reader.begin_pass()
+        number = world.slot // world.num_nodes * num_workers + worker
+        share = number / (world.ranks_per_node * num_workers)
+        return Reading(order.epoch(epoch), self._pieces, share)
+
+    def load(
+        self, reading: Reading, positions: NDArray[np.int64], take: Callable[[Item], None]
+    ) -> dict[int, str]:
+        """Read, decode and transform the samples at these positions, and hand over one by one.
+
+        Returns:
+            Sample id to reason of bad ones, in whose place another was handed over.
+        """
+        places, sample_ids = self._places(reading, positions)
+        raws, bad = self._reader.read(places), {}
+        # Small things first and for all, pictures after them: see `annotated`.
+        samples = [self._annotated(raw, i) for raw, i in zip(raws, sample_ids, strict=True)]
+        keys = [self._key(reading.epoch.number, sample_id) for sample_id in sample_ids]
+        with preserved_generators():
+            for i, (sample, sample_id) in enumerate(zip(samples, sample_ids, strict=True)):
+                try:
+                    item = self._loaded(sample, keys[i])
+                except SampleError as exc:
+                    self._reader.check(*places[i])  # wrong bytes are no bad sample
+                    if self.on_bad_sample == "raise":
+                        raise
+                    item = self._substitute(reading, int(positions[i]), sample_id, exc)
+                    bad[sample_id] = str(exc)
+                take(item)
+        return bad
+
+    def take_cost(self) -> Cost:
+        """What reading has cost this process since this was last asked."""
+        return self._reader.take_cost()
 
     def _say(self, text: str, *values: int) -> None:
         """Log something once."""
@@ -263,20 +342,86 @@ class ShardDataset(IterableDataset[Any]):
         world: World | None = self.world
         if not self._world_is_given and self.world.world_size == 1:
             world = None
-        return {**self.__dict__, "_order": None, "_world": world}
+        return {**self.__dict__, "_order": None, "_pieces": None, "_world": world}
 
-    def _samples(
-        self, shards: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
-    ) -> Iterator[Any]:
-        if self.decode:
-            for item in self.items(shards, rows, epoch):
-                is_detection = isinstance(item.target, dict)
-                yield item.image, with_areas(item.target) if is_detection else item.target
+    def _samples(self, reading: Reading, positions: NDArray[np.int64]) -> Iterator[Any]:
+        if not self.decode:
+            yield from self._reader.copies(self._places(reading, positions)[0])
             return
-        for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
-            raw = self._reader.read(shard, row)
-            members = {name: bytes(content) for name, content in raw.members.items()}
-            yield {"__key__": raw.key, "__url__": raw.url, **members}
+        items: list[Item] = []
+        bad = self.load(reading, positions, items.append)
+        self.bad_samples = note_bad_samples(self.bad_samples, bad, self.max_bad_samples)
+        yield from map(self._sample, items)
+
+    def _places(
+        self, reading: Reading, positions: NDArray[np.int64]
+    ) -> tuple[list[tuple[int, int]], list[int]]:
+        """(shard, row) and sample id at these positions, which are read next."""
+        first, last = int(positions[0]), int(positions[-1])
+        self._reader.follow(reading.pieces, reading.epoch, first, last, reading.share)
+        shards, rows = reading.epoch.locate(positions)
+        places = list(zip(shards.tolist(), rows.tolist(), strict=True))
+        return places, self._table.sample_ids(shards, rows).tolist()
+
+    def _key(self, epoch: int, sample_id: int, *more: int | str) -> bytes:
+        """What a sample's transform draws by."""
+        return digest_of(("transform", self.seed, epoch, sample_id, *more))
+
+    def _item(self, raw: RawSample, sample_id: int, key: bytes) -> Item:
+        return self._loaded(self._annotated(raw, sample_id), key)
+
+    def _annotated(self, raw: RawSample, sample_id: int) -> Annotated | SampleError:
+        """The sample with its annotation, or what is wrong with it, for when its turn comes."""
+        begun = time.perf_counter()
+        try:
+            return annotated(raw, sample_id=sample_id, task=self.task)
+        except SampleError as exc:
+            return exc
+        finally:
+            self._reader.cost.decode_s += time.perf_counter() - begun
+
+    def _loaded(self, sample: Annotated | SampleError, key: bytes) -> Item:
+        if isinstance(sample, SampleError):
+            raise sample
+        cost = self._reader.cost
+        return load_item(sample, transform=self.transform, random_key=key, cost=cost)
+
+    def _substitute(
+        self, reading: Reading, position: int, sample_id: int, error: SampleError
+    ) -> Item:
+        """Another sample of the window at `position`; the same on every topology.
+
+        Raises:
+            SampleError: `error`, where none of those tried is any better.
+        """
+        window = reading.epoch.window_positions(position)
+        for attempt in range(_SUBSTITUTES):
+            key = ("substitute", self.seed, reading.epoch.number, sample_id, attempt)
+            other = np.array([window[seed_of(key) % len(window)]], np.int64)
+            if other[0] == position:
+                continue
+            shards, rows = reading.epoch.locate(other)
+            (raw,) = self._reader.read([(int(shards[0]), int(rows[0]))])
+            (other_id,) = self._table.sample_ids(shards, rows).tolist()
+            try:
+                other_key = self._key(reading.epoch.number, other_id, "for", sample_id)
+                return self._item(raw, other_id, other_key)
+            except SampleError:
+                continue
+        raise error
+
+    def _sample(self, item: Item) -> tuple[Any, Any]:
+        target = item.target
+        return item.image, with_areas(target) if isinstance(target, dict) else target
+
+
+class Reading(NamedTuple):
+    """One worker's view of an epoch."""
+
+    epoch: EpochOrder
+    pieces: NodePieces
+    share: float
+    """In [0, 1): where among the pieces of a window it starts to fetch."""
 
 
 class Failure:
@@ -301,6 +446,9 @@ class BatchStream(IterableDataset[Any]):
             raise OptionError("ShardLoader", "cannot batch samples of decode=False", hint)
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
         self.place: Place | None = None  # set by the loader before workers start
+        self.slots: list[Slots] = []  # likewise, one or none, and only while they start
+        self._is_watched = False
+        self._pool: Pool | None = None  # in a worker
 
     def partition(self, start: int = 0) -> EpochPartition:
         """The batches from a position to the end of an epoch, in the present world."""
@@ -312,25 +460,80 @@ class BatchStream(IterableDataset[Any]):
             drop_last=self.drop_last,
         )
 
-    def __iter__(self) -> Iterator[Batch | Failure]:
+    def __iter__(self) -> Iterator[Batch | Parcel | Failure]:
         assert self.place is not None  # the loader sets it at every pass
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        if worker is not None and not self._is_watched:
+            self._is_watched = True  # this process's copy
+            _end_with_parent()
         epoch, samples, lanes, window = self.place.get()
-        slot = self.dataset.world.slot
+        slot, dataset = self.dataset.world.slot, self.dataset
+        if self._pool is None and worker is not None and self.slots:
+            self._pool = self.slots[0].of_worker(number)
         partition = self.partition(samples)
-        order = self.dataset.order(lanes, window).epoch(epoch)
+        reading = dataset.reading(lanes, window, epoch, worker=number, num_workers=count)
+        fetched_bytes = dataset.take_cost().network_bytes  # after the last batch; no more of it
+        usual_bytes = 0
         for batch in range(number, partition.num_batches, count):
             positions = np.array(partition.positions(batch, slot), np.int64)
             start, stop = partition.bounds(batch)
+            memory = self._pool.memory() if self._pool else None
+            packing = Packing(
+                len(positions), task=dataset.task, memory=memory, usual_bytes=usual_bytes
+            )
             try:
-                items = list(self.dataset.items(*order.locate(positions), epoch))
-                yield collate(items, task=self.dataset.task, epoch=epoch, start=start, stop=stop)
+                bad = dataset.load(reading, positions, packing.add)
+                made = packing.batch(epoch=epoch, start=start, stop=stop)
+                made.bad_samples, made.cost = bad, made.cost + dataset.take_cost()
+                made.cost.network_bytes += fetched_bytes
+                fetched_bytes, usual_bytes = 0, made.pixels.nbytes
+                sent = memory.sent(made) if memory else made
             except ShardToolError as exc:
                 if worker is None:
                     raise
+                if memory:
+                    memory.release()  # before it is told
                 yield Failure(exc)
                 return
+            finally:
+                if memory:
+                    memory.release()  # nothing, where it is sent
+            yield sent
+
+
+def _end_with_parent() -> None:
+    """End this worker soon after the process it works for, whatever it is doing then.
+
+    torch lets an orphaned worker end by itself, which first waits for somebody to take its batches.
+    Until it is gone it holds its parent's sockets, so that other ranks wait for the dead one.
+    """
+    starter, parent = os.getppid(), multiprocessing.parent_process()
+
+    def watch() -> None:
+        # Forked siblings hold each other's sentinel open; a starter that was gone before we asked
+        # shows only in the sentinel.
+        while os.getppid() == starter and parent is not None and parent.is_alive():
+            time.sleep(_LOOK_FOR_PARENT_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def note_bad_samples(known: dict[int, str], found: dict[int, str], limit: int) -> dict[int, str]:
+    """All bad samples so far, sample id to reason; a warning for each new one.
+
+    Raises:
+        SampleError: They are more than `limit`.
+    """
+    for sample_id, reason in found.items():
+        if sample_id not in known:
+            log.warning("sample %d substituted: %s", sample_id, reason)
+    bad = known | found
+    if len(bad) > limit:
+        problem = f"{len(bad)} exceed max_bad_samples {limit}"
+        raise SampleError("bad samples", problem, f"the first: {'; '.join(list(bad.values())[:3])}")
+    return bad
 
 
 def _check_callable(transform: object) -> None:
@@ -352,25 +555,8 @@ def _common(folders: list[Folder], manifests: list[Manifest]) -> tuple[str, dict
     return first.task, first.classes
 
 
-def _chosen_splits(
-    folders: list[Folder], manifests: list[Manifest], split: str | Sequence[str]
-) -> tuple[str, ...]:
-    wanted = [split] if isinstance(split, str) else list(split)
-    known = {name for manifest in manifests for name in manifest.splits}
-    if not wanted:
-        raise OptionError("split", "no split is chosen", f"there are {', '.join(sorted(known))}")
-    names: list[str] = []
-    for name in wanted:
-        names += ["train", "val"] if name == "trainval" and name not in known else [name]
-    for name in names:
-        if name not in known:
-            problem = f"has no split {name!r}, only {', '.join(sorted(known))}"
-            raise OptionError(", ".join(str(folder) for folder in folders), problem)
-    return tuple(dict.fromkeys(names))
-
-
-def _fingerprint(manifests: list[Manifest], splits: tuple[str, ...], *, shuffle: bool) -> str:
+def _fingerprint(manifests: list[Manifest], splits: list[tuple[str, ...]], *, shuffle: bool) -> str:
     """Of everything that decides which sample stands where, except seed, lanes and window."""
     parts = [manifest.fingerprint for manifest in manifests]
-    parts += [*splits, "shuffled" if shuffle else "in order"]
+    parts += [*chain.from_iterable(splits), "shuffled" if shuffle else "in order"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -10,12 +10,20 @@ from __future__ import annotations
 import logging
 import operator
 import signal
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, SequentialSampler
 
-from datamodules.dataset import BatchStream, Failure, Place, ShardDataset
+from datamodules.dataset import (
+    BatchStream,
+    Failure,
+    Place,
+    ShardDataset,
+    note_bad_samples,
+)
+from datamodules.slots import Slots
 from shard_tool.errors import OptionError, ResumeError, ShardError
 
 if TYPE_CHECKING:
@@ -88,6 +96,9 @@ class ShardLoader(DataLoader[Any]):
         self._num_passes = 0
         self._sampler_epoch_set = False
         self._saved_global_batch_size: int | None = None
+        self._slots: list[Slots] = []  # changed in place: Lightning may keep whatever is assigned
+        self.bad_samples: dict[int, str] = {}
+        """Sample id to reason of the bad samples that others were substituted for, so far."""
         self.trained_batches: Callable[[], int] | None = None
         """Under `VOCDataModule`: batches of this epoch trained so far, by Lightning's count."""
         super().__init__(
@@ -175,8 +186,14 @@ class ShardLoader(DataLoader[Any]):
     def __getstate__(self) -> dict[str, Any]:
         """A copy stands at the same place, with no workers, no pass and no Trainer of its own."""
         place = self.cursor if self.resumable else None
-        own = {"_cursor": place, "_taken": None, "_iterator": None, "trained_batches": None}
+        own: dict[str, Any] = {"_cursor": place, "_taken": None, "_iterator": None, "_slots": []}
+        own["trained_batches"] = None
         return {**self.__dict__, **own}
+
+    def _new_slots(self) -> list[Slots]:
+        if not self.num_workers:
+            return []
+        return [Slots(self.num_workers, (self.prefetch_factor or 2) + 2)]
 
     def _move_to(self, cursor: Cursor) -> None:
         self._cursor, self._taken = cursor, None
@@ -192,6 +209,7 @@ class ShardLoader(DataLoader[Any]):
         self._check_topology(cursor)
         if stream.place is None or self._iterator is None:
             stream.place = Place()  # of these workers alone: others may still be starting
+            self._slots[:] = stream.slots = self._new_slots()
         stream.place.set(cursor)
         trained = self.trained_batches
         taken = _Taken(
@@ -200,6 +218,7 @@ class ShardLoader(DataLoader[Any]):
             trained_before=trained() if trained else 0,
         )
         batches = super().__iter__()
+        stream.slots = []  # workers have it; what is mapped goes with the pass, or the workers
         self._num_passes += 1
         if self.resumable:
             self._taken = taken
@@ -269,6 +288,7 @@ class _Pass:
         self._taken: _Taken | None = None
         self._batches: Iterator[Batch | Failure] = iter(())
         self._number = 0
+        self._slots: list[Slots] = []
         self._error: BaseException | None = None
 
     def __iter__(self) -> _Pass:
@@ -277,17 +297,30 @@ class _Pass:
     def __next__(self) -> Batch:
         if self._error is not None:
             raise self._error  # the batches after it would hide that one is missing
+        begun = time.perf_counter()
         if self._taken is None:
             self._taken, self._batches = self._loader._begin()
             self._number = self._loader._num_passes
+            self._slots = list(self._loader._slots)  # live as long as batches arrive
+            if not self._loader.persistent_workers:
+                self._loader._slots.clear()
         self._check_is_latest()
         try:
             batch = _unwrapped(next(self._batches))
+            batch.cost.wait_s = time.perf_counter() - begun
+            batch.cost.queue_depth = _num_ready(self._batches)
+            loader = self._loader
+            limit = loader.dataset.dataset.max_bad_samples
+            loader.bad_samples = note_bad_samples(loader.bad_samples, batch.bad_samples, limit)
         except StopIteration:
             self._loader._finish(self._taken)
+            self._slots.clear()
             raise
         except Exception as exc:
             self._error = _explained(exc, self._batches)
+            # The error's traceback holds this pass: torch's iterator must not hang on that cycle,
+            # whose collection, in any order, waits 5 s for each worker.
+            self._batches = iter(())
             if self._error is exc:
                 raise
             raise self._error from exc
@@ -306,6 +339,15 @@ def _unwrapped(batch: Batch | Failure) -> Batch:
     if isinstance(batch, Failure):
         raise batch.error
     return batch
+
+
+def _num_ready(batches: object) -> int:
+    """Batches that workers have made already; torch has no public way to ask."""
+    queue = getattr(batches, "_data_queue", None)
+    try:
+        return int(queue.qsize()) if queue is not None else 0
+    except NotImplementedError:  # macOS
+        return 0
 
 
 def _explained(exc: Exception, batches: object) -> Exception:

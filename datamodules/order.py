@@ -72,9 +72,9 @@ class CanonicalOrder:
         if not len(shard_lengths):
             raise OptionError("order", "there are no samples to order")
         self.seed, self.lanes, self.window, self.shuffle = seed, lanes, window, shuffle
-        self._lengths = np.asarray(shard_lengths, np.int64)
-        self._shards = self._permutation(len(self._lengths), ("shards", seed))
-        self._ends = np.cumsum(self._lengths[self._shards])
+        self.shard_lengths = np.asarray(shard_lengths, np.int64)
+        self._shards = self._permutation(len(self.shard_lengths), ("shards", seed))
+        self._ends = np.cumsum(self.shard_lengths[self._shards])
         self.num_samples = int(self._ends[-1])
 
     def lane_bounds(self, lane: int) -> tuple[int, int]:
@@ -89,9 +89,9 @@ class CanonicalOrder:
         last = int(np.searchsorted(self._ends, stop, side="left")) if stop > start else first - 1
         shards = self._shards[first : last + 1]
         ends = self._ends[first : last + 1]
-        begins = ends - self._lengths[shards]
+        begins = ends - self.shard_lengths[shards]
         starts = np.maximum(start - begins, 0)
-        return Lane(shards, starts, np.minimum(stop - begins, self._lengths[shards]) - starts)
+        return Lane(shards, starts, np.minimum(stop - begins, self.shard_lengths[shards]) - starts)
 
     def epoch(self, epoch: int) -> EpochOrder:
         """The order of one epoch."""
@@ -105,7 +105,7 @@ class EpochOrder:
     """The order of one epoch; plans a lane when it is first asked for."""
 
     def __init__(self, order: CanonicalOrder, epoch: int) -> None:
-        self._order, self._epoch = order, epoch
+        self._order, self.number = order, epoch
         self._lanes: dict[int, _LaneOrder] = {}
 
     def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -120,7 +120,7 @@ class EpochOrder:
         positions = np.asarray(positions, np.int64)
         shards, rows = np.empty_like(positions), np.empty_like(positions)
         lanes, items = positions % self._order.lanes, positions // self._order.lanes
-        for lane in np.unique(lanes).tolist():
+        for lane in set(lanes.tolist()):  # np.unique takes 0.3 ms
             at = np.flatnonzero(lanes == lane)
             shards[at], rows[at] = self._lane(lane).locate(items[at])
         return shards, rows
@@ -130,9 +130,25 @@ class EpochOrder:
         lane, item = position % self._order.lanes, position // self._order.lanes
         return self._lane(lane).coming_shards(item, num_windows)
 
+    @property
+    def shards_at_once(self) -> int:
+        """Shards that the windows of all lanes mix at a time, at most."""
+        return self._order.lanes * self._order.window
+
+    def window_of(self, position: int) -> int:
+        """Number of the window `position` lies in, counted in its lane."""
+        lane, item = position % self._order.lanes, position // self._order.lanes
+        return self._lane(lane).window_of(item)
+
+    def window_positions(self, position: int) -> range:
+        """All positions of the window `position` lies in."""
+        lanes, lane = self._order.lanes, position % self._order.lanes
+        start, stop = self._lane(lane).window_bounds(self.window_of(position))
+        return range(start * lanes + lane, stop * lanes + lane, lanes)
+
     def _lane(self, lane: int) -> _LaneOrder:
         if lane not in self._lanes:
-            self._lanes[lane] = _LaneOrder(self._order, self._epoch, lane)
+            self._lanes[lane] = _LaneOrder(self._order, self.number, lane)
         return self._lanes[lane]
 
 
@@ -157,15 +173,23 @@ class _LaneOrder:
         """(shard, row) of items of this lane."""
         windows = (np.searchsorted(self._offsets, items, side="right") - 1) // self._window
         mixed = np.empty_like(items)
-        for window in np.unique(windows).tolist():
+        for window in set(windows.tolist()):
             at = np.flatnonzero(windows == window)
-            start = int(self._offsets[window * self._window])
-            stop = int(self._offsets[min((window + 1) * self._window, len(self._shards))])
+            start, stop = self.window_bounds(window)
             mixed[at] = start + self._turn_of(window, stop - start)[items[at] - start]
         pieces = np.searchsorted(self._offsets, mixed, side="right") - 1
         return self._shards[pieces], self._starts[pieces] + mixed - self._offsets[pieces]
 
     def coming_shards(self, item: int, num_windows: int) -> NDArray[np.int64]:
         """Shards of the item's window and the ones after it."""
-        window = int(np.searchsorted(self._offsets, item, side="right") - 1) // self._window
+        window = self.window_of(item)
         return self._shards[window * self._window : (window + num_windows) * self._window]
+
+    def window_bounds(self, window: int) -> tuple[int, int]:
+        """First item of a window, and the one after its last."""
+        last = min((window + 1) * self._window, len(self._shards))
+        return int(self._offsets[window * self._window]), int(self._offsets[last])
+
+    def window_of(self, item: int) -> int:
+        """Number of the window the item lies in."""
+        return int(np.searchsorted(self._offsets, item, side="right") - 1) // self._window

@@ -22,6 +22,7 @@ from datamodules.loader import ShardLoader
 from datamodules.targets import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.world import World
 from shard_tool.errors import ObjectMissing, OptionError
+from shard_tool.ranges import TIMEOUT_S
 from shard_tool.storage import Folder, load_manifest
 
 if TYPE_CHECKING:
@@ -70,7 +71,14 @@ class VOCDataModule(LightningDataModule):
         val_split: Split to validate on.
         test_split: Split to test and predict on.
         persistent_workers: Keep workers between epochs.
-        check_crc: Compare every sample read with its CRC-32.
+        cache_dir: Where remote shards are kept, as for `ShardDataset`; None: its default.
+        cache_limit: Bytes the cache may hold, also as '200GB'; None: half of what is free.
+        on_bad_sample: 'raise' or, in training, 'substitute': what happens to a sample that fails to
+            decode or to transform.
+        max_bad_samples: More substituted samples than this, on one rank, are an error.
+        check_crc: Compare every sample of a local shard with its CRC-32; those of remote ones
+            always are.
+        fetch_timeout_s: Seconds one request to storage is repeated before its failure is raised.
         multiprocessing_context: 'fork', 'forkserver' or 'spawn'; None: the platform's default.
         storage_options: fsspec's options for `data_dir`; never saved.
     """
@@ -100,7 +108,12 @@ class VOCDataModule(LightningDataModule):
         val_split: str | list[str] = "val",
         test_split: str | list[str] = "test",
         persistent_workers: bool = True,
+        cache_dir: str | None = None,
+        cache_limit: int | str | None = None,
+        on_bad_sample: str = "raise",
+        max_bad_samples: int = 10,
         check_crc: bool = False,
+        fetch_timeout_s: float = TIMEOUT_S,
         multiprocessing_context: str | None = None,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
@@ -124,7 +137,15 @@ class VOCDataModule(LightningDataModule):
         }
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.image_size, self.seed, self.lanes, self.window = image_size, seed, lanes, window
-        self.persistent_workers, self.check_crc = persistent_workers, check_crc
+        self.persistent_workers = persistent_workers
+        self.reading: dict[str, Any] = {
+            "cache_dir": cache_dir,
+            "cache_limit": cache_limit,
+            "on_bad_sample": on_bad_sample,
+            "max_bad_samples": max_bad_samples,
+            "check_crc": check_crc,
+            "fetch_timeout_s": fetch_timeout_s,
+        }
         self.multiprocessing_context = multiprocessing_context
         self.storage_options = storage_options or {}
         self._progress = _Progress(self)
@@ -200,11 +221,10 @@ class VOCDataModule(LightningDataModule):
             pixels = pixels.clone()  # the batch that came in stays as it is
         batch = batch.with_pixels(pixels)
         if self.normalize:
-            mean = presets.IMAGENET_MEAN.to(pixels.device).view(3, 1, 1)
-            std = presets.IMAGENET_STD.to(pixels.device).view(3, 1, 1)
-            images = batch.images
-            for image in images if isinstance(images, list) else [images]:
-                image.sub_(mean).div_(std)  # views: writes into `pixels`
+            mean, std = (
+                values.to(pixels.device) for values in (presets.IMAGENET_MEAN, presets.IMAGENET_STD)
+            )
+            pixels.view(-1, 3).sub_(mean).div_(std)
         if self.trainer is not None:  # bf16-true and the like: pixels only, boxes stay float32
             precision: Any = self.trainer.precision_plugin
             batch = batch.with_pixels(precision.convert_input(pixels))
@@ -264,18 +284,25 @@ class VOCDataModule(LightningDataModule):
     def _dataset(self, stage: str, *, shuffle: bool) -> ShardDataset:
         trainer = self.trainer
         world = None if trainer is None else _world_of(trainer)
-        dataset = ShardDataset(
-            self.roots,
-            self.splits[stage],
-            seed=self.seed,
-            shuffle=shuffle,
-            transform=self.transforms[stage],
-            world=world,
-            lanes=self.lanes,
-            window=self.window,
-            storage_options=self.storage_options,
-            check_crc=self.check_crc,
-        )
+        try:
+            dataset = ShardDataset(
+                self.roots,
+                self.splits[stage],
+                seed=self.seed,
+                shuffle=shuffle,
+                transform=self.transforms[stage],
+                world=world,
+                lanes=self.lanes,
+                window=self.window,
+                storage_options=self.storage_options,
+                **self.reading,
+            )
+        except OptionError as exc:
+            if not exc.problem.startswith("has no split"):
+                raise
+            hint = f"give VOCDataModule another {stage}_split"
+            hint += ", or the Trainer limit_val_batches=0" if stage == "val" else ""
+            raise OptionError(exc.place, exc.problem, hint) from exc
         if dataset.transform is None:
             default = _DEFAULT_TRANSFORMS[dataset.task, stage == "train"]
             dataset.transform = default(self.image_size)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models import detection
 
@@ -136,11 +136,22 @@ class Detector(LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration of a run, without what opens the storage."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Write it."""
+        self.config = self.config.clone()
+        self.config.data.storage_options = None
+        super().setup(trainer, pl_module, stage)
+
+
 def main() -> None:
     """Run the command line."""
     LightningCLI(
         Detector,
         VOCDataModule,
+        save_config_callback=SaveConfig,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
     )

@@ -6,18 +6,27 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from shard_tool.cli_options import (
+    Dest,
+    Format,
+    FormatOption,
+    StorageOption,
+    print_json,
+    say,
+    storage_options,
+)
+from shard_tool.cli_streaming import bench_command, plan_command
 from shard_tool.convert import (
     BAD_RECORDS_NAME,
     ConvertOptions,
@@ -29,6 +38,7 @@ from shard_tool.errors import OptionError, ShardToolError
 from shard_tool.manifest import Manifest, encode_manifest
 from shard_tool.progress import human_bytes, progress
 from shard_tool.release import RELEASE
+from shard_tool.sizes import parse_size
 from shard_tool.storage import Folder, load_manifest
 from shard_tool.verify import verify
 from shard_tool.voc.archives import archives_of
@@ -64,25 +74,6 @@ class OnBadRecord(StrEnum):
 
     fail = "fail"
     skip = "skip"
-
-
-class Format(StrEnum):
-    """How a result is printed."""
-
-    text = "text"
-    json = "json"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
-StorageOption = Annotated[
-    list[str],
-    typer.Option(
-        "--storage-option",
-        metavar="KEY=VALUE",
-        help="Option for the storage behind a URL; repeatable.",
-    ),
-]
-Dest = Annotated[str, typer.Argument(metavar="DEST", help="Folder of the dataset.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -137,19 +128,19 @@ def convert_command(
         task=task.value,
         splits=tuple(split),
         name=name,
-        shard_bytes=parse_size(shard_size),
+        shard_bytes=parse_size(shard_size, "--shard-size"),
         seed=seed,
         on_existing=on_existing.value,
         on_bad_record=on_bad_record.value,
         max_bad_records=max_bad_records,
-        storage_options=_storage_options(storage_option),
+        storage_options=storage_options(storage_option),
         **({} if workers is None else {"workers": workers}),
     )
     try:
         with progress("converting") as advance:
             report = convert(options, on_progress=lambda at: advance(*_converted(at)))
     except KeyboardInterrupt:
-        _say("interrupted: nothing is committed; repeat with --on-existing overwrite")
+        say("interrupted: nothing is committed; repeat with --on-existing overwrite")
         raise
     _print_conversion(report, dest, format_)
 
@@ -167,7 +158,7 @@ def verify_command(
     """Read every byte of a dataset and compare it with the manifest, the indexes and the JSON."""
     if workers is not None and workers < 1:
         raise OptionError("--workers", f"{workers} is below 1")
-    folder = Folder(dest, _storage_options(storage_option))
+    folder = Folder(dest, storage_options(storage_option))
     with progress("verifying") as advance:
         report = verify(
             folder,
@@ -176,7 +167,7 @@ def verify_command(
             on_progress=lambda done, total: advance(done, total, "shards"),
         )
     if format_ is Format.json:
-        _print_json(
+        print_json(
             {
                 "ok": not report.problems,
                 "problems": list(report.problems),
@@ -204,7 +195,7 @@ def info_command(
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
     """Say what a dataset holds, from its manifest alone."""
-    manifest = load_manifest(Folder(dest, _storage_options(storage_option)))
+    manifest = load_manifest(Folder(dest, storage_options(storage_option)))
     if format_ is Format.json:
         sys.stdout.write(encode_manifest(manifest).decode())
         return
@@ -241,58 +232,29 @@ def download_command(
             )
         paths.append(str(path))
     if format_ is Format.json:
-        _print_json({"archives": paths})
+        print_json({"archives": paths})
     else:
         typer.echo("\n".join(paths))
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as '64MiB', '100 MB' or '4096'.
-
-    Raises:
-        OptionError: Not a size.
-
-    >>> parse_size("64MiB")
-    67108864
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT]?)(i?)B)?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise OptionError("--shard-size", f"{text!r} is not a size", "write 64MiB or 100MB")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " KMGT".index((match[2] or " ").upper()))
+app.command("plan")(plan_command)
+app.command("bench")(bench_command)
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr: retries, say
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # to stderr
+    for name in ("shard_tool", "datamodules"):
+        logging.getLogger(name).setLevel(logging.INFO)  # retries, say
     try:
         app(prog_name="shard-tool")
     except ShardToolError as exc:
         problem = f"{exc.place}: {exc.problem}"
-        _say(f"error: {problem}" + (f"\n\nhint: {exc.hint}" if exc.hint else ""))
+        say(f"error: {problem}" + (f"\n\nhint: {exc.hint}" if exc.hint else ""))
         sys.exit(2 if isinstance(exc, OptionError) else 1)
     except OSError as exc:  # stdout's disk is full, say
-        _say(f"error: {exc.strerror or exc}")
+        say(f"error: {exc.strerror or exc}")
         sys.exit(1)
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False))
-
-
-def _storage_options(pairs: list[str]) -> dict[str, Any]:
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            problem = f"{key!r} is not KEY=VALUE"
-            raise OptionError("--storage-option", problem)
-        options[key] = value
-    return options
 
 
 def _converted(at: ConvertProgress) -> tuple[int, int, str]:
@@ -304,7 +266,7 @@ def _print_conversion(report: ConvertReport, dest: str, format_: Format) -> None
     manifest = report.manifest
     folder, num_bad = Folder(dest), len(report.bad_records)
     if num_bad:
-        _say(f"{num_bad} bad records skipped; listed in {folder.place(BAD_RECORDS_NAME)}")
+        say(f"{num_bad} bad records skipped; listed in {folder.place(BAD_RECORDS_NAME)}")
     if format_ is Format.json:
         document = {
             "dest": str(folder),
@@ -316,7 +278,7 @@ def _print_conversion(report: ConvertReport, dest: str, format_: Format) -> None
                 for name, split in manifest.splits.items()
             },
         }
-        _print_json(document)
+        print_json(document)
         return
     for name, split in manifest.splits.items():
         size = human_bytes(split.num_bytes)

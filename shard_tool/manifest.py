@@ -86,8 +86,8 @@ class Manifest:
 class ShardArrays:
     """The shards of one or more splits as arrays: what training workers get instead of JSON."""
 
-    names: NDArray[np.str_]
-    """str [shards], in manifest order."""
+    names: NDArray[np.bytes_]
+    """ASCII [shards], in manifest order: a quarter of the memory of text."""
     num_samples: NDArray[np.int64]
     """int64 [shards]."""
     num_bytes: NDArray[np.int64]
@@ -110,7 +110,7 @@ def shard_arrays(manifest: Manifest, splits: tuple[str, ...]) -> ShardArrays:
                 first_ids.append(next_id)
             next_id += entry.num_samples
     return ShardArrays(
-        names=np.array([entry.name for entry in entries], dtype=np.str_),
+        names=np.array([entry.name for entry in entries], dtype=np.bytes_),
         num_samples=np.array([entry.num_samples for entry in entries], np.int64),
         num_bytes=np.array([entry.num_bytes for entry in entries], np.int64),
         first_ids=np.array(first_ids, np.int64),
@@ -135,6 +135,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "splits": {name: asdict(split) for name, split in manifest.splits.items()},
         "fingerprint": manifest.fingerprint,
     }
+    document["sha256"] = _digest(document)
     return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
 
 
@@ -143,7 +144,8 @@ def parse_manifest(content: bytes, *, place: str) -> Manifest:
 
     Raises:
         ManifestError: Not JSON, another format or version, a field missing or of another type,
-            totals that do not add up, or a fingerprint that is not that of its shards.
+            totals that do not add up, a fingerprint that is not that of its shards, or a digest
+            that is not that of its content.
     """
     try:
         document = json.loads(content)
@@ -157,9 +159,10 @@ def parse_manifest(content: bytes, *, place: str) -> Manifest:
         raise ManifestError(place, problem, "install a release of voc-shards that knows it")
     try:
         manifest = _manifest_from_json(document)
-        claimed = document["fingerprint"]
+        claimed, digest = document["fingerprint"], document.pop("sha256")
     except KeyError as exc:
-        raise ManifestError(place, f"field {exc.args[0]!r} is missing") from exc
+        hint = "it is damaged or of another release: delete the folder and convert again"
+        raise ManifestError(place, f"field {exc.args[0]!r} is missing", hint) from exc
     except (TypeError, ValueError, AttributeError) as exc:
         raise ManifestError(place, f"a field holds what it cannot: {exc}") from exc
     names = [entry.name for split in manifest.splits.values() for entry in split.shards]
@@ -168,7 +171,16 @@ def parse_manifest(content: bytes, *, place: str) -> Manifest:
     if claimed != manifest.fingerprint:
         problem = f"fingerprint {claimed!r} is not its shards' ({manifest.fingerprint})"
         raise ManifestError(place, problem)
+    if digest != _digest(document):
+        problem = f"sha256 {digest!r} is not that of its content ({_digest(document)})"
+        raise ManifestError(place, problem, "it was changed or damaged: put the original there")
     return manifest
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """Of everything else in it: a flipped bit must not pass for a class, a count or a name."""
+    compact = json.dumps(document, ensure_ascii=False, separators=(",", ":"))  # the fast encoder
+    return hashlib.sha256(compact.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _manifest_from_json(document: dict[str, Any]) -> Manifest:

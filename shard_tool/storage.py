@@ -21,14 +21,22 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shard_tool.errors import ObjectMissing, ShardToolError, StoreError
+from shard_tool.errors import ManifestError, ObjectMissing, ShardToolError, StoreError
 from shard_tool.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from shard_tool.ranges import TIMEOUT_S, Range, read_parts, read_ranges, shown_cause
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+_TIMES = 3
+"""Times a remote manifest is read before it is called damaged."""
 PARTIAL = ".partial-"
 """Infix of the temporary names of files being written; readers never look at them."""
+
+
+_kept_alive: dict[int, Any] = {}
+"""File systems are never let go of: a forked child that drops its parent's (fsspec's cache does)
+would close, in a loop of its own, connections that are not its."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +46,12 @@ class Folder:
     Args:
         url: A local path, or any URL fsspec knows (``s3://bucket/voc``).
         options: fsspec's storage options for it. May hold secrets: never shown, never saved.
+        timeout_s: Seconds a request for bytes may take, with all its repetitions.
     """
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    timeout_s: float = TIMEOUT_S
     _absolute: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +61,9 @@ class Folder:
 
     def __str__(self) -> str:
         return public_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"Folder({str(self)!r})"  # the URL as given may hold a password
 
     @property
     def local(self) -> Path | None:
@@ -82,11 +95,39 @@ class Folder:
 
         Raises:
             ObjectMissing: There is none.
-            StoreError: The storage failed.
+            StoreError: The storage failed, and went on failing.
         """
         fs, path = self._fs_path()
-        with _errors_of(self.place(name), "read"):
-            return cast("bytes", fs.cat_file(f"{path}/{name}"))
+        if isinstance(fs, LocalFileSystem):
+            with _errors_of(self.place(name), "read"):
+                return Path(path, name).read_bytes()
+        whole = Range(f"{path}/{name}", self.place(name))
+        return read_ranges(fs, [whole], timeout_s=self.timeout_s)[0]
+
+    def read_ranges(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Ranges of objects as (name, start, stop), several requests at a time.
+
+        Raises:
+            ObjectMissing: There is no such object.
+            StoreError: The storage failed, and went on failing.
+            ShardError: An object ends before the range does.
+        """
+        fs, path = self._fs_path()
+        ranges = [Range(f"{path}/{name}", self.place(name), *at) for name, *at in wanted]
+        return read_ranges(fs, ranges, timeout_s=self.timeout_s)
+
+    def read_parts(self, name: str, start: int, stop: int, *, num_bytes: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop` of an object of `num_bytes`, a few MiB at a time.
+
+        Raises:
+            ObjectReplacedError: The object changed meanwhile; start again.
+            ObjectMissing: There is none.
+            StoreError: The storage failed, and went on failing.
+            ShardError: The object has another size.
+        """
+        fs, path = self._fs_path()
+        wanted = Range(f"{path}/{name}", self.place(name), start, stop)
+        return read_parts(fs, wanted, num_bytes=num_bytes, timeout_s=self.timeout_s)
 
     def remove(self, name: str) -> None:
         """Remove one object; nothing happens where there is none."""
@@ -122,11 +163,31 @@ class Folder:
     def _fs_path(self) -> tuple[Any, str]:
         """The file system (fsspec keeps one per process and options) and the path in it."""
         try:
-            fs, path = url_to_fs(self._absolute, **self.options)
+            fs, path = url_to_fs(self._absolute, **_with_defaults(self._absolute, self.options))
+            _kept_alive[id(fs)] = fs
         except (ValueError, ImportError) as exc:
             hint = f"known protocols: {', '.join(sorted(fsspec.available_protocols()))}"
             raise StoreError(str(self), f"cannot be opened: {exc}", hint) from exc
         return fs, path.rstrip("/")
+
+
+def _with_defaults(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under which s3fs fails soon and honestly; the user's own win.
+
+    Above `max_concurrency=1` it reads large objects without retries and returns a short answer as
+    a hole of zeros. Its retries and botocore's would multiply; ours, which go on with the part that
+    failed, come on top of one repetition of theirs. A fresh dict each time: botocore changes it.
+    """
+    if not url.startswith(("s3://", "s3a://")):
+        return dict(options)
+    config = {
+        "connect_timeout": 5,
+        "read_timeout": 15,
+        "max_pool_connections": 24,
+        "retries": {"total_max_attempts": 2, "mode": "standard"},
+    }
+    config |= options.get("config_kwargs", {})
+    return {"max_concurrency": 1, **options, "config_kwargs": config}
 
 
 def load_manifest(folder: Folder) -> Manifest:
@@ -137,7 +198,7 @@ def load_manifest(folder: Folder) -> Manifest:
         ManifestError: It is of an unknown version, damaged or contradicts itself.
     """
     try:
-        content = folder.read(MANIFEST_NAME)
+        return _load_manifest(folder)
     except ObjectMissing:
         names = folder.names()
         shards = [name for name in names if name.endswith(".tar")]
@@ -146,7 +207,17 @@ def load_manifest(folder: Folder) -> Manifest:
             raise ObjectMissing(str(folder), problem, "convert again") from None
         hint = "make a dataset with `shard-tool convert SOURCE DEST`"
         raise ObjectMissing(str(folder), f"no dataset here (no {MANIFEST_NAME})", hint) from None
-    return parse_manifest(content, place=folder.place(MANIFEST_NAME))
+
+
+def _load_manifest(folder: Folder, times: int = _TIMES) -> Manifest:
+    """Read and check it; from elsewhere again, where the way may have been at fault."""
+    content = folder.read(MANIFEST_NAME)
+    try:
+        return parse_manifest(content, place=folder.place(MANIFEST_NAME))
+    except ManifestError:
+        if folder.local is not None or times <= 1:
+            raise
+        return _load_manifest(folder, times - 1)
 
 
 def public_url(url: str) -> str:
@@ -173,10 +244,10 @@ def _errors_of(place: str, what: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise ObjectMissing(place, "there is no such object") from exc
-    except Exception as exc:
+        raise ObjectMissing(place, "there is no such object") from shown_cause(exc)
+    except Exception as exc:  # noqa: BLE001  (storage libraries share no base class)
         reason = getattr(exc, "strerror", None) or type(exc).__name__
-        raise StoreError(place, f"cannot be {what}: {reason}") from exc
+        raise StoreError(place, f"cannot be {what}: {reason}") from shown_cause(exc)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests share two cores
 
@@ -12,6 +13,10 @@ from hypothesis import settings
 
 from scripts.mini_voc import draw_archive
 from shard_tool.convert import ConvertOptions, convert
+from tests.kit.s3 import S3, make_bucket, s3_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
@@ -44,6 +49,19 @@ def mini_dataset(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -
 def mini_masks(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mini-VOC archive converted for segmentation. Read only."""
     return _converted(mini_archive, tmp_path_factory.mktemp("segmentation") / "voc", "segmentation")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 server."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    """The URL of a fresh bucket."""
+    return make_bucket(s3)
 
 
 def _converted(source: Path, dest: Path, task: str) -> Path:

@@ -10,29 +10,40 @@ ROOT = Path(__file__).resolve().parents[1]
 # Imports go from a line to lines above it.
 LAYERS = """
 shard_tool.errors shard_tool.release
-shard_tool.keyed shard_tool.tarshard shard_tool.sample shard_tool.manifest
+shard_tool.sizes
+shard_tool.keyed shard_tool.tarshard shard_tool.sample shard_tool.manifest shard_tool.ranges
 shard_tool.storage
 shard_tool.voc shard_tool.voc.annotation shard_tool.voc.imagesets shard_tool.voc.archives
 shard_tool.voc.devkit shard_tool.voc.download
 shard_tool.voc.record
 shard_tool.plan shard_tool.pool shard_tool.progress
 shard_tool.convert shard_tool.verify
-shard_tool shard_tool.cli
+shard_tool
 datamodules.world datamodules.order datamodules.partition datamodules.cursor
+datamodules.table datamodules.pieces datamodules.cache datamodules.cost
+datamodules.fetch
 datamodules.shards datamodules.decode datamodules.randomness
 datamodules.targets
 datamodules.collate datamodules.presets
+datamodules.slots
 datamodules.dataset
 datamodules.loader
-datamodules.voc
+datamodules.voc datamodules.forecast datamodules.bench
 datamodules
+shard_tool.cli_options
+shard_tool.cli_streaming
+shard_tool.cli
 """
 HEIGHT = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 
-FROM_SHARD_TOOL = {"errors", "keyed", "manifest", "tarshard", "storage", "sample"}
+FROM_SHARD_TOOL = {"errors", "keyed", "manifest", "ranges", "tarshard", "storage", "sample"}
+FROM_SHARD_TOOL |= {"sizes"}
 """What datamodules may use of shard_tool at the top of a module."""
 PREPARING = {"convert", "voc.archives", "voc.download"}
 """What datamodules.voc uses of it inside the functions that make a dataset."""
+TORCHLESS = {"world", "order", "partition", "cursor", "table", "pieces", "cache", "fetch"}
+TORCHLESS |= {"shards", "forecast"}
+"""Modules of datamodules that no torch is imported with."""
 
 
 def modules() -> dict[str, ast.Module]:
@@ -93,7 +104,7 @@ def test_heavy_libraries_stay_where_they_belong() -> None:
         top = {imported.split(".")[0] for imported in imports(at_top(tree))}
         if name.startswith("shard_tool"):
             assert not roots & {"torch", "torchvision", "webdataset", "pytorch_lightning"}, name
-        if name.rpartition(".")[2] in {"world", "order", "partition", "cursor", "shards"}:
+        if name.rpartition(".")[2] in TORCHLESS:
             assert "torch" not in top, name
         if name != "datamodules.voc":
             assert "pytorch_lightning" not in roots, name

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shard_tool.cli import main, parse_size
+from shard_tool.cli import main
 from shard_tool.errors import OptionError
 from shard_tool.release import RELEASE
+from shard_tool.sizes import parse_size
 from tests.kit.datasets import converted, files_of, manifest_of
 from tests.kit.processes import SHARD_TOOL, shard_tool
 from tests.kit.voc_tree import Picture, annotation, jpeg, pictures, voc_tree, write
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., tuple[str | int | None, str, str]]
 
-COMMANDS = ("convert", "verify", "info", "download")
+COMMANDS = ("convert", "verify", "info", "download", "plan", "bench")
 SIZE_HINT = "\n\nhint: write 64MiB or 100MB"
 SIZE = r"\d+(\.\d)? (B|KiB|MiB)"
 
@@ -296,11 +297,11 @@ def test_unknown_storage_shows_no_secret(tree: Path, run_here: Run) -> None:
     ],
 )
 def test_size_is_read_with_its_unit(text: str, num_bytes: int) -> None:
-    assert parse_size(text) == num_bytes
+    assert parse_size(text, "--shard-size") == num_bytes
 
 
 @pytest.mark.parametrize("text", ["", "MiB", "-1MB", "1e3", "64 M iB", "1,5MB", "64MiBs"])
 def test_text_that_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(OptionError) as caught:
-        parse_size(text)
+        parse_size(text, "--shard-size")
     assert str(caught.value) == f"--shard-size: {text!r} is not a size; write 64MiB or 100MB"

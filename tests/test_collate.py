@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from datamodules.collate import Batch, collate
+from datamodules.collate import Batch, Packing
 from datamodules.targets import Item
 from shard_tool.errors import SampleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def collate(items: list[Item], *, task: str, epoch: int, start: int, stop: int) -> Batch:
+    packing = Packing(len(items), task=task)
+    for item in items:
+        packing.add(item)
+    return packing.batch(epoch=epoch, start=start, stop=stop)
 
 
 def item_of(
@@ -80,7 +87,7 @@ def test_batch_is_packed_flat() -> None:
     assert (batch.keys, batch.epoch) == (("k0", "k1", "k2"), 4)
     assert (batch.start, batch.stop) == (30, 36)
     assert batch.pixels.tolist() == [
-        value for item in items for value in item.image.reshape(-1).tolist()
+        value for item in items for value in item.image.permute(1, 2, 0).reshape(-1).tolist()
     ]
     assert (batch.boxes.shape, batch.labels.shape, batch.masks.shape) == ((5, 4), (5,), (0,))
     assert all(tensor.is_contiguous() for tensor in tensors_of(batch).values())
@@ -237,5 +244,5 @@ def test_batch_of_several_image_dtypes_is_refused() -> None:
     items = [item_of(0, (4, 4), 1), item_of(1, (4, 4), 1, torch.float32)]
     with pytest.raises(SampleError) as caught:
         collate(items, task="detection", epoch=0, start=0, stop=2)
-    expected = "sample 'k0': one batch holds pictures of torch.float32, torch.uint8"
+    expected = "sample 'k1': one batch holds pictures of torch.uint8 and torch.float32"
     assert str(caught.value) == expected

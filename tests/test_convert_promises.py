@@ -56,6 +56,7 @@ def test_promise_1_same_shards_from_a_tree_and_from_its_tar(tmp_path: Path, tree
     first, second = manifest_of(tmp_path / "a"), manifest_of(tmp_path / "b")
     assert first.pop("sources")[0]["kind"] == "folder"
     assert second.pop("sources")[0]["kind"] == "archive"
+    assert first.pop("sha256") != second.pop("sha256")  # of the rest, sources included
     assert first == second
 
 

@@ -16,6 +16,7 @@ from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD, detection_train
 from shard_tool.errors import ObjectExists, ObjectMissing, OptionError, ResumeError
 from shard_tool.voc import archives, download
 from tests.kit.http_server import serve
+from tests.kit.stored import stored
 from tests.kit.training import Recorder, trainer
 
 if TYPE_CHECKING:
@@ -396,6 +397,18 @@ def test_bad_arguments_are_refused_at_once(tmp_path: Path) -> None:
         module(tmp_path, batch_size=0)
     with pytest.raises(OptionError, match="num_workers: -1 is below 0"):
         module(tmp_path, num_workers=-1)
+
+
+def test_data_without_a_split_says_how_to_do_without(tmp_path: Path) -> None:
+    root = stored(tmp_path / "voc", {"train": [8]})
+    data = module(root)
+    with pytest.raises(OptionError) as caught:
+        data.val_dataloader()
+    problem = f"{root}: has no split 'val', only train; give VOCDataModule another val_split"
+    assert str(caught.value) == f"{problem}, or the Trainer limit_val_batches=0"
+    model = Recorder()
+    trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(model, data)
+    assert model.global_step == 2
 
 
 def test_segmentation_loads_by_the_same_module(mini_masks: Path, tmp_path: Path) -> None:

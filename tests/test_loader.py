@@ -10,7 +10,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-from datamodules import ShardDataset, ShardLoader, World
+from datamodules import ShardDataset, ShardLoader, World, shards
 from datamodules.presets import detection_train
 from shard_tool.errors import (
     ObjectMissing,
@@ -20,6 +20,7 @@ from shard_tool.errors import (
     ShardError,
     ShardToolError,
 )
+from tests.kit.stored import stored
 from tests.kit.training import digest
 
 if TYPE_CHECKING:
@@ -534,3 +535,16 @@ def test_an_error_in_a_worker_names_sample_and_transform(mini_dataset: Path) -> 
         next(iter(loader))
     assert isinstance(error.value, ShardToolError)
     assert "sample '20" in str(error.value)
+
+
+def test_shards_of_a_wide_window_are_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a process keeps open otherwise: each would be opened for each of its samples."""
+    root = stored(tmp_path / "voc", {"train": [3] * 90})
+    opened: list[Path] = []
+    real = shards._mapped
+    monkeypatch.setattr(shards, "_mapped", lambda path: opened.append(path) or real(path))
+    data = ShardDataset(str(root), decode=False, window=45, lanes=2)
+    assert len({sample["__key__"] for sample in data}) == 270
+    assert len(opened) == len(set(opened)) == 90

@@ -68,7 +68,7 @@ def test_loaded_item_without_a_transform_is_the_stored_sample() -> None:
 
 def without(raw: RawSample, name: str) -> RawSample:
     members = {key: content for key, content in raw.members.items() if key != name}
-    return RawSample(raw.key, raw.place, raw.url, members)
+    return RawSample(raw.url, raw.key, members)
 
 
 def test_sample_without_a_member_its_task_needs_is_refused() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import struct
 import tarfile
 import zlib
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from webdataset.writer import TarWriter
 from shard_tool.errors import ShardError
 from shard_tool.tarshard import (
     ShardIndex,
+    copy_members,
     member_block,
     padded,
     read_at_of,
@@ -357,3 +360,62 @@ def test_end_marker_is_two_blocks_at_least() -> None:
     fitting = {"a": {"jpg": bytes(10_240 - 512 - len(END))}}
     assert len(written(fitting)[0]) == 10_240
     assert len(written({"a": {"jpg": fitting["a"]["jpg"] + b"x"}})[0]) == 20_480
+
+
+# One sample -----------------------------------------------------------------------------------
+
+
+ODD_MEMBERS = [
+    pytest.param([info("a/b.jpg", 700), info("a/b.json", 3)], tarfile.USTAR_FORMAT, id="folder"),
+    pytest.param([info(LONG, 5)], tarfile.USTAR_FORMAT, id="prefix"),
+    pytest.param([info(LONG * 3, 5)], tarfile.GNU_FORMAT, id="gnu"),
+    pytest.param([info("a.jpg", 5, pax={"x": "y"})], tarfile.PAX_FORMAT, id="pax"),
+    pytest.param([info("k" * 96 + ".jpg", 5)], tarfile.USTAR_FORMAT, id="100 bytes"),
+    pytest.param([info("a.jpg", 5), info("README", 9)], tarfile.USTAR_FORMAT, id="no dot"),
+    pytest.param([info("a.jpg", 5), LINKED], tarfile.USTAR_FORMAT, id="link"),
+    pytest.param([info("a.", 5), info("a.jpg", 0)], tarfile.USTAR_FORMAT, id="empty extension"),
+    pytest.param([info("a\udcff.jpg", 5)], tarfile.GNU_FORMAT, id="not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("members", "format_"), ODD_MEMBERS)
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_a_sample_of_any_tar_has_the_members_the_walk_finds(
+    members: list[tarfile.TarInfo], format_: int, kind: type
+) -> None:
+    tar = tar_of(members, format_)
+    stop = sample_starts(members_of(tar))[0][-1]
+    found: dict[str, Any] = {}
+    key = copy_members(kind(tar), 0, stop, found, place="a.tar")
+    walked = [m for m in members_of(tar) if m.is_file and split_name(m.name)]
+    expected = {split_name(m.name)[1]: tar[m.offset : m.offset + m.size] for m in walked}  # type: ignore[index]
+    assert {name: bytes(content) for name, content in found.items()} == expected
+    assert key == split_name(walked[-1].name)[0]  # type: ignore[index]
+
+
+@given(RECORDS.filter(bool))
+@settings(max_examples=50)
+def test_samples_read_back_as_they_were_written(records: Records) -> None:
+    content, result = written(records)
+    starts = result.index.starts.tolist()
+    read: Records = {}
+    for start, stop in itertools.pairwise(starts):
+        members: dict[str, bytes] = {}
+        read[copy_members(content, start, stop, members, place="a.tar")] = members
+    assert read == records
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        pytest.param(124, b"00000000080", id="an 8 in the size"),
+        pytest.param(124, b"0000_000010", id="an underscore in the size"),
+        pytest.param(124, b"00000777777", id="longer than its sample"),
+    ],
+)
+def test_a_damaged_header_of_a_sample_is_an_error(at: int, value: bytes) -> None:
+    tar = patched(tar_of([info("a.jpg", 700)]), at, value)
+    with pytest.raises(ShardError, match=r"a\.tar"):
+        copy_members(tar, 0, 1536, {}, place="a.tar")
+    with pytest.raises(ShardError, match=r"a\.tar"):
+        copy_members(tar, 0, 300, {}, place="a.tar")

@@ -82,4 +82,7 @@ def reworded(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | N
             split[total] = sum(shard[total] for shard in split["shards"])
     digests = b"".join(bytes.fromhex(shard["sha256"]) for shard in shards)
     document["fingerprint"] = sha256(digests).hexdigest()
+    document.pop("sha256")
+    content = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    document["sha256"] = sha256(content).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(document))

@@ -43,6 +43,11 @@ def shard_tool(*arguments: object, **options: Any) -> subprocess.CompletedProces
     )
 
 
+def _listen_to_ctrl_c() -> None:
+    """A shell lets what it runs in the background ignore SIGINT, and tests inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def group_of_processes(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """Run a command with its children in a group; whatever is left of it at the end is killed."""
@@ -53,6 +58,7 @@ def group_of_processes(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         stdin=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        preexec_fn=_listen_to_ctrl_c,
     )
     try:
         yield process

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from datamodules.cost import Cost
+from datamodules.randomness import preserved_generators
 from datamodules.shards import RawSample
-from datamodules.targets import load_item
+from datamodules.targets import annotated, load_item
 from shard_tool.errors import SampleError
+from shard_tool.keyed import digest_of
 from shard_tool.sample import Sample, SampleObject, Source, encode_sample
 from tests.kit.pictures import encoded, scene, voc_mask
 
@@ -47,13 +50,18 @@ def raw_of(sample: Sample, **members: bytes) -> RawSample:
         "json": encode_sample(sample),
     } | {name.replace("_", "."): content for name, content in members.items()}
     views = {name: memoryview(content) for name, content in contents.items()}
-    return RawSample(sample.key, PLACE, "train-000000.tar", views)
+    return RawSample("train-000000.tar", sample.key, views)
 
 
 def load(transform: Any = None, sample: Sample | None = None, **kwargs: Any) -> Item:
     options: dict[str, Any] = {"task": "detection", "random_key": ("t", 0), "sample_id": 17}
+    options["cost"] = Cost()
     raw = kwargs.pop("raw", None) or raw_of(sample or sample_of())
-    return load_item(raw, transform=transform, **(options | kwargs))
+    with preserved_generators():
+        options |= kwargs
+        sample = annotated(raw, sample_id=options.pop("sample_id"), task=options.pop("task"))
+        key = digest_of(options.pop("random_key"))
+        return load_item(sample, transform=transform, random_key=key, **options)
 
 
 def refusal(transform: Any = None, **kwargs: Any) -> str:

@@ -132,7 +132,7 @@ def _worker(
 
 def _copy_of(order: CanonicalOrder) -> CanonicalOrder:
     return CanonicalOrder(
-        order._lengths,
+        order.shard_lengths,
         seed=order.seed,
         lanes=order.lanes,
         window=order.window,
@@ -143,7 +143,7 @@ def _copy_of(order: CanonicalOrder) -> CanonicalOrder:
 def sample_ids(order: CanonicalOrder, places: tuple[Any, Any]) -> list[int]:
     """Ids of samples given as `EpochOrder.locate` gives them."""
     shards, rows = places
-    first_ids = np.cumsum(order._lengths) - order._lengths
+    first_ids = np.cumsum(order.shard_lengths) - order.shard_lengths
     ids: list[int] = (first_ids[shards] + rows).tolist()
     return ids
 

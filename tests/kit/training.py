@@ -57,7 +57,8 @@ class Recorder(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         self._write("train", batch)
         images, _ = batch
-        return self.weight * images[0].float().mean()
+        loss: torch.Tensor = self.weight * images[0].float().mean()
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._write("val", batch)
@@ -86,10 +87,9 @@ class Recorder(LightningModule):
         """Sample ids in the order they were seen."""
         return [i for line in self.of(stage, epoch) for i in line["ids"]]
 
-    def _write(self, stage: str, batch: Batch) -> None:
-        if self.trainer.sanity_checking:
-            return
-        line = {
+    def line_of(self, stage: str, batch: Batch) -> dict[str, Any]:
+        """What is written down of a batch."""
+        return {
             "stage": stage,
             "epoch": batch.epoch,
             "start": batch.start,
@@ -98,6 +98,14 @@ class Recorder(LightningModule):
             "digest": digest(batch),
             "digests": sample_digests(batch),
         }
+
+    def _write(self, stage: str, batch: Batch) -> None:
+        if self.trainer.sanity_checking:
+            return
+        self.write_line(self.line_of(stage, batch))
+
+    def write_line(self, line: dict[str, Any]) -> None:
+        """Append a line, here and to the rank's file."""
         self.lines.append(line)
         if self.log_file is not None:
             with Path(f"{self.log_file}.{self.global_rank}").open("a") as file:
