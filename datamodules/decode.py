@@ -45,13 +45,49 @@ def decode_image(content: bytes | memoryview, *, place: str) -> torch.Tensor:
     Raises:
         SampleError: Not a picture, damaged, or larger than `MAX_PIXELS`.
     """
+    return torch.from_numpy(decode_scaled(content, 1, place=place)).permute(2, 0, 1)
+
+
+def picture_size(content: bytes | memoryview, *, place: str) -> tuple[int, int]:
+    """(height, width) of a picture, by its header.
+
+    Raises:
+        SampleError: Not a picture, or larger than `MAX_PIXELS`.
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        height, width = _decode_by_pillow(content, "RGB", place).shape[:2]
+    _check_size(width, height, place)
+    return height, width
+
+
+def decode_scaled(content: bytes | memoryview, factor: int, *, place: str) -> NDArray[np.uint8]:
+    """Decode a JPEG (or what Pillow knows) to RGB at a fraction of its size.
+
+    Args:
+        content: The file's bytes.
+        factor: 1, 2, 4 or 8; sides are divided by it and rounded up. Only JPEG is decoded smaller,
+            by fewer terms of its cosine transforms, which is what an average over as many pixels
+            comes near to.
+        place: What errors call it.
+
+    Returns:
+        uint8 [H, W, 3]; of the full size where the format cannot be scaled.
+
+    Raises:
+        SampleError: As `decode_image`.
+    """
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(content)
         _check_size(width, height, place)
-        pixels = cast("NDArray[np.uint8]", simplejpeg.decode_jpeg(content, colorspace="RGB"))
+        smaller = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
+        return cast(
+            "NDArray[np.uint8]",
+            simplejpeg.decode_jpeg(content, colorspace="RGB", **(smaller if factor > 1 else {})),
+        )
     except ValueError:
-        pixels = _decode_by_pillow(content, "RGB", place)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        return _decode_by_pillow(content, "RGB", place)
 
 
 def decode_mask(content: bytes | memoryview, *, place: str) -> torch.Tensor:

@@ -1,55 +1,154 @@
-"""Default transforms, each short enough to read as the recipe it is.
+"""Recipes, each short enough to read as what it is.
 
-Plain `torchvision.transforms.v2` on tv_tensors: take them apart, or put your own before or after.
+Every one draws a view of the picture and a plan for it (`geometry`), and perhaps a change of
+colours (`color`); `FusedTransform` does all of it at once. Take one apart to write another, put
+`torchvision.transforms.v2` after it with `.then(…)`, or before it in a `v2.Compose`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from torchvision.transforms import v2
+
+from datamodules.color import photometric_distortion
+from datamodules.fused import Drawn, FusedTransform
+from datamodules.geometry import View, flip, iou_crop, resized_crop, short_side, stretch, zoom_out
 
 if TYPE_CHECKING:
-    from datamodules.targets import Transform
+    from collections.abc import Callable
 
-
-def _compose(*steps: object) -> Transform:
-    return cast("Transform", v2.Compose(list(steps)))
-
-
-def detection_train(size: int = 300) -> Transform:
-    """SSD's geometry without its colours: IoU crop, flip, resize to size x size, sane boxes.
-
-    Source: Liu et al., "SSD: Single Shot MultiBox Detector", 2016, section 2.2.
-    """
-    return _compose(
-        v2.RandomIoUCrop(),
-        v2.RandomHorizontalFlip(),
-        v2.Resize((size, size), antialias=True),
-        v2.ClampBoundingBoxes(),
-        v2.SanitizeBoundingBoxes(),
-    )
-
-
-def detection_eval(size: int = 300) -> Transform:
-    """Resize to size x size; every box is kept."""
-    return cast("Transform", v2.Resize((size, size), antialias=True))
-
-
-def segmentation_train(size: int = 256) -> Transform:
-    """Random resized crop of 0.5 to 1 of the picture and flip; masks by nearest neighbour."""
-    return _compose(
-        v2.RandomResizedCrop((size, size), scale=(0.5, 1.0), antialias=True),
-        v2.RandomHorizontalFlip(),
-    )
-
-
-def segmentation_eval(size: int = 256) -> Transform:
-    """Resize to size x size; masks by nearest neighbour."""
-    return cast("Transform", v2.Resize((size, size), antialias=True))
-
+    import numpy as np
+    from numpy.typing import NDArray
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
 """RGB mean of ImageNet in [0, 1], which torchvision's classification backbones expect."""
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
+"""RGB standard deviation of ImageNet in [0, 1]."""
+_MEAN_RGB = (123, 117, 104)
+"""The same mean in 0 … 255, with which SSD fills what lies beyond a picture."""
+
+
+def ssd(size: int = 300) -> FusedTransform:
+    """SSD's recipe: colours, zoom-out, IoU crop, flip, resize to size x size.
+
+    Source: Liu et al., "SSD: Single Shot MultiBox Detector", 2016, sections 2.2 and 3.6.
+    """
+    return FusedTransform(partial(_ssd, size), fill=_MEAN_RGB)
+
+
+def _ssd(
+    size: int, size_hw: tuple[int, int], boxes: NDArray[np.float32], generator: np.random.Generator
+) -> Drawn:
+    change = photometric_distortion(generator)
+    view = zoom_out(View.whole(size_hw), generator)
+    view, is_held = iou_crop(view, boxes, generator)
+    return Drawn(flip(stretch(view, (size, size)), generator), change, is_held)
+
+
+def ssdlite(size: int = 320) -> FusedTransform:
+    """IoU crop, flip, resize to size x size: SSD's recipe without zoom-out and colours.
+
+    Source: torchvision's recipe for ssdlite320_mobilenet_v3_large.
+    """
+    return FusedTransform(partial(_ssdlite, size))
+
+
+def _ssdlite(
+    size: int, size_hw: tuple[int, int], boxes: NDArray[np.float32], generator: np.random.Generator
+) -> Drawn:
+    view, is_held = iou_crop(View.whole(size_hw), boxes, generator)
+    return Drawn(flip(stretch(view, (size, size)), generator), is_kept=is_held)
+
+
+def retinanet(short: int = 800, longest: int = 1333) -> FusedTransform:
+    """Flip; the shorter side to `short` pixels unless the longer passes `longest`.
+
+    Source: Lin et al., "Focal loss for dense object detection", 2017, sections 4 and 5.
+    """
+    return FusedTransform(partial(_retinanet, short, longest))
+
+
+def retinanet_eval(short: int = 800, longest: int = 1333) -> FusedTransform:
+    """The same without the flip; every box is kept."""
+    return FusedTransform(partial(_short_side, short, longest), min_size=0)
+
+
+def _short_side(
+    short: int,
+    longest: int,
+    size_hw: tuple[int, int],
+    boxes: NDArray[np.float32],  # noqa: ARG001
+    generator: np.random.Generator,  # noqa: ARG001
+) -> Drawn:
+    return Drawn(short_side(View.whole(size_hw), short, longest))
+
+
+def _retinanet(
+    short: int,
+    longest: int,
+    size_hw: tuple[int, int],
+    boxes: NDArray[np.float32],  # noqa: ARG001
+    generator: np.random.Generator,
+) -> Drawn:
+    return Drawn(flip(short_side(View.whole(size_hw), short, longest), generator))
+
+
+def resize(size: int) -> FusedTransform:
+    """Resize to size x size; every box is kept."""
+    return FusedTransform(partial(_resize, size), min_size=0)
+
+
+def _resize(
+    size: int,
+    size_hw: tuple[int, int],
+    boxes: NDArray[np.float32],  # noqa: ARG001
+    generator: np.random.Generator,  # noqa: ARG001
+) -> Drawn:
+    return Drawn(stretch(View.whole(size_hw), (size, size)))
+
+
+def random_resized_crop(size: int, scale: tuple[float, float] = (0.5, 1.0)) -> FusedTransform:
+    """A crop of a share of the picture's area in `scale`, flip, resize to size x size."""
+    return FusedTransform(partial(_random_resized_crop, size, scale))
+
+
+def _random_resized_crop(
+    size: int,
+    scale: tuple[float, float],
+    size_hw: tuple[int, int],
+    boxes: NDArray[np.float32],  # noqa: ARG001
+    generator: np.random.Generator,
+) -> Drawn:
+    view = resized_crop(View.whole(size_hw), generator, scale=scale)
+    return Drawn(flip(stretch(view, (size, size)), generator))
+
+
+def detection_train(size: int = 300) -> FusedTransform:
+    """The default for training detectors: `ssdlite`."""
+    return ssdlite(size)
+
+
+def detection_eval(size: int = 300) -> FusedTransform:
+    """Resize to size x size; every box is kept."""
+    return resize(size)
+
+
+def segmentation_train(size: int = 256) -> FusedTransform:
+    """Random resized crop of 0.5 to 1 of the picture and flip; masks by nearest neighbour."""
+    return random_resized_crop(size)
+
+
+def segmentation_eval(size: int = 256) -> FusedTransform:
+    """Resize to size x size; masks by nearest neighbour."""
+    return resize(size)
+
+
+RECIPES: dict[str, tuple[Callable[[int], FusedTransform], Callable[[int], FusedTransform]]] = {
+    "ssd": (ssd, resize),
+    "ssdlite": (ssdlite, resize),
+    "retinanet": (retinanet, retinanet_eval),
+    "random_resized_crop": (random_resized_crop, resize),
+}
+"""Name to what makes the transforms for training and for evaluation, of the size in pixels."""

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from datamodules.decode import decode_image, decode_mask
+from datamodules.decode import decode_image, decode_mask, picture_size
+from datamodules.fused import FusedTransform
 from datamodules.randomness import seed_generators
 from shard_tool.errors import SampleError
 from shard_tool.sample import parse_sample
@@ -134,6 +135,12 @@ def load_item(
             hold; names the sample.
     """
     raw = sample.raw
+    if isinstance(transform, FusedTransform):
+        begun = time.perf_counter()
+        result = _loaded_fused(transform, sample, random_key)
+        image, target = _checked(result, transform, sample)
+        cost.transform_s += time.perf_counter() - begun  # decoding is a part of it
+        return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
     begun = time.perf_counter()
     pixels = decode_image(raw.members["jpg"], place=f"{raw.place}.jpg")
     _check_size((pixels.shape[1], pixels.shape[2]), sample)
@@ -199,6 +206,26 @@ def _transformed(
         return transform(image, target)
     except Exception as exc:
         raise _failed(transform, exc, place) from exc
+
+
+def _loaded_fused(transform: FusedTransform, sample: Annotated, random_key: bytes) -> Any:
+    raw, target = sample.raw, sample.target
+    _check_size(picture_size(raw.members["jpg"], place=f"{raw.place}.jpg"), sample)
+    if target is not None:
+        target = {**target, "labels": PerBox.of(target["labels"])}
+    try:
+        return transform.load(
+            raw.members["jpg"],
+            target,
+            raw.members.get("class.png"),
+            size_hw=sample.size_hw,
+            random_key=random_key,
+            place=raw.place,
+        )
+    except SampleError:
+        raise
+    except Exception as exc:
+        raise _failed(transform, exc, raw.place) from exc
 
 
 def _check_size(size_hw: tuple[int, int], sample: Annotated) -> None:

@@ -31,12 +31,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 
-_DEFAULT_TRANSFORMS = {
-    ("detection", True): presets.detection_train,
-    ("detection", False): presets.detection_eval,
-    ("segmentation", True): presets.segmentation_train,
-    ("segmentation", False): presets.segmentation_eval,
-}
+_DEFAULT_RECIPES = {"detection": "ssdlite", "segmentation": "random_resized_crop"}
 
 
 class VOCDataModule(LightningDataModule):
@@ -63,6 +58,9 @@ class VOCDataModule(LightningDataModule):
         download: `prepare_data` downloads and verifies the official archive of `year` and converts
             it where `data_dir` holds no dataset (the archive stays in ``<data_dir>.archives``).
         task: 'detection' or 'segmentation': what `prepare_data` converts for.
+        transforms: Name of a recipe of `presets.RECIPES` ('ssd', 'ssdlite', 'retinanet', …), for
+            stages whose transforms are not given; None: 'ssdlite' for detection,
+            'random_resized_crop' for segmentation.
         image_size: Height and width in pixels that the default transforms resize to.
         seed: Of the order of samples and the randomness of transforms.
         lanes: Lanes of the order; None: the number of nodes of the first run.
@@ -100,6 +98,7 @@ class VOCDataModule(LightningDataModule):
         source: str | None = None,
         download: bool = False,
         task: str = "detection",
+        transforms: str | None = None,
         image_size: int = 300,
         seed: int = 0,
         lanes: int | None = None,
@@ -122,6 +121,10 @@ class VOCDataModule(LightningDataModule):
             raise OptionError("batch_size", f"{batch_size} is below 1")
         if num_workers < 0:
             raise OptionError("num_workers", f"{num_workers} is below 0")
+        if transforms is not None and transforms not in presets.RECIPES:
+            known = ", ".join(sorted(presets.RECIPES))
+            hint = "or give train_transforms, val_transforms and test_transforms themselves"
+            raise OptionError("transforms", f"{transforms!r} is not one of {known}", hint)
         roots = [str(r) for r in (data_dir if isinstance(data_dir, list | tuple) else [data_dir])]
         if (source or download) and len(roots) > 1:
             problem = f"{len(roots)} folders given, prepare_data can make one dataset"
@@ -136,6 +139,7 @@ class VOCDataModule(LightningDataModule):
             "test": test_transforms,
         }
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.recipe = transforms
         self.image_size, self.seed, self.lanes, self.window = image_size, seed, lanes, window
         self.persistent_workers = persistent_workers
         self.reading: dict[str, Any] = {
@@ -304,8 +308,8 @@ class VOCDataModule(LightningDataModule):
             hint += ", or the Trainer limit_val_batches=0" if stage == "val" else ""
             raise OptionError(exc.place, exc.problem, hint) from exc
         if dataset.transform is None:
-            default = _DEFAULT_TRANSFORMS[dataset.task, stage == "train"]
-            dataset.transform = default(self.image_size)
+            train, evaluation = presets.RECIPES[self.recipe or _DEFAULT_RECIPES[dataset.task]]
+            dataset.transform = (train if stage == "train" else evaluation)(self.image_size)
         return dataset
 
     def _loader(

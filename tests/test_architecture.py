@@ -19,10 +19,12 @@ shard_tool.voc.record
 shard_tool.plan shard_tool.pool shard_tool.progress
 shard_tool.convert shard_tool.verify
 shard_tool
-datamodules.world datamodules.order datamodules.partition datamodules.cursor
+datamodules.world datamodules.order datamodules.partition datamodules.cursor datamodules.geometry
 datamodules.table datamodules.pieces datamodules.cache datamodules.cost
 datamodules.fetch
-datamodules.shards datamodules.decode datamodules.randomness
+datamodules.shards datamodules.decode datamodules.randomness datamodules.color
+datamodules.render
+datamodules.fused
 datamodules.targets
 datamodules.collate datamodules.presets
 datamodules.slots

@@ -1,0 +1,296 @@
+"""Where each output pixel comes from, drawn before a picture is decoded.
+
+A `View` is a rectangle in the stored picture's pixels that may reach beyond it. Zooming out makes
+it larger, cropping smaller, and nothing else happens until all is drawn; then a `Plan` says how the
+view becomes the output, and boxes, pictures and masks go through the same plan once. What is drawn
+depends on sizes, boxes and a generator alone.
+
+Boxes are float32 [N, 4], xyxy in pixels, half-open: (0, 0, W, H) is one over a whole W x H picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+SSD_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)
+"""Least overlaps a crop is drawn with, each as likely; None: no crop. Liu et al. 2016, section 2.2
+(which has 0.1, 0.3, 0.5, 0.7, 0.9, any and none)."""
+
+
+_SPARE = 1.75
+"""On photographs, pixels then differ by 1.3 levels (factor 2) to 1.6 (factor 4) in the mean from
+those of a picture decoded whole and scaled once; with none to spare by 3."""
+
+
+class View(NamedTuple):
+    """A rectangle of a stored picture, in its pixels; may reach beyond it."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @classmethod
+    def whole(cls, size_hw: tuple[int, int]) -> View:
+        """The picture itself."""
+        return cls(0, 0, size_hw[1], size_hw[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a view becomes an output picture."""
+
+    view: View
+    size_hw: tuple[int, int]
+    """(height, width) of the output."""
+    inner_hw: tuple[int, int] | None = None
+    """(height, width) of the output's upper left part the view is scaled to, the rest is filled;
+    None: all of it."""
+    is_flipped: bool = False
+    """Mirrored left to right, after all else."""
+
+    @property
+    def scaled_hw(self) -> tuple[int, int]:
+        """(height, width) the view is scaled to."""
+        return self.inner_hw or self.size_hw
+
+    def boxes(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes of the stored picture in the output, clipped to the view: float32 [N, 4]."""
+        (height, width), view = self.scaled_hw, self.view
+        scale_x, scale_y = width / view.width, height / view.height
+        moved = boxes.astype(np.float64) - [view.left, view.top, view.left, view.top]
+        moved *= [scale_x, scale_y, scale_x, scale_y]
+        np.clip(moved, 0, [width, height, width, height], out=moved)
+        if self.is_flipped:
+            full = self.size_hw[1]
+            moved[:, [0, 2]] = full - moved[:, [2, 0]]
+        return moved.astype(np.float32)
+
+    def visible(self, boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Share of each box's area that lies in the view: float64 [N] in [0, 1]."""
+        view = self.view
+        right, bottom = view.left + view.width, view.top + view.height
+        x0, y0, x1, y1 = boxes.astype(np.float64).T
+        inside = np.clip(np.minimum(x1, right) - np.maximum(x0, view.left), 0, None)
+        inside *= np.clip(np.minimum(y1, bottom) - np.maximum(y0, view.top), 0, None)
+        area = (x1 - x0) * (y1 - y0)
+        share: NDArray[np.float64] = np.zeros_like(inside)
+        np.divide(inside, area, out=share, where=area > 0)
+        return share
+
+    def shrink(self) -> float:
+        """Stored pixels to an output pixel, in the direction in which they are fewer."""
+        height, width = self.scaled_hw
+        return min(self.view.height / height, self.view.width / width)
+
+
+# Views ------------------------------------------------------------------------------------------
+
+
+def zoom_out(
+    view: View,
+    generator: np.random.Generator,
+    *,
+    side_range: tuple[float, float] = (1.0, 4.0),
+    probability: float = 0.5,
+) -> View:
+    """Put the view somewhere in a larger one, whose sides are a drawn factor longer.
+
+    Source: SSD's expansion (Liu et al. 2016, section 3.6), with torchvision's ranges.
+    """
+    if generator.random() >= probability:
+        return view
+    low, high = side_range
+    factor = low + generator.random() * (high - low)
+    width, height = int(view.width * factor), int(view.height * factor)
+    across, down = generator.random(2)
+    left = view.left - int((width - view.width) * across)
+    return View(left, view.top - int((height - view.height) * down), width, height)
+
+
+def iou_crop(
+    view: View,
+    boxes: NDArray[np.float32],
+    generator: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.3, 1.0),
+    aspect: tuple[float, float] = (0.5, 2.0),
+    overlaps: Sequence[float | None] = SSD_OVERLAPS,
+    trials: int = 40,
+) -> tuple[View, NDArray[np.bool_]]:
+    """SSD's crop: one that overlaps some box by at least a drawn IoU.
+
+    Draws an overlap, then up to `trials` crops; where none will do, another overlap. A crop will
+    do where its aspect (width / height) is in range, it holds some box's centre, and overlaps one
+    of those boxes enough.
+
+    Source: Liu et al. 2016, section 2.2, with torchvision's ranges.
+
+    Args:
+        view: What is cropped.
+        boxes: float32 [N, 4], in the stored picture. Without any there is no crop.
+        generator: What draws.
+        scale: Range of the crop's sides as shares of the view's.
+        aspect: Range of width / height.
+        overlaps: Least IoUs; None: the view as it is.
+        trials: Crops drawn for one overlap.
+
+    Returns:
+        (the crop, bool [N]: boxes whose centres it holds).
+    """
+    everything = np.ones(len(boxes), np.bool_)
+    if not len(boxes):
+        return view, everything
+    boxes = boxes.astype(np.float64)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    while True:
+        overlap = overlaps[int(generator.integers(len(overlaps)))]
+        if overlap is None:
+            return view, everything
+        # All trials at once: the first that will do is the one that trying in turn would find.
+        draws = generator.random((trials, 4))
+        sides = scale[0] + (scale[1] - scale[0]) * draws[:, :2]
+        sizes = np.floor(sides * [view.width, view.height])
+        starts = np.floor(([view.width, view.height] - sizes) * draws[:, 2:])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = sizes[:, 0] / sizes[:, 1]
+        is_fit = (sizes > 0).all(1) & (aspect[0] <= ratios) & (ratios <= aspect[1])
+        if not is_fit.any():
+            continue
+        starts, sizes = starts[is_fit] + [view.left, view.top], sizes[is_fit]
+        stops = starts + sizes
+        is_held = np.all((starts[:, None] < centres) & (centres < stops[:, None]), axis=2)
+        upper, lower = (
+            np.minimum(stops[:, None], boxes[:, 2:]),
+            np.maximum(starts[:, None], boxes[:, :2]),
+        )
+        inside = (upper - lower).clip(0, None).prod(2)
+        ious = np.where(is_held, inside / (sizes.prod(1)[:, None] + areas - inside), -1.0)
+        found = np.flatnonzero(ious.max(1) >= overlap)
+        if len(found):
+            first = found[0]
+            left, top = starts[first].astype(int).tolist()
+            width, height = sizes[first].astype(int).tolist()
+            return View(left, top, width, height), is_held[first]
+
+
+def resized_crop(
+    view: View,
+    generator: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    trials: int = 10,
+) -> View:
+    """Inception's crop: a drawn share of the area at a drawn aspect, else the centre.
+
+    Source: Szegedy et al., "Going deeper with convolutions", 2015, section 6; with torchvision's
+    ranges.
+
+    Args:
+        view: What is cropped.
+        generator: What draws.
+        scale: Range of the crop's area as a share of the view's.
+        aspect: Range of width / height, drawn evenly in its logarithm.
+        trials: Crops drawn before the largest one in the centre is taken.
+    """
+    area, (low, high) = view.width * view.height, np.log(aspect)
+    draws = generator.random((trials, 4))
+    areas = area * (scale[0] + (scale[1] - scale[0]) * draws[:, 0])
+    ratios = np.exp(low + (high - low) * draws[:, 1])
+    widths = np.rint(np.sqrt(areas * ratios)).astype(int)
+    heights = np.rint(np.sqrt(areas / ratios)).astype(int)
+    is_fit = (widths > 0) & (widths <= view.width) & (heights > 0) & (heights <= view.height)
+    for first in np.flatnonzero(is_fit)[:1]:
+        width, height = int(widths[first]), int(heights[first])
+        left = int(draws[first, 2] * (view.width - width + 1))
+        top = int(draws[first, 3] * (view.height - height + 1))
+        return View(view.left + left, view.top + top, width, height)
+    width, height, ratio = view.width, view.height, view.width / view.height
+    if ratio < aspect[0]:
+        height = round(width / aspect[0])
+    elif ratio > aspect[1]:
+        width = round(height * aspect[1])
+    left, top = (view.width - width) // 2, (view.height - height) // 2
+    return View(view.left + left, view.top + top, width, height)
+
+
+# Plans ------------------------------------------------------------------------------------------
+
+
+def stretch(view: View, size_hw: tuple[int, int]) -> Plan:
+    """Scale the view to one size, whatever its aspect."""
+    return Plan(view, size_hw)
+
+
+def short_side(view: View, short: int, longest: int) -> Plan:
+    """Scale the view by one factor: its shorter side to `short`, or the longer one to `longest`.
+
+    Whichever is smaller.
+
+    Source: Lin et al., "Focal loss for dense object detection" (RetinaNet), 2017, section 4.1.
+    """
+    least, most = sorted((view.height, view.width))
+    sides = (short, short * most // least)
+    if sides[1] > longest:
+        sides = (max(1, longest * least // most), longest)
+    return Plan(view, sides if view.height <= view.width else (sides[1], sides[0]))
+
+
+def letterbox(view: View, size: int) -> Plan:
+    """Scale the view by one factor into a square of `size`, in its upper left corner."""
+    factor = size / max(view.height, view.width)
+    inner = (max(1, round(view.height * factor)), max(1, round(view.width * factor)))
+    return Plan(view, (size, size), inner)
+
+
+def flip(plan: Plan, generator: np.random.Generator, *, probability: float = 0.5) -> Plan:
+    """Mirror the output left to right, or not."""
+    return replace(plan, is_flipped=bool(generator.random() < probability))
+
+
+def kept_boxes(
+    plan: Plan,
+    boxes: NDArray[np.float32],
+    *,
+    min_size: float = 1.0,
+    min_visible: float = 0.0,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Boxes in the output, and which of them are worth keeping.
+
+    Args:
+        plan: The plan.
+        boxes: float32 [N, 4], in the stored picture.
+        min_size: Pixels of the output that both sides of a box must have.
+        min_visible: Least share of a box's area in the view.
+
+    Returns:
+        (float32 [N, 4], bool [N]).
+    """
+    moved = plan.boxes(boxes)
+    sides = moved[:, 2:] - moved[:, :2]
+    is_kept = np.asarray((sides >= min_size).all(1))
+    if min_visible > 0:
+        is_kept &= plan.visible(boxes) >= min_visible
+    return moved, is_kept
+
+
+def decode_factor(plan: Plan, size_hw: tuple[int, int]) -> int:
+    """By how much a picture may be decoded smaller: 1, 2, 4 or 8.
+
+    The largest of them that leaves `_SPARE` decoded pixels to an output pixel, in either direction.
+    libjpeg-turbo is fast at these factors only.
+    """
+    shrink = plan.shrink() / _SPARE
+    factor = 2 ** min(3, int(math.log2(shrink))) if shrink >= 2 else 1
+    return factor if min(size_hw) >= factor else 1

@@ -1,0 +1,150 @@
+"""Colour changes as one matrix, beside the same steps one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tvf
+
+from datamodules.color import LUMA, ColorChange, photometric_distortion, recolored
+from tests.kit.pictures import scene
+
+FACTORS = st.one_of(st.none(), st.floats(0.5, 1.5))
+
+
+@st.composite
+def changes(draw: Any) -> ColorChange:
+    return ColorChange(
+        brightness=draw(FACTORS),
+        contrast=draw(FACTORS),
+        saturation=draw(FACTORS),
+        hue=draw(st.one_of(st.none(), st.floats(-0.5, 0.5))),
+        channels=draw(st.one_of(st.none(), st.permutations([0, 1, 2]).map(tuple))),
+        contrast_first=draw(st.booleans()),
+    )
+
+
+def picture(height: int = 61, width: int = 83) -> torch.Tensor:
+    """uint8 [H, W, 3]; no multiple of the pixels that are multiplied at a time."""
+    return torch.from_numpy(scene(height, width))
+
+
+def in_steps(pixels: torch.Tensor, change: ColorChange) -> np.ndarray:
+    """Each step alone, in float, none clipped or rounded."""
+    found = pixels.numpy().astype(np.float64)
+
+    def contrast() -> np.ndarray:
+        grey = (found.reshape(-1, 3)[::17] @ np.array(LUMA)).mean()
+        return change.contrast * found + (1 - change.contrast) * grey
+
+    if change.brightness is not None:
+        found = found * change.brightness
+    if change.contrast is not None and change.contrast_first:
+        found = contrast()
+    if change.saturation is not None:
+        grey = (found @ np.array(LUMA))[..., None]
+        found = change.saturation * found + (1 - change.saturation) * grey
+    if change.hue is not None:
+        axis = np.ones(3) / np.sqrt(3)
+        angle = 2 * np.pi * change.hue
+        along = (found @ axis)[..., None] * axis
+        found = along + (found - along) * np.cos(angle) + np.cross(axis, found) * np.sin(angle)
+    if change.contrast is not None and not change.contrast_first:
+        found = contrast()
+    if change.channels is not None:
+        found = found[..., list(change.channels)]
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(changes())
+def test_one_matrix_does_what_the_steps_do(change: ColorChange) -> None:
+    pixels = picture()
+    expected = np.clip(in_steps(pixels, change), 0, 255)
+    found = recolored(pixels, change).numpy().astype(np.float64)
+    assert np.abs(found - expected).max() < 0.501, "the nearest level, but for float32"
+
+
+@settings(max_examples=300, deadline=None)
+@given(changes())
+def test_greys_stay_greys(change: ColorChange) -> None:
+    """Which `recolored` relies on: the three offsets are one."""
+    matrix = change.matrix(np.array([90.0, 120.0, 70.0]))
+    assert matrix.shape == (3, 4)
+    assert matrix[:, 3] == pytest.approx(matrix[0, 3], abs=1e-4)
+    sums = matrix[:, :3].sum(1)
+    assert sums == pytest.approx(sums[0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "theirs"),
+    [
+        (ColorChange(brightness=1.3), lambda x: tvf.adjust_brightness(x, 1.3)),
+        (ColorChange(saturation=0.4), lambda x: tvf.adjust_saturation(x, 0.4)),
+        (ColorChange(contrast=0.6), lambda x: tvf.adjust_contrast(x, 0.6)),
+        (ColorChange(channels=(2, 0, 1)), lambda x: tvf.permute_channels(x, [2, 0, 1])),
+    ],
+    ids=["brightness", "saturation", "contrast", "channels"],
+)
+def test_single_changes_are_torchvisions(change: ColorChange, theirs: Any) -> None:
+    pixels = picture(120, 160)
+    expected = theirs(pixels.permute(2, 0, 1)).permute(1, 2, 0)
+    error = (recolored(pixels, change).float() - expected.float()).abs()
+    assert error.max() <= 2
+    assert error.mean() < 1, "torchvision cuts off where we round: half a level on average"
+
+
+def test_hue_is_near_torchvisions_in_its_range_and_a_third_of_a_turn_moves_channels() -> None:
+    pixels = picture(120, 160) // 4 + 96  # colours of photographs; saturated ones differ more
+    theirs = tvf.adjust_hue(pixels.permute(2, 0, 1), 0.05).permute(1, 2, 0)
+    ours = recolored(pixels, ColorChange(hue=0.05))
+    assert (ours.float() - theirs.float()).abs().mean() < 4
+    turned = recolored(pixels, ColorChange(hue=1 / 3))
+    assert (turned.float() - pixels[..., [2, 0, 1]].float()).abs().max() <= 1
+
+
+def test_nothing_to_change_changes_nothing() -> None:
+    pixels = picture()
+    assert recolored(pixels, ColorChange()) is pixels
+    assert ColorChange().is_nothing
+    assert not ColorChange(channels=(0, 1, 2)).is_nothing
+
+
+def test_pictures_of_any_size_are_changed_and_the_original_is_left_alone() -> None:
+    change = ColorChange(brightness=2.0)
+    for height, width in [(1, 1), (3, 5), (200, 3), (7, 90), (1, 1)]:
+        pixels = torch.full((height, width, 3), 100, dtype=torch.uint8)
+        found = recolored(pixels, change)
+        assert found.shape == pixels.shape
+        assert (found == 200).all()
+        assert (pixels == 100).all()
+
+
+def test_distortion_is_drawn_as_torchvision_draws_it() -> None:
+    draws = 4000
+    ours = [
+        photometric_distortion(np.random.Generator(np.random.Philox(key=[9, i])))
+        for i in range(draws)
+    ]
+    torch.manual_seed(9)
+    transform = v2.RandomPhotometricDistort()
+    image = torch.zeros(3, 4, 4)
+    theirs = [transform.make_params([image]) for _ in range(draws)]
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        mine = [value for change in ours if (value := getattr(change, name)) is not None]
+        other = [value for p in theirs if (value := p[f"{name}_factor"]) is not None]
+        assert len(mine) / draws == pytest.approx(0.5, abs=0.04)
+        assert len(other) / draws == pytest.approx(0.5, abs=0.04)
+        width = max(other) - min(other)
+        quantiles = [np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]) for values in (mine, other)]
+        assert np.abs(quantiles[0] - quantiles[1]).max() < 0.06 * width
+    assert np.mean([c.contrast_first for c in ours]) == pytest.approx(0.5, abs=0.04)
+    orders = [c.channels for c in ours if c.channels is not None]
+    assert len(orders) / draws == pytest.approx(0.5, abs=0.04)
+    assert len(set(orders)) == 6
