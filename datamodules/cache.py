@@ -244,16 +244,22 @@ class ShardCache:
             return True
 
     def _scan(self) -> list[_Kept]:
-        found = []
-        for folder in os.scandir(self.folder):
-            if len(folder.name) != 2 or not folder.is_dir():
-                continue
-            for entry in os.scandir(folder.path):
-                if _OURS.fullmatch(entry.name):
-                    with suppress(FileNotFoundError):  # removed meanwhile
-                        stat = entry.stat()
-                        found.append(_Kept(stat.st_mtime_ns, stat.st_size, Path(entry.path)))
+        found: list[_Kept] = []
+        with os.scandir(self.folder) as folders:
+            for folder in folders:
+                if len(folder.name) == 2 and folder.is_dir():
+                    found += _files_in(folder.path)
         return found
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / name
+
+
+def _files_in(folder: str) -> Iterator[_Kept]:
+    """The cache's files in one folder, but for those that are removed meanwhile."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _OURS.fullmatch(entry.name):
+                with suppress(FileNotFoundError):
+                    stat = entry.stat()
+                    yield _Kept(stat.st_mtime_ns, stat.st_size, Path(entry.path))

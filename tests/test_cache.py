@@ -227,12 +227,14 @@ def test_a_file_that_gets_its_name_while_room_is_made_is_counted(
     assert is_made.wait(20)
     scandir = os.scandir
 
-    def scandir_and_be_late(path: Any) -> Any:
-        entries = list(scandir(path))
+    @contextmanager
+    def scandir_and_be_late(path: Any) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(path) as found:
+            entries = list(found)
         if str(path) == str(final.parent):
             may_end.set()
             eventually(final.exists, deadline_s=0.5)
-        return entries
+        yield entries
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", scandir_and_be_late)
@@ -692,6 +694,25 @@ def test_a_cache_that_is_removed_while_it_is_used_is_made_again(
         shutil.rmtree(cache_dir, ignore_errors=True)  # somebody may be writing there
         assert dict(found + hashes_read(samples)) == hashes_of(folder, "train")
         assert any(name.endswith(".tar") for name in held(ShardCache(cache_dir, 1 << 20)))
+
+
+def test_a_folder_that_is_removed_while_it_is_looked_at_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ShardCache(tmp_path, 5 * SIZE)
+    fill(cache, A)
+    fill(cache, B)
+    scandir = os.scandir
+
+    def scandir_too_late(path: Any) -> Any:
+        if str(path).endswith(A[:2]):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir_too_late)
+        assert [kept.path.name for kept in cache._scan()] == [B]
+    assert fill(cache, A)
 
 
 def test_a_cache_on_a_broken_disk_is_read_around(
