@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of R, G and B in grey, as torchvision rounds those of ITU-R BT.601."""
-_STEP = 17
-"""Every so many pixels are looked at for the mean; a prime, so that columns take turns."""
+_STEPS_BETWEEN = (17, 19, 23)
+"""Every so many pixels are looked at for the mean: the first that is no divisor of the width, so
+that columns take turns."""
 _BLOCK = 4
 """Pixels multiplied at a time: matrix products of 3 columns alone are slow."""
 
@@ -158,7 +159,8 @@ def recolored(pixels: torch.Tensor, change: ColorChange) -> torch.Tensor:
         return pixels
     mean = np.zeros(3)
     if change.contrast is not None:
-        mean = pixels.view(-1, 3)[::_STEP].to(torch.float32).mean(0).numpy()
+        step = next((s for s in _STEPS_BETWEEN if pixels.shape[1] % s), 1)
+        mean = pixels.view(-1, 3)[::step].to(torch.float32).mean(0).numpy()
     matrix = change.matrix(mean)
     columns = torch.from_numpy(np.kron(np.eye(_BLOCK, dtype=np.float32), matrix[:, :3].T))
     flat = pixels.view(-1)

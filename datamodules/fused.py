@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import convert_bounding_box_format
 
 from datamodules.color import ColorChange
 from datamodules.decode import decode_mask
 from datamodules.geometry import Plan, kept_boxes
 from datamodules.randomness import seed_generators
 from datamodules.render import render, render_jpeg, render_mask
+from shard_tool.errors import SampleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NOTHING = ColorChange()
+_PER_BOX = ("labels", "difficult", "area", "iscrowd")
+"""What a target has one of for each box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,8 @@ class Drawn:
 
 
 Draw: TypeAlias = Callable[[tuple[int, int], "NDArray[np.float32]", np.random.Generator], Drawn]
-"""(height, width) of the stored picture, its boxes float32 [N, 4], what draws."""
+"""(height, width) of the stored picture, its boxes float32 [N, 4], what draws: nothing else should,
+or results depend on what a worker did before."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class FusedTransform:
     """Geometry and colours drawn first, and done in one go.
 
     Given to a dataset, it decodes the pictures itself. Called as `(image, target)`, as where it
-    follows other transforms in a `v2.Compose`, it does the same to a decoded picture.
+    follows other transforms in a `v2.Compose`, it does the same to a decoded picture (but draws
+    other numbers: it does not know the sample's key there, only torch's generator).
 
     Args:
         draw: Draws what is to be done; a function at the top of a module, or a `partial` of one,
@@ -65,6 +72,12 @@ class FusedTransform:
     min_visible: float = 0.0
     after: tuple[Callable[[Any, Any], Any], ...] = ()
 
+    @property
+    def __name__(self) -> str:
+        """What errors call it: the name of `draw`."""
+        draw = self.draw.func if isinstance(self.draw, partial) else self.draw
+        return getattr(draw, "__name__", type(draw).__name__).strip("_")
+
     def then(self, *transforms: Callable[[Any, Any], Any]) -> FusedTransform:
         """The same, followed by others."""
         return replace(self, after=(*self.after, *transforms))
@@ -73,23 +86,25 @@ class FusedTransform:
         """Transform a decoded picture: uint8 [3, H, W], and its target or mask.
 
         Raises:
-            TypeError: The picture is no such tensor.
+            TypeError: The picture, its boxes or its mask are not of a kind that can be moved.
+            ValueError: They are not of one size.
         """
-        if not (isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.ndim == 3):
-            found = f"{image.dtype}" if isinstance(image, torch.Tensor) else type(image).__name__
-            message = f"a recipe takes uint8 [3, H, W], not {found}: convert to float after it"
-            raise TypeError(message)
-        pixels = image.as_subclass(torch.Tensor)
+        pixels = _checked_image(image)
         size_hw = (int(pixels.shape[1]), int(pixels.shape[2]))
+        if isinstance(target, dict):
+            target = _checked_target(target, size_hw)
+        else:
+            target = _checked_mask(target, size_hw)
         seeds = torch.randint(2**63 - 1, (2,)).tolist()
         drawn = self._drawn(size_hw, target, np.random.Philox(key=seeds))
-        output = render(
-            pixels.permute(1, 2, 0), drawn.plan, size_hw, change=drawn.change, fill=self.fill
-        )
-        if not isinstance(target, dict):
-            mask = render_mask(torch.as_tensor(target).as_subclass(torch.Tensor), drawn.plan)
-            return self._finished(output, tv_tensors.Mask(mask))
-        return self._finished(output, self._moved(target, drawn))
+        rows = pixels.permute(1, 2, 0)
+        output = render(rows, drawn.plan, size_hw, change=drawn.change, fill=self.fill)
+        moved: Any
+        if isinstance(target, dict):
+            moved = self._moved(target, drawn)
+        else:
+            moved = tv_tensors.Mask(render_mask(target, drawn.plan))
+        return self._finished(tv_tensors.Image(output), moved)
 
     def load(
         self,
@@ -115,24 +130,31 @@ class FusedTransform:
             SampleError: The bytes do not decode.
         """
         key = np.frombuffer(random_key[:16], "<u8")
+        seed_generators(random_key)  # for what comes after, and for a `draw` that takes theirs
         drawn = self._drawn(size_hw, target, np.random.Philox(key=key))
-        output = render_jpeg(
-            jpeg, drawn.plan, size_hw, place=place, change=drawn.change, fill=self.fill
+        output: Any = render_jpeg(
+            jpeg, drawn.plan, size_hw, place=f"{place}.jpg", change=drawn.change, fill=self.fill
         )
         if self.after:
-            seed_generators(random_key)
-        if target is None:
-            assert mask is not None
-            return self._finished(
-                output, tv_tensors.Mask(render_mask(decode_mask(mask, place=place), drawn.plan))
-            )
-        return self._finished(output, self._moved(target, drawn))
+            output = tv_tensors.Image(output)  # without, nobody asks, and wrapping takes time
+        if target is not None:
+            return self._finished(output, self._moved(target, drawn))
+        assert mask is not None
+        mask_place = f"{place}.class.png"
+        values = decode_mask(mask, place=mask_place)
+        if tuple(values.shape) != size_hw:
+            problem = f"is {values.shape[1]} x {values.shape[0]} px, its picture"
+            raise SampleError(mask_place, f"{problem} {size_hw[1]} x {size_hw[0]}")
+        return self._finished(output, tv_tensors.Mask(render_mask(values, drawn.plan)))
 
     def _drawn(self, size_hw: tuple[int, int], target: Any, bits: np.random.Philox) -> Drawn:
         boxes = np.zeros((0, 4), np.float32)
         if isinstance(target, dict):
             boxes = target["boxes"].as_subclass(torch.Tensor).numpy()
-        return self.draw(size_hw, boxes, np.random.Generator(bits))
+        drawn: object = self.draw(size_hw, boxes, np.random.Generator(bits))
+        if not isinstance(drawn, Drawn):
+            raise TypeError(f"it drew {type(drawn).__name__}, expected Drawn")
+        return drawn
 
     def _moved(self, target: Mapping[str, Any], drawn: Drawn) -> dict[str, Any]:
         boxes = target["boxes"].as_subclass(torch.Tensor).numpy()
@@ -146,15 +168,59 @@ class FusedTransform:
         found["boxes"] = tv_tensors.BoundingBoxes(
             torch.from_numpy(moved[is_kept]), format="XYXY", canvas_size=drawn.plan.size_hw
         )
-        for name in ("labels", "difficult"):
-            if name in target:  # `PerBox` labels know which flags are theirs
+        for name in _PER_BOX:
+            # Flags that an earlier transform left behind when it dropped boxes stay as they are:
+            # `PerBox` labels know which of them are theirs.
+            if name in target and len(target[name]) == len(boxes):
                 found[name] = target[name][rows]
         return found
 
-    def _finished(self, output: torch.Tensor, target: Any) -> tuple[Any, Any]:
-        image: Any = output
-        if self.after:
-            image = tv_tensors.Image(output)
+    def _finished(self, image: Any, target: Any) -> tuple[Any, Any]:
         for transform in self.after:
             image, target = transform(image, target)
         return image, target
+
+
+def _checked_image(image: object) -> torch.Tensor:
+    """A decoded picture without its tv_tensor type."""
+    takes = "a recipe takes uint8 [3, H, W]"
+    if not isinstance(image, torch.Tensor):
+        message = f"{takes}, not {type(image).__name__}: v2.PILToTensor() before it makes it one"
+        raise TypeError(message)
+    if image.dtype != torch.uint8:
+        raise TypeError(f"{takes}, not {image.dtype}: convert to float after it")
+    if image.ndim != 3 or image.shape[0] != 3:
+        message = f"{takes}, not {tuple(image.shape)}: v2.RGB() before it makes grey ones RGB"
+        raise TypeError(message)
+    return image.as_subclass(torch.Tensor)
+
+
+def _checked_target(target: dict[str, Any], size_hw: tuple[int, int]) -> dict[str, Any]:
+    """A target whose boxes are xyxy in pixels of the picture."""
+    boxes = target.get("boxes")
+    if not isinstance(boxes, torch.Tensor):
+        raise TypeError(f"the target's 'boxes' are {type(boxes).__name__}, expected a tensor")
+    for name, value in target.items():
+        if isinstance(value, tv_tensors.Mask | tv_tensors.KeyPoints):
+            raise TypeError(f"a recipe moves pictures, boxes and one mask, not target[{name!r}]")
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        if boxes.format.value not in {"XYXY", "XYWH", "CXCYWH"}:
+            raise TypeError(f"a recipe takes upright boxes, not {boxes.format.value}")
+        if boxes.canvas_size != size_hw:
+            raise ValueError(f"boxes on {boxes.canvas_size}, the picture's (H, W) is {size_hw}")
+        boxes = convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise TypeError(f"the target's 'boxes' are {tuple(boxes.shape)}, expected [N, 4]")
+    return {**target, "boxes": boxes}
+
+
+def _checked_mask(mask: object, size_hw: tuple[int, int]) -> torch.Tensor:
+    """A mask of the picture's size, uint8 [H, W]."""
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+        found = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"a recipe takes a dict or a mask [H, W], not {found}")
+    if mask.dtype != torch.uint8:
+        raise TypeError(f"a recipe takes a mask of uint8, not {mask.dtype}")
+    if tuple(mask.shape) != size_hw:
+        raise ValueError(f"a mask {tuple(mask.shape)}, the picture's (H, W) is {size_hw}")
+    return mask.as_subclass(torch.Tensor)

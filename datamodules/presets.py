@@ -7,6 +7,7 @@ colours (`color`); `FusedTransform` does all of it at once. Take one apart to wr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -62,17 +63,22 @@ def _ssdlite(
     return Drawn(flip(stretch(view, (size, size)), generator), is_kept=is_held)
 
 
-def retinanet(short: int = 800, longest: int = 1333) -> FusedTransform:
-    """Flip; the shorter side to `short` pixels unless the longer passes `longest`.
+def retinanet(short: int = 800, longest: int | None = None) -> FusedTransform:
+    """Flip; the shorter side to `short` pixels unless the longer passes `longest` (None: 5 / 3).
 
     Source: Lin et al., "Focal loss for dense object detection", 2017, sections 4 and 5.
     """
-    return FusedTransform(partial(_retinanet, short, longest))
+    return FusedTransform(partial(_retinanet, short, longest or _longest(short)))
 
 
-def retinanet_eval(short: int = 800, longest: int = 1333) -> FusedTransform:
+def retinanet_eval(short: int = 800, longest: int | None = None) -> FusedTransform:
     """The same without the flip; every box is kept."""
-    return FusedTransform(partial(_short_side, short, longest), min_size=0)
+    return FusedTransform(partial(_short_side, short, longest or _longest(short)), min_size=0)
+
+
+def _longest(short: int) -> int:
+    """Of as much more as 1333 is than 800."""
+    return short * 1333 // 800
 
 
 def _short_side(
@@ -109,7 +115,7 @@ def _resize(
     return Drawn(stretch(View.whole(size_hw), (size, size)))
 
 
-def random_resized_crop(size: int, scale: tuple[float, float] = (0.5, 1.0)) -> FusedTransform:
+def random_resized_crop(size: int = 256, scale: tuple[float, float] = (0.5, 1.0)) -> FusedTransform:
     """A crop of a share of the picture's area in `scale`, flip, resize to size x size."""
     return FusedTransform(partial(_random_resized_crop, size, scale))
 
@@ -145,10 +151,24 @@ def segmentation_eval(size: int = 256) -> FusedTransform:
     return resize(size)
 
 
-RECIPES: dict[str, tuple[Callable[[int], FusedTransform], Callable[[int], FusedTransform]]] = {
-    "ssd": (ssd, resize),
-    "ssdlite": (ssdlite, resize),
-    "retinanet": (retinanet, retinanet_eval),
-    "random_resized_crop": (random_resized_crop, resize),
+@dataclass(frozen=True)
+class Recipe:
+    """What belongs together in training and evaluation."""
+
+    train: Callable[[int], FusedTransform]
+    """Makes the transform for training from a size in pixels."""
+    evaluation: Callable[[int], FusedTransform]
+    size: int
+    """The usual one."""
+    tasks: tuple[str, ...] = ("detection",)
+
+
+RECIPES = {
+    "ssd": Recipe(ssd, resize, 300),
+    "ssdlite": Recipe(ssdlite, resize, 320),
+    "retinanet": Recipe(retinanet, retinanet_eval, 800),
+    "random_resized_crop": Recipe(random_resized_crop, resize, 256, ("detection", "segmentation")),
 }
-"""Name to what makes the transforms for training and for evaluation, of the size in pixels."""
+"""By name, as `VOCDataModule(transforms=…)` takes them."""
+DEFAULT_RECIPES = {"detection": "ssdlite", "segmentation": "random_resized_crop"}
+"""By task."""

@@ -25,6 +25,8 @@ VOID = 255
 _NOTHING = ColorChange()
 _MARGIN = 8
 """Pixels more that may be scaled, to meet the output's grid."""
+_NEAR = 1e-3
+"""Output pixels by which two places may differ and be one."""
 
 
 def render_jpeg(
@@ -52,6 +54,8 @@ def render_jpeg(
     Raises:
         SampleError: As `decode_image`.
     """
+    if not plan.view.meets(size_hw):
+        return _filled(plan.size_hw, fill).permute(2, 0, 1)
     pixels = decode_scaled(content, decode_factor(plan, size_hw), place=place)
     return render(torch.from_numpy(pixels), plan, size_hw, change=change, fill=fill)
 
@@ -70,16 +74,19 @@ def render(
         pixels: uint8 [h, w, 3]: the stored picture, perhaps decoded smaller.
         plan: What becomes of it.
         size_hw: (height, width) of the stored picture.
-        change: What becomes of its colours.
+        change: What becomes of its colours; the filled part has none of it.
         fill: RGB of what lies beyond the picture.
 
     Returns:
-        uint8 [3, H, W], channels last.
+        uint8 [3, H, W], channels last; may share memory with `pixels`.
     """
     height, width = plan.size_hw
     view, (inner_height, inner_width) = plan.view, plan.scaled_hw
-    rows = _Span.of(view.top, view.height, size_hw[0], pixels.shape[0], inner_height)
-    columns = _Span.of(view.left, view.width, size_hw[1], pixels.shape[1], inner_width)
+    if not view.meets(size_hw):
+        return _filled(plan.size_hw, fill).permute(2, 0, 1)
+    factor = _factor(pixels, size_hw)
+    rows = _Span.of(view.top, view.height, size_hw[0], factor, inner_height)
+    columns = _Span.of(view.left, view.width, size_hw[1], factor, inner_width)
     part = _padded(pixels, rows, columns, fill)
     size = (rows.out_stop - rows.out_start, columns.out_stop - columns.out_start)
     if part.shape[:2] != size:
@@ -87,16 +94,15 @@ def render(
         planes = part[None].permute(0, 3, 1, 2)
         scaled = interpolate(planes, size, mode="bilinear", antialias=True)
         part = scaled.permute(0, 2, 3, 1)[0]
-    part = part[rows.cut(inner_height), columns.cut(inner_width)]
-    out_rows, out_columns = rows.seen(inner_height), columns.seen(inner_width)
+    part = part[rows.cut, columns.cut]
+    out_rows, out_columns = rows.seen, columns.seen
     if plan.is_flipped:
         part = part.flip(1)
         out_columns = slice(width - out_columns.stop, width - out_columns.start)
     part = recolored(part.contiguous(), change)
     if part.shape[:2] == (height, width):
         return part.permute(2, 0, 1)
-    output = torch.empty(height, width, 3, dtype=torch.uint8)
-    output.view(height, -1)[:] = torch.tensor(fill, dtype=torch.uint8).repeat(width)
+    output = _filled(plan.size_hw, fill)
     output[out_rows, out_columns] = part
     return output.permute(2, 0, 1)
 
@@ -113,49 +119,69 @@ class _Span(NamedTuple):
     stop: int
     out_start: int
     out_stop: int
+    seen: slice
+    """Output pixels that show something of the picture."""
+    fills_low: bool
+    """Whether decoded pixels before the first are filled; else they are like the first."""
+    fills_high: bool
 
     @classmethod
-    def of(cls, first: int, length: int, stored: int, decoded: int, scaled: int) -> _Span:
-        """For a view.
+    def of(cls, first: int, length: int, stored: int, factor: int, scaled: int) -> _Span:
+        """For a view that shows something of the picture.
 
         Args:
             first: Where the view begins, in stored pixels.
             length: How long it is.
             stored: Stored pixels of the picture.
-            decoded: Pixels it was decoded to.
+            factor: Stored pixels to a decoded one; the last decoded one may stand for fewer.
             scaled: Output pixels of the view.
         """
-        ratio = decoded / stored
-        begin, scale = first * ratio, scaled / (length * ratio)
-        end = begin + length * ratio
-        low = range(math.floor(begin), math.floor(begin) - _MARGIN, -1)
-        if begin <= 0:  # the picture's own edge is seen
-            low = range(0, max(-_MARGIN, math.ceil(begin)) - 1, -1)
-        high = range(math.ceil(end), math.ceil(end) + _MARGIN)
-        if end >= decoded:
-            high = range(decoded, min(decoded + _MARGIN, math.floor(end)) + 1)
+        decoded = -(-stored // factor)
+        begin, end = first / factor, (first + length) / factor
+        scale = scaled * factor / length
 
         def off(at: int) -> float:
             """Output pixels by which an edge there misses a whole number."""
             place = (at - begin) * scale
             return round(abs(place - round(place)), 3)
 
-        inside_low = [at for at in low if at >= 0 or begin <= 0]
-        inside_high = [at for at in high if at <= decoded or end >= decoded]
-        start, stop = min(inside_low, key=off), min(inside_high, key=off)
+        low = range(math.floor(begin), math.floor(begin) - _MARGIN, -1)
+        if begin <= 0:  # the picture's own edge is seen
+            low = range(0, max(-_MARGIN, math.ceil(begin)) - 1, -1)
+        high = range(math.ceil(end), math.ceil(end) + _MARGIN)
+        if end > decoded:
+            high = range(decoded, min(decoded + _MARGIN, math.floor(end)) + 1)
+        start, stop = min(low, key=off), min(high, key=off)
         out_start, out_stop = round((start - begin) * scale), round((stop - begin) * scale)
-        return cls(start, stop, out_start, max(out_stop, out_start + 1))
+        out_stop = max(out_stop, out_start + 1)
+        # Beyond the picture's edges there is only what fills.
+        edge_low = math.floor(-begin * scale + _NEAR)
+        edge_high = math.ceil((stored / factor - begin) * scale - _NEAR)
+        seen_start = min(max(out_start, edge_low, 0), out_stop - 1, scaled - 1)
+        seen_stop = max(min(out_stop, edge_high, scaled), seen_start + 1)
+        seen = slice(seen_start, seen_stop)
+        return cls(start, stop, out_start, out_stop, seen, begin < 0, end > decoded)
 
-    def seen(self, scaled: int) -> slice:
-        """Output pixels it covers."""
-        start = min(max(self.out_start, 0), scaled - 1)
-        return slice(start, max(start + 1, min(self.out_stop, scaled)))
+    @property
+    def cut(self) -> slice:
+        """What of the scaled pixels is seen."""
+        return slice(self.seen.start - self.out_start, self.seen.stop - self.out_start)
 
-    def cut(self, scaled: int) -> slice:
-        """What of the scaled pixels that is."""
-        seen = self.seen(scaled)
-        start = max(0, min(seen.start - self.out_start, self.out_stop - self.out_start - 1))
-        return slice(start, start + seen.stop - seen.start)
+
+def _factor(pixels: torch.Tensor, size_hw: tuple[int, int]) -> int:
+    """By how much a picture was decoded smaller."""
+    for factor in (1, 2, 4, 8):
+        if tuple(pixels.shape[:2]) == tuple(-(-side // factor) for side in size_hw):
+            return factor
+    message = f"pixels {tuple(pixels.shape)} are not those of a picture of (H, W) = {size_hw}"
+    raise ValueError(message)
+
+
+def _filled(size_hw: tuple[int, int], fill: tuple[int, int, int]) -> torch.Tensor:
+    """Uint8 [H, W, 3] of one colour."""
+    output = torch.empty(*size_hw, 3, dtype=torch.uint8)
+    output.view(size_hw[0], -1)[:] = torch.tensor(fill, dtype=torch.uint8).repeat(size_hw[1])
+    return output
 
 
 def _padded(
@@ -168,11 +194,19 @@ def _padded(
     part = pixels[top:bottom, left:right]
     if (top, bottom, left, right) == (rows.start, rows.stop, columns.start, columns.stop):
         return part.contiguous()
-    padded = torch.empty(rows.stop - rows.start, columns.stop - columns.start, 3, dtype=torch.uint8)
-    padded.view(len(padded), -1)[:] = torch.tensor(fill, dtype=torch.uint8).repeat(padded.shape[1])
-    padded[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start] = (
-        part
-    )
+    padded = _filled((rows.stop - rows.start, columns.stop - columns.start), fill)
+    inner_rows = slice(top - rows.start, bottom - rows.start)
+    inner_columns = slice(left - columns.start, right - columns.start)
+    padded[inner_rows, inner_columns] = part
+    lines = padded[inner_rows]
+    if not columns.fills_low:
+        lines[:, : inner_columns.start] = part[:, :1]
+    if not columns.fills_high:
+        lines[:, inner_columns.stop :] = part[:, -1:]
+    if not rows.fills_low:
+        padded[: inner_rows.start] = padded[inner_rows.start]
+    if not rows.fills_high:
+        padded[inner_rows.stop :] = padded[inner_rows.stop - 1]
     return padded
 
 

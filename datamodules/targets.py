@@ -147,7 +147,9 @@ def load_item(
     image = tv_tensors.Image(pixels)
     target = sample.target
     if target is None:
-        target = tv_tensors.Mask(decode_mask(raw.members["class.png"], place=raw.place))
+        target = tv_tensors.Mask(
+            decode_mask(raw.members["class.png"], place=f"{raw.place}.class.png")
+        )
     decoded = time.perf_counter()
     cost.decode_s += decoded - begun
     result = (image, target)

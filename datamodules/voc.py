@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 
-_DEFAULT_RECIPES = {"detection": "ssdlite", "segmentation": "random_resized_crop"}
-
-
 class VOCDataModule(LightningDataModule):
     """Train, validation and test loaders over datasets of VOC shards.
 
@@ -61,7 +58,8 @@ class VOCDataModule(LightningDataModule):
         transforms: Name of a recipe of `presets.RECIPES` ('ssd', 'ssdlite', 'retinanet', …), for
             stages whose transforms are not given; None: 'ssdlite' for detection,
             'random_resized_crop' for segmentation.
-        image_size: Height and width in pixels that the default transforms resize to.
+        image_size: Pixels of the recipe's output: height and width, or the shorter side for
+            'retinanet'; None: the recipe's usual size (300, 320, 800, 256).
         seed: Of the order of samples and the randomness of transforms.
         lanes: Lanes of the order; None: the number of nodes of the first run.
         window: Shards mixed together.
@@ -99,7 +97,7 @@ class VOCDataModule(LightningDataModule):
         download: bool = False,
         task: str = "detection",
         transforms: str | None = None,
-        image_size: int = 300,
+        image_size: int | None = None,
         seed: int = 0,
         lanes: int | None = None,
         window: int | None = DEFAULT_WINDOW,
@@ -121,10 +119,13 @@ class VOCDataModule(LightningDataModule):
             raise OptionError("batch_size", f"{batch_size} is below 1")
         if num_workers < 0:
             raise OptionError("num_workers", f"{num_workers} is below 0")
-        if transforms is not None and transforms not in presets.RECIPES:
+        if transforms is not None and transforms not in list(presets.RECIPES):
             known = ", ".join(sorted(presets.RECIPES))
-            hint = "or give train_transforms, val_transforms and test_transforms themselves"
+            hint = "give transforms themselves as train_transforms, val_transforms, test_transforms"
             raise OptionError("transforms", f"{transforms!r} is not one of {known}", hint)
+        size: object = image_size  # callers without types give anything
+        if size is not None and not (isinstance(size, int) and size >= 1):
+            raise OptionError("image_size", f"{image_size!r} is not a number of pixels from 1")
         roots = [str(r) for r in (data_dir if isinstance(data_dir, list | tuple) else [data_dir])]
         if (source or download) and len(roots) > 1:
             problem = f"{len(roots)} folders given, prepare_data can make one dataset"
@@ -308,9 +309,18 @@ class VOCDataModule(LightningDataModule):
             hint += ", or the Trainer limit_val_batches=0" if stage == "val" else ""
             raise OptionError(exc.place, exc.problem, hint) from exc
         if dataset.transform is None:
-            train, evaluation = presets.RECIPES[self.recipe or _DEFAULT_RECIPES[dataset.task]]
-            dataset.transform = (train if stage == "train" else evaluation)(self.image_size)
+            dataset.transform = self._recipe_for(stage, dataset.task)
         return dataset
+
+    def _recipe_for(self, stage: str, task: str) -> Transform:
+        name = self.recipe or presets.DEFAULT_RECIPES[task]
+        recipe = presets.RECIPES[name]
+        if task not in recipe.tasks:
+            known = [other for other, found in presets.RECIPES.items() if task in found.tasks]
+            problem = f"{name!r} is for {' and '.join(recipe.tasks)}, the data is for {task}"
+            raise OptionError("transforms", problem, f"take {' or '.join(known)}")
+        make = recipe.train if stage == "train" else recipe.evaluation
+        return make(self.image_size or recipe.size)
 
     def _loader(
         self, dataset: ShardDataset, *, drop_last: bool = False, resumable: bool = False

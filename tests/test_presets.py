@@ -1,0 +1,307 @@
+"""Recipes as they are given to a dataset: each draws what it says, and nothing goes astray."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from datamodules import VOCDataModule, presets
+from datamodules.color import ColorChange
+from datamodules.fused import Drawn, FusedTransform
+from datamodules.geometry import Plan, View, iou_crop, resized_crop, stretch, zoom_out
+from datamodules.render import render_jpeg
+from shard_tool.errors import OptionError
+from tests.kit.pictures import encoded, scene, voc_mask
+from tests.kit.samples import PLACE, load, raw_of, refusal, sample_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = (375, 500)
+BOX = np.array([[100, 50, 300, 250]], np.float32)
+NO_BOX = np.zeros((0, 4), np.float32)
+COUNT = 2000
+
+
+def draws(recipe: FusedTransform, boxes: Any) -> list[Drawn]:
+    generator = np.random.Generator(np.random.Philox(key=[1, 2]))
+    return [recipe.draw(SIZE, boxes, generator) for _ in range(COUNT)]
+
+
+def share(found: list[bool]) -> float:
+    return float(np.mean(found))
+
+
+def near(expected: float) -> Any:
+    """Within five standard deviations of a share of so many draws."""
+    return pytest.approx(expected, abs=5 * (expected * (1 - expected) / COUNT) ** 0.5)
+
+
+# What each draws --------------------------------------------------------------------------------
+
+
+def test_ssd_zooms_out_crops_flips_and_changes_colours() -> None:
+    recipe = presets.ssd(300)
+    assert recipe.fill == (123, 117, 104)
+    alone, boxed = draws(recipe, NO_BOX), draws(recipe, BOX)
+    zoomed = share([drawn.plan.view.width > SIZE[1] for drawn in alone])
+    assert zoomed == near(0.5 * (1 - 1 / 1500))  # a factor so near 1 adds no pixel
+    assert all(drawn.plan.view.left <= 0 for drawn in alone), "without boxes there is no crop"
+    whole = share([drawn.plan.view == View.whole(SIZE) for drawn in boxed])
+    assert 0.5 / 7 < whole < 0.5 / 4, "one of seven overlaps is no crop; some fit none"
+    for name in ("brightness", "contrast", "saturation", "hue", "channels"):
+        assert share([getattr(drawn.change, name) is not None for drawn in alone]) == near(0.5)
+    assert share([drawn.plan.is_flipped for drawn in alone]) == near(0.5)
+    assert {drawn.plan.size_hw for drawn in alone} == {(300, 300)}
+    assert not all(
+        drawn.is_kept.all() for drawn in draws(recipe, far_apart()) if drawn.is_kept is not None
+    )
+
+
+def far_apart() -> Any:
+    return np.array([[0, 0, 50, 50], [440, 300, 500, 375]], np.float32)
+
+
+def test_ssdlite_crops_and_flips_only() -> None:
+    boxed = draws(presets.ssdlite(320), BOX)
+    assert all(drawn.change.is_nothing for drawn in boxed)
+    assert all(0 <= d.plan.view.left <= 500 - d.plan.view.width for d in boxed), "never beyond"
+    assert 1 / 7 < share([drawn.plan.view == View.whole(SIZE) for drawn in boxed]) < 1 / 4
+    assert share([drawn.plan.is_flipped for drawn in boxed]) == near(0.5)
+    assert not all(
+        drawn.is_kept.all()
+        for drawn in draws(presets.ssdlite(), far_apart())
+        if drawn.is_kept is not None
+    )
+
+
+def test_retinanet_keeps_the_aspect() -> None:
+    for recipe, flipped in ((presets.retinanet(), 0.5), (presets.retinanet_eval(), 0)):
+        found = draws(recipe, BOX)
+        assert {drawn.plan.size_hw for drawn in found} == {(800, 1066)}
+        assert share([drawn.plan.is_flipped for drawn in found]) == near(flipped)
+    for recipe, expected in ((presets.retinanet(), (333, 1333)), (presets.retinanet(60), (24, 99))):
+        drawn = recipe.draw((100, 400), BOX, np.random.default_rng(0))
+        assert drawn.plan.size_hw == expected, "the longest shrinks with the shorter"
+
+
+def test_random_resized_crop_takes_a_share_of_the_area() -> None:
+    found = draws(presets.random_resized_crop(256), NO_BOX)
+    areas = np.array([d.plan.view.width * d.plan.view.height for d in found]) / (SIZE[0] * SIZE[1])
+    assert areas.min() == pytest.approx(0.5, abs=0.02)
+    assert areas.max() == pytest.approx(1, abs=0.02)
+    assert share([drawn.plan.is_flipped for drawn in found]) == near(0.5)
+
+
+@pytest.mark.parametrize("recipe", [presets.resize(20), presets.retinanet_eval(20)])
+def test_in_evaluation_every_box_is_kept(recipe: FusedTransform) -> None:
+    """However small it becomes."""
+    boxes = [(0, 0, 1, 1), (20, 5, 60, 40), (63, 0, 64, 48)]
+    assert load(recipe, sample_of(boxes)).target["labels"].tolist() == [1, 2, 3]
+    train = load(presets.random_resized_crop(20, scale=(1.0, 1.0)), sample_of(boxes))
+    assert train.target["labels"].tolist() == [2]
+
+
+# Carried out ------------------------------------------------------------------------------------
+
+PLAN = Plan(View(-11, 4, 90, 40), (60, 70), inner_hw=(50, 70), is_flipped=True)
+CHANGE = ColorChange(brightness=1.2, contrast=0.7, hue=0.1, channels=(2, 0, 1))
+
+
+def drawn_so(drawn: Drawn, size_hw: Any, boxes: Any, generator: Any) -> Drawn:
+    return drawn
+
+
+def test_pictures_get_their_plan_colours_and_fill() -> None:
+    recipe = FusedTransform(partial(drawn_so, Drawn(PLAN, CHANGE)), fill=(9, 8, 7))
+    raw = raw_of(sample_of())
+    expected = render_jpeg(
+        raw.members["jpg"], PLAN, (48, 64), place="", change=CHANGE, fill=(9, 8, 7)
+    )
+    assert torch.equal(load(recipe, raw=raw).image, expected)
+    assert torch.equal(load(v2.Compose([recipe]), raw=raw).image, expected)
+    without = render_jpeg(raw.members["jpg"], PLAN, (48, 64), place="")
+    assert not torch.equal(without, expected)
+
+
+def test_boxes_a_crop_does_not_hold_are_dropped() -> None:
+    is_kept = np.array([True, False, True, True, False])
+    drawn = Drawn(stretch(View(0, 0, 64, 48), (48, 64)), is_kept=is_kept)
+    for recipe in (FusedTransform(partial(drawn_so, drawn)),):
+        for transform in (recipe, v2.Compose([recipe])):
+            target = load(transform).target
+            assert target["labels"].tolist() == [1, 3, 4]
+            assert target["difficult"].tolist() == [False, False, True]
+
+
+def test_flags_are_right_after_a_transform_that_drops_boxes() -> None:
+    """torchvision's leave `difficult` as long as it was."""
+
+    def without_first(image: Any, target: Any) -> Any:
+        return image, {**target, "boxes": target["boxes"][1:], "labels": target["labels"][1:]}
+
+    def wrapped(image: Any, target: Any) -> Any:
+        image, target = without_first(image, target)
+        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(48, 64))
+        return image, {**target, "boxes": boxes}
+
+    is_kept = np.array([True, False, True, True])
+    whole = stretch(View(0, 0, 64, 48), (48, 64))
+    for flags, drawn in (([1, 0, 1, 0], None), ([1, 1, 0], is_kept)):
+        recipe = FusedTransform(partial(drawn_so, Drawn(whole, is_kept=drawn)))
+        target = load(v2.Compose([wrapped, recipe])).target
+        assert target["difficult"].int().tolist() == flags
+
+
+def test_all_there_is_for_each_box_stays_in_step() -> None:
+    """Also where a recipe is called by hand; `orig_size` is as long as two boxes are many."""
+    image = tv_tensors.Image(torch.zeros(3, 48, 64, dtype=torch.uint8))
+    boxes = torch.tensor([[0.0, 0, 10, 10], [30, 5, 60, 40]])
+    target = {"labels": torch.tensor([1, 2]), "area": torch.tensor([100.0, 1050])}
+    target |= {"iscrowd": torch.tensor([0, 1]), "orig_size": torch.tensor([48, 64])}
+    for form, given in (
+        ("XYXY", boxes),
+        ("XYWH", torch.tensor([[0.0, 0, 10, 10], [30, 5, 30, 35]])),
+        ("CXCYWH", torch.tensor([[5.0, 5, 10, 10], [45, 22.5, 30, 35]])),
+    ):
+        wrapped = tv_tensors.BoundingBoxes(given, format=form, canvas_size=(48, 64))
+        view = stretch(View(32, 0, 32, 48), (48, 32))
+        recipe = FusedTransform(partial(drawn_so, Drawn(view)))
+        out, found = recipe(image, {**target, "boxes": wrapped})
+        assert isinstance(out, tv_tensors.Image), "as transforms after it want to know"
+        assert found["boxes"].tolist() == [[0, 5, 28, 40]]
+        assert found["boxes"].canvas_size == (48, 32)
+        assert (found["labels"].tolist(), found["iscrowd"].tolist()) == ([2], [1])
+        assert (found["area"].tolist(), found["orig_size"].tolist()) == ([1050], [48, 64])
+
+
+UINT8 = torch.zeros(3, 48, 64, dtype=torch.uint8)
+BOXES = torch.tensor([[0.0, 0, 10, 10]])
+WRONG = {
+    "grey": (UINT8[:1], {"boxes": BOXES}, r"not \(1, 48, 64\): v2.RGB\(\) before it"),
+    "no tensor": (np.zeros((48, 64, 3)), {"boxes": BOXES}, "not ndarray: v2.PILToTensor"),
+    "no boxes": (UINT8, {}, "'boxes' are NoneType"),
+    "boxes of two": (UINT8, {"boxes": torch.zeros(3, 2)}, r"'boxes' are \(3, 2\), expected"),
+    "no target": (UINT8, None, r"a dict or a mask \[H, W\], not NoneType"),
+    "int64 mask": (UINT8, torch.zeros(48, 64).long(), "mask of uint8, not torch.int64"),
+    "mask of three": (UINT8, torch.zeros(1, 48, 64).byte(), r"not \(1, 48, 64\)"),
+    "small mask": (UINT8, torch.zeros(24, 32).byte(), r"a mask \(24, 32\), the picture's"),
+    "masks": (
+        UINT8,
+        {"boxes": BOXES, "masks": tv_tensors.Mask(torch.zeros(1, 48, 64))},
+        r"not target\['masks'\]",
+    ),
+    "another canvas": (
+        UINT8,
+        {"boxes": tv_tensors.BoundingBoxes(BOXES, format="XYXY", canvas_size=(64, 48))},
+        r"boxes on \(64, 48\), the picture's \(H, W\) is \(48, 64\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("image", "target", "message"), WRONG.values(), ids=WRONG)
+def test_what_a_recipe_cannot_move_is_refused(image: Any, target: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        presets.ssd(30)(image, target)
+
+
+def test_a_mask_of_another_size_than_its_picture_is_a_bad_sample() -> None:
+    values, content = voc_mask()
+    height, width = values.shape
+    raw = raw_of(sample_of([], wh=(32, 24)), class_png=content)
+    expected = f"{PLACE}.class.png: is {width} x {height} px, its picture 32 x 24"
+    assert refusal(presets.segmentation_eval(20), raw=raw, task="segmentation") == expected
+
+
+def test_a_damaged_picture_is_named_as_one() -> None:
+    broken = raw_of(sample_of(), jpg=encoded(scene(48, 64))[:400])
+    assert refusal(presets.ssd(32), raw=broken).startswith(f"{PLACE}.jpg: ")
+
+
+def draw_by_the_global_generator(size_hw: Any, boxes: Any, generator: Any) -> Drawn:
+    left = int(torch.randint(0, 30, ()))
+    return Drawn(stretch(View(left, 0, 30, 48), (48, 30)))
+
+
+def test_a_draw_that_takes_the_global_generator_is_by_the_samples_key_too() -> None:
+    images = []
+    for number in range(2):
+        torch.manual_seed(number)
+        images.append(load(FusedTransform(draw_by_the_global_generator)).image)
+    assert torch.equal(*images)
+
+
+def test_a_draw_of_something_else_says_so() -> None:
+    plan = stretch(View(0, 0, 9, 9), (3, 3))
+    assert "it drew Plan, expected Drawn" in refusal(FusedTransform(lambda *_: plan))
+
+
+# Primitives that must end -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overlaps", [(0.9,), (1.0,), (0.0, 2.0)])
+def test_a_crop_that_cannot_be_had_is_none(overlaps: Any) -> None:
+    view, generator = View(0, 0, 2000, 10), np.random.default_rng(1)
+    corner = np.array([[0, 0, 2, 2]], np.float32)
+    found, is_held = iou_crop(view, corner, generator, overlaps=overlaps)
+    assert (found, is_held.tolist()) == (view, [True])
+
+
+def test_a_crop_of_a_line_is_not_empty() -> None:
+    generator = np.random.default_rng(1)
+    for view in (View(0, 0, 100, 1), View(0, 0, 1, 100)):
+        for aspect in ((0.1, 0.2), (5.0, 9.0)):
+            found = resized_crop(view, generator, aspect=aspect)
+            assert min(found.width, found.height) >= 1
+
+
+def draw_out_and_crop(size_hw: Any, boxes: Any, generator: Any) -> Drawn:
+    view = zoom_out(View.whole(size_hw), generator, probability=1.0)
+    return Drawn(stretch(resized_crop(view, generator), (64, 64)))
+
+
+def test_views_beside_the_picture_are_legal() -> None:
+    for number in range(100):
+        assert load(FusedTransform(draw_out_and_crop), random_key=("k", number)).image.shape == (
+            3,
+            64,
+            64,
+        )
+
+
+# By name ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "recipe"), presets.RECIPES.items())
+def test_a_recipes_usual_size_is_the_modules(
+    mini_dataset: Path, name: str, recipe: presets.Recipe
+) -> None:
+    data = VOCDataModule(str(mini_dataset), transforms=name, batch_size=1)
+    batch = next(iter(data.val_dataloader()))
+    assert min(batch.sizes[0].tolist()) == recipe.size
+
+
+def test_a_recipe_for_another_task_is_refused(mini_masks: Path) -> None:
+    data = VOCDataModule(str(mini_masks), transforms="ssd")
+    with pytest.raises(OptionError) as caught:
+        data.train_dataloader()
+    problem = "transforms: 'ssd' is for detection, the data is for segmentation"
+    assert str(caught.value) == f"{problem}; take random_resized_crop"
+
+
+@pytest.mark.parametrize("size", [0, -5, 2.5, "300", (300, 400)])
+def test_a_size_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises(OptionError, match=r"^image_size: .* is not a number of pixels from 1$"):
+        VOCDataModule("voc", image_size=size)
+
+
+@pytest.mark.parametrize("transforms", [presets.ssd(30), ["ssd"], "sdd"])
+def test_transforms_that_are_no_name_are_refused_with_the_way_out(transforms: Any) -> None:
+    with pytest.raises(OptionError, match="give transforms themselves as train_transforms"):
+        VOCDataModule("voc", transforms=transforms)
