@@ -33,7 +33,7 @@ from datamodules.pieces import NodePieces
 from datamodules.randomness import preserved_generators
 from datamodules.shards import RawSample, ShardReader
 from datamodules.table import ShardTable, chosen_splits
-from datamodules.targets import TASKS, annotated, load_item, with_areas
+from datamodules.targets import TASKS, annotated, load_item, planned, with_areas
 from datamodules.world import World, detect_world
 from shard_tool.errors import OptionError, SampleError, ShardToolError
 from shard_tool.keyed import digest_of, seed_of
@@ -314,6 +314,7 @@ class ShardDataset(IterableDataset[Any]):
         samples = [self._annotated(raw, i) for raw, i in zip(raws, sample_ids, strict=True)]
         keys = [self._key(reading.epoch.number, sample_id) for sample_id in sample_ids]
         with preserved_generators():
+            samples = [self._planned(*both) for both in zip(samples, keys, strict=True)]
             for i, (sample, sample_id) in enumerate(zip(samples, sample_ids, strict=True)):
                 try:
                     item = self._loaded(sample, keys[i])
@@ -379,6 +380,18 @@ class ShardDataset(IterableDataset[Any]):
             return exc
         finally:
             self._reader.cost.decode_s += time.perf_counter() - begun
+
+    def _planned(self, sample: Annotated | SampleError, key: bytes) -> Annotated | SampleError:
+        """The sample with what a recipe does to it, or what is wrong, for when its turn comes."""
+        if isinstance(sample, SampleError):
+            return sample
+        begun = time.perf_counter()
+        try:
+            return planned(sample, transform=self.transform, random_key=key)
+        except SampleError as exc:
+            return exc
+        finally:
+            self._reader.cost.transform_s += time.perf_counter() - begun
 
     def _loaded(self, sample: Annotated | SampleError, key: bytes) -> Item:
         if isinstance(sample, SampleError):

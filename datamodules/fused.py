@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import convert_bounding_box_format
 
 from datamodules.color import ColorChange
-from datamodules.decode import decode_mask
-from datamodules.geometry import Plan, kept_boxes
+from datamodules.decode import decode_mask, decode_scaled
+from datamodules.geometry import Plan, decode_factor, kept_boxes
 from datamodules.randomness import seed_generators
-from datamodules.render import render, render_jpeg, render_mask
+from datamodules.render import render, render_mask
 from shard_tool.errors import SampleError
 
 if TYPE_CHECKING:
@@ -42,6 +42,25 @@ class Drawn:
     change: ColorChange = _NOTHING
     is_kept: NDArray[np.bool_] | None = None
     """bool [N]: boxes that a crop keeps; None: those that are large enough."""
+
+
+class Planned(NamedTuple):
+    """What is to be done to one stored sample."""
+
+    drawn: Drawn
+    target: dict[str, Any] | None
+    """The target with its boxes moved; None where there is a mask."""
+
+
+class Decoded(NamedTuple):
+    """A stored sample's pixels, as far as a plan needs them."""
+
+    pixels: torch.Tensor | None
+    """uint8 [h, w, 3], perhaps decoded smaller; None: nothing of the picture is seen."""
+    mask: torch.Tensor | None
+    """uint8 [H, W]."""
+    size_hw: tuple[int, int]
+    """(height, width) of the stored picture."""
 
 
 Draw: TypeAlias = Callable[[tuple[int, int], "NDArray[np.float32]", np.random.Generator], Drawn]
@@ -106,46 +125,68 @@ class FusedTransform:
             moved = tv_tensors.Mask(render_mask(target, drawn.plan))
         return self._finished(tv_tensors.Image(output), moved)
 
-    def load(
+    def planned(
+        self, target: dict[str, Any] | None, *, size_hw: tuple[int, int], random_key: bytes
+    ) -> Planned:
+        """Draw what is to be done to a stored sample, and move its boxes.
+
+        Args:
+            target: `targets.detection_target`; None where there is a mask.
+            size_hw: (height, width) of the stored picture.
+            random_key: What is drawn by; 32 bytes.
+        """
+        seed_generators(random_key)  # for a `draw` that takes the global ones after all
+        key = np.frombuffer(random_key[:16], "<u8")
+        drawn = self._drawn(size_hw, target, np.random.Philox(key=key))
+        return Planned(drawn, None if target is None else self._moved(target, drawn))
+
+    def decoded(
         self,
+        planned: Planned,
         jpeg: bytes | memoryview,
-        target: dict[str, Any] | None,
         mask: bytes | memoryview | None,
         *,
         size_hw: tuple[int, int],
-        random_key: bytes,
         place: str,
-    ) -> tuple[Any, Any]:
-        """Transform a stored sample.
+    ) -> Decoded:
+        """Decode as much as the plan needs.
 
         Args:
+            planned: What is to be done.
             jpeg: The picture's bytes.
-            target: `targets.detection_target`; None where there is a mask.
-            mask: The mask's bytes.
+            mask: The mask's bytes; None where there are boxes.
             size_hw: (height, width) of the stored picture.
-            random_key: What is drawn by; 32 bytes.
             place: What errors call the sample.
 
         Raises:
-            SampleError: The bytes do not decode.
+            SampleError: The bytes do not decode, or the mask has another size.
         """
-        key = np.frombuffer(random_key[:16], "<u8")
-        seed_generators(random_key)  # for what comes after, and for a `draw` that takes theirs
-        drawn = self._drawn(size_hw, target, np.random.Philox(key=key))
-        output: Any = render_jpeg(
-            jpeg, drawn.plan, size_hw, place=f"{place}.jpg", change=drawn.change, fill=self.fill
-        )
-        if self.after:
-            output = tv_tensors.Image(output)  # without, nobody asks, and wrapping takes time
-        if target is not None:
-            return self._finished(output, self._moved(target, drawn))
-        assert mask is not None
+        plan, pixels = planned.drawn.plan, None
+        if plan.view.meets(size_hw):
+            factor = decode_factor(plan, size_hw)
+            pixels = torch.from_numpy(decode_scaled(jpeg, factor, place=f"{place}.jpg"))
+        if mask is None:
+            return Decoded(pixels, None, size_hw)
         mask_place = f"{place}.class.png"
         values = decode_mask(mask, place=mask_place)
         if tuple(values.shape) != size_hw:
             problem = f"is {values.shape[1]} x {values.shape[0]} px, its picture"
             raise SampleError(mask_place, f"{problem} {size_hw[1]} x {size_hw[0]}")
-        return self._finished(output, tv_tensors.Mask(render_mask(values, drawn.plan)))
+        return Decoded(pixels, values, size_hw)
+
+    def carried_out(self, planned: Planned, decoded: Decoded, *, random_key: bytes) -> Any:
+        """(image, target): what was planned, and the transforms after it."""
+        drawn = planned.drawn
+        image: Any = render(
+            decoded.pixels, drawn.plan, decoded.size_hw, change=drawn.change, fill=self.fill
+        )
+        target: Any = planned.target
+        if decoded.mask is not None:
+            target = tv_tensors.Mask(render_mask(decoded.mask, drawn.plan))
+        if not self.after:  # nobody asks for the type of an image, and wrapping takes time
+            return image, target
+        seed_generators(random_key)
+        return self._finished(tv_tensors.Image(image), target)
 
     def _drawn(self, size_hw: tuple[int, int], target: Any, bits: np.random.Philox) -> Drawn:
         boxes = np.zeros((0, 4), np.float32)
@@ -163,11 +204,13 @@ class FusedTransform:
         )
         if drawn.is_kept is not None:
             is_kept &= drawn.is_kept
-        rows = torch.from_numpy(np.flatnonzero(is_kept))
         found = dict(target)
         found["boxes"] = tv_tensors.BoundingBoxes(
             torch.from_numpy(moved[is_kept]), format="XYXY", canvas_size=drawn.plan.size_hw
         )
+        if is_kept.all():
+            return found
+        rows = torch.from_numpy(np.flatnonzero(is_kept))
         for name in _PER_BOX:
             # Flags that an earlier transform left behind when it dropped boxes stay as they are:
             # `PerBox` labels know which of them are theirs.

@@ -14,8 +14,6 @@ import torch
 from torch.nn.functional import interpolate
 
 from datamodules.color import ColorChange, recolored
-from datamodules.decode import decode_scaled
-from datamodules.geometry import decode_factor
 
 if TYPE_CHECKING:
     from datamodules.geometry import Plan
@@ -29,39 +27,8 @@ _NEAR = 1e-3
 """Output pixels by which two places may differ and be one."""
 
 
-def render_jpeg(
-    content: bytes | memoryview,
-    plan: Plan,
-    size_hw: tuple[int, int],
-    *,
-    place: str,
-    change: ColorChange = _NOTHING,
-    fill: tuple[int, int, int] = (0, 0, 0),
-) -> torch.Tensor:
-    """A stored picture's output.
-
-    Args:
-        content: The file's bytes.
-        plan: What becomes of it.
-        size_hw: (height, width) of the stored picture.
-        place: What errors call it.
-        change: What becomes of its colours; the filled part has none of it.
-        fill: RGB of what lies beyond the picture.
-
-    Returns:
-        uint8 [3, H, W], channels last.
-
-    Raises:
-        SampleError: As `decode_image`.
-    """
-    if not plan.view.meets(size_hw):
-        return _filled(plan.size_hw, fill).permute(2, 0, 1)
-    pixels = decode_scaled(content, decode_factor(plan, size_hw), place=place)
-    return render(torch.from_numpy(pixels), plan, size_hw, change=change, fill=fill)
-
-
 def render(
-    pixels: torch.Tensor,
+    pixels: torch.Tensor | None,
     plan: Plan,
     size_hw: tuple[int, int],
     *,
@@ -71,7 +38,8 @@ def render(
     """The output of decoded pixels.
 
     Args:
-        pixels: uint8 [h, w, 3]: the stored picture, perhaps decoded smaller.
+        pixels: uint8 [h, w, 3]: the stored picture, perhaps decoded smaller. May be None where the
+            view shows nothing of it.
         plan: What becomes of it.
         size_hw: (height, width) of the stored picture.
         change: What becomes of its colours; the filled part has none of it.
@@ -82,7 +50,7 @@ def render(
     """
     height, width = plan.size_hw
     view, (inner_height, inner_width) = plan.view, plan.scaled_hw
-    if not view.meets(size_hw):
+    if pixels is None or not view.meets(size_hw):
         return _filled(plan.size_hw, fill).permute(2, 0, 1)
     factor = _factor(pixels, size_hw)
     rows = _Span.of(view.top, view.height, size_hw[0], factor, inner_height)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +26,7 @@ from shard_tool.sample import parse_sample
 
 if TYPE_CHECKING:
     from datamodules.cost import Cost
+    from datamodules.fused import Planned
     from datamodules.shards import RawSample
     from shard_tool.sample import Sample
 
@@ -103,6 +104,8 @@ class Annotated:
     """Of the picture, as the annotation says."""
     target: dict[str, Any] | None
     """`detection_target`; None for segmentation, whose target is a picture too."""
+    planned: Planned | None = None
+    """What a recipe does to it, once that is drawn."""
 
 
 def annotated(raw: RawSample, *, sample_id: int, task: str) -> Annotated:
@@ -122,6 +125,27 @@ def annotated(raw: RawSample, *, sample_id: int, task: str) -> Annotated:
     return Annotated(raw, sample_id, (sample.height, sample.width), target)
 
 
+def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes) -> Annotated:
+    """The sample with what a recipe does to it; as it is for any other transform.
+
+    Apart from `load_item` for the same reason as `annotated`. Seeds the global generators: call it
+    inside `preserved_generators`.
+
+    Raises:
+        SampleError: Drawing failed.
+    """
+    if not isinstance(transform, FusedTransform):
+        return sample
+    target = sample.target
+    if target is not None and transform.after:
+        target = {**target, "labels": PerBox.of(target["labels"])}
+    try:
+        found = transform.planned(target, size_hw=sample.size_hw, random_key=random_key)
+    except Exception as exc:
+        raise _failed(transform, exc, sample.raw.place) from exc
+    return replace(sample, planned=found)
+
+
 def load_item(
     sample: Annotated, *, transform: Transform | None, random_key: bytes, cost: Cost
 ) -> Item:
@@ -136,11 +160,9 @@ def load_item(
     """
     raw = sample.raw
     if isinstance(transform, FusedTransform):
-        begun = time.perf_counter()
-        result = _loaded_fused(transform, sample, random_key)
-        image, target = _checked(result, transform, sample)
-        cost.transform_s += time.perf_counter() - begun  # decoding is a part of it
-        return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
+        if sample.planned is None:
+            sample = planned(sample, transform=transform, random_key=random_key)
+        return _fused_item(sample, transform, random_key, cost)
     begun = time.perf_counter()
     pixels = decode_image(raw.members["jpg"], place=f"{raw.place}.jpg")
     _check_size((pixels.shape[1], pixels.shape[2]), sample)
@@ -210,24 +232,32 @@ def _transformed(
         raise _failed(transform, exc, place) from exc
 
 
-def _loaded_fused(transform: FusedTransform, sample: Annotated, random_key: bytes) -> Any:
-    raw, target = sample.raw, sample.target
+def _fused_item(
+    sample: Annotated, transform: FusedTransform, random_key: bytes, cost: Cost
+) -> Item:
+    """An item by a recipe that is planned already."""
+    begun = time.perf_counter()
+    raw, planned = sample.raw, sample.planned
+    assert planned is not None
     _check_size(picture_size(raw.members["jpg"], place=f"{raw.place}.jpg"), sample)
-    if target is not None:
-        target = {**target, "labels": PerBox.of(target["labels"])}
+    mask = raw.members["class.png"] if sample.target is None else None
+    decoded = transform.decoded(
+        planned, raw.members["jpg"], mask, size_hw=sample.size_hw, place=raw.place
+    )
+    middle = time.perf_counter()
+    cost.decode_s += middle - begun
     try:
-        return transform.load(
-            raw.members["jpg"],
-            target,
-            raw.members.get("class.png"),
-            size_hw=sample.size_hw,
-            random_key=random_key,
-            place=raw.place,
-        )
-    except SampleError:
-        raise
+        image, target = result = transform.carried_out(planned, decoded, random_key=random_key)
     except Exception as exc:
         raise _failed(transform, exc, raw.place) from exc
+    if transform.after:
+        image, target = _checked(result, transform, sample)
+    elif sample.target is None:
+        target = _plain(target)
+    else:
+        target["boxes"] = _plain(target["boxes"])
+    cost.transform_s += time.perf_counter() - middle
+    return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
 
 
 def _check_size(size_hw: tuple[int, int], sample: Annotated) -> None:

@@ -15,10 +15,9 @@ from datamodules import VOCDataModule, presets
 from datamodules.color import ColorChange
 from datamodules.fused import Drawn, FusedTransform
 from datamodules.geometry import Plan, View, iou_crop, resized_crop, stretch, zoom_out
-from datamodules.render import render_jpeg
 from shard_tool.errors import OptionError
 from tests.kit.pictures import encoded, scene, voc_mask
-from tests.kit.samples import PLACE, load, raw_of, refusal, sample_of
+from tests.kit.samples import PLACE, load, raw_of, refusal, rendered, sample_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,12 +120,10 @@ def drawn_so(drawn: Drawn, size_hw: Any, boxes: Any, generator: Any) -> Drawn:
 def test_pictures_get_their_plan_colours_and_fill() -> None:
     recipe = FusedTransform(partial(drawn_so, Drawn(PLAN, CHANGE)), fill=(9, 8, 7))
     raw = raw_of(sample_of())
-    expected = render_jpeg(
-        raw.members["jpg"], PLAN, (48, 64), place="", change=CHANGE, fill=(9, 8, 7)
-    )
+    expected = rendered(raw.members["jpg"], PLAN, (48, 64), change=CHANGE, fill=(9, 8, 7))
     assert torch.equal(load(recipe, raw=raw).image, expected)
     assert torch.equal(load(v2.Compose([recipe]), raw=raw).image, expected)
-    without = render_jpeg(raw.members["jpg"], PLAN, (48, 64), place="")
+    without = rendered(raw.members["jpg"], PLAN, (48, 64))
     assert not torch.equal(without, expected)
 
 

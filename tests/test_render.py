@@ -20,10 +20,10 @@ from datamodules.color import ColorChange
 from datamodules.decode import decode_image, decode_scaled
 from datamodules.fused import Drawn, FusedTransform
 from datamodules.geometry import Plan, View, decode_factor, letterbox, stretch
-from datamodules.render import VOID, render, render_jpeg, render_mask
+from datamodules.render import VOID, render, render_mask
 from shard_tool.errors import SampleError
 from tests.kit.pictures import encoded, scene
-from tests.kit.samples import PLACE, load, raw_of, refusal, sample_of, with_mask
+from tests.kit.samples import PLACE, load, raw_of, refusal, rendered, sample_of, with_mask
 from tests.kit.training import digest
 from tests.test_geometry import cases, through_torchvision
 
@@ -107,7 +107,7 @@ def test_pixels_are_those_of_torchvisions_steps(
     picture: tuple[bytes, torch.Tensor], plan: Plan
 ) -> None:
     content, pixels = picture
-    found = render_jpeg(content, plan, SIZE, place="", fill=FILL)
+    found = rendered(content, plan, SIZE, fill=FILL)
     view = plan.view
     is_inside = min(view.left, view.top) >= 0 and view.left + view.width <= 500
     error = mean_error(found, in_steps(pixels, plan))
@@ -125,7 +125,7 @@ def test_pixels_of_photographs_decoded_smaller_are_near(voc_sample: Path, plan_o
         size_hw = (pixels.shape[1], pixels.shape[2])
         plan = plan_of(*size_hw)
         assert decode_factor(plan, size_hw) > 1
-        found = render_jpeg(content, plan, size_hw, place="", fill=FILL)
+        found = rendered(content, plan, size_hw, fill=FILL)
         shown = tvf.to_image(np.full((*size_hw, 3), 255, np.uint8))
         is_shown = (in_steps(shown, plan) != torch.tensor(FILL)[:, None, None]).any(0)
         expected = in_steps(pixels, plan)
@@ -181,7 +181,7 @@ BESIDE = {
 @pytest.mark.parametrize("view", BESIDE.values(), ids=BESIDE)
 def test_a_view_beside_the_picture_shows_none_of_it(view: View) -> None:
     """And has nothing decoded."""
-    found = render_jpeg(b"no JPEG", stretch(view, (30, 20)), (60, 40), place="", fill=(1, 2, 3))
+    found = rendered(b"no JPEG", stretch(view, (30, 20)), (60, 40), fill=(1, 2, 3))
     assert (found == torch.tensor([1, 2, 3])[:, None, None]).all()
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from datamodules.color import ColorChange
 from datamodules.cost import Cost
+from datamodules.fused import Drawn, FusedTransform
 from datamodules.randomness import preserved_generators
 from datamodules.shards import RawSample
 from datamodules.targets import annotated, load_item
@@ -17,7 +19,9 @@ from tests.kit.pictures import encoded, scene, voc_mask
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
+    from datamodules.geometry import Plan
     from datamodules.targets import Item
 
 PLACE = "train-000000.tar: sample 'a'"
@@ -73,3 +77,23 @@ def refusal(transform: Any = None, **kwargs: Any) -> str:
 def with_mask() -> tuple[np.ndarray, RawSample]:
     values, content = voc_mask()
     return values, raw_of(sample_of([], wh=(16, 12)), class_png=content)
+
+
+def rendered(
+    jpeg: bytes | memoryview,
+    plan: Plan,
+    size_hw: tuple[int, int],
+    *,
+    change: ColorChange | None = None,
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> torch.Tensor:
+    """A stored picture through a plan, as a recipe does it: uint8 [3, H, W]."""
+
+    def draw(*_: object) -> Drawn:
+        return Drawn(plan, change or ColorChange())
+
+    recipe = FusedTransform(draw, fill)
+    planned = recipe.planned(None, size_hw=size_hw, random_key=digest_of(("t", 0)))
+    decoded = recipe.decoded(planned, jpeg, None, size_hw=size_hw, place="")
+    image: torch.Tensor = recipe.carried_out(planned, decoded, random_key=b"")[0]
+    return image
