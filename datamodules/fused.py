@@ -22,14 +22,13 @@ from datamodules.decode import decode_mask, decode_scaled
 from datamodules.geometry import Plan, decode_factor, kept_boxes
 from datamodules.randomness import seed_generators
 from datamodules.render import render, render_mask
-from shard_tool.errors import SampleError
+from shard_tool.errors import OptionError, SampleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 _NOTHING = ColorChange()
+_NO_BOXES = np.zeros((0, 4), np.float32)
 _PER_BOX = ("labels", "difficult", "area", "iscrowd")
 """What a target has one of for each box."""
 
@@ -48,8 +47,10 @@ class Planned(NamedTuple):
     """What is to be done to one stored sample."""
 
     drawn: Drawn
-    target: dict[str, Any] | None
-    """The target with its boxes moved; None where there is a mask."""
+    boxes: NDArray[np.float32]
+    """float32 [K, 4]: the boxes kept, in the output."""
+    is_kept: NDArray[np.bool_]
+    """bool [N]: which they are."""
 
 
 class Decoded(NamedTuple):
@@ -83,6 +84,11 @@ class FusedTransform:
         min_size: Pixels of the output that both sides of a box must have.
         min_visible: Least share of a box's area that must be seen.
         after: Transforms `(image, target) -> (image, target)` of what comes out, each in turn.
+        decode: 'exact', or 'fast': libjpeg-turbo's quick ways, and decoded smaller wherever 0.8
+            decoded pixels are left to an output pixel. docs/concepts/pixels.md says what it costs.
+
+    Raises:
+        OptionError: Another `decode`.
     """
 
     draw: Draw
@@ -90,6 +96,11 @@ class FusedTransform:
     min_size: float = 1.0
     min_visible: float = 0.0
     after: tuple[Callable[[Any, Any], Any], ...] = ()
+    decode: str = "exact"
+
+    def __post_init__(self) -> None:
+        if self.decode not in {"exact", "fast"}:
+            raise OptionError("decode", f"{self.decode!r} is neither 'exact' nor 'fast'")
 
     @property
     def __name__(self) -> str:
@@ -114,31 +125,32 @@ class FusedTransform:
             target = _checked_target(target, size_hw)
         else:
             target = _checked_mask(target, size_hw)
-        seeds = torch.randint(2**63 - 1, (2,)).tolist()
-        drawn = self._drawn(size_hw, target, np.random.Philox(key=seeds))
-        rows = pixels.permute(1, 2, 0)
-        output = render(rows, drawn.plan, size_hw, change=drawn.change, fill=self.fill)
-        moved: Any
+        boxes = _NO_BOXES
         if isinstance(target, dict):
-            moved = self._moved(target, drawn)
+            boxes = target["boxes"].as_subclass(torch.Tensor).numpy()
+        seeds = torch.randint(2**63 - 1, (2,)).tolist()
+        planned = self._planned(size_hw, boxes, np.random.Philox(key=seeds))
+        if isinstance(target, dict):
+            decoded = Decoded(pixels.permute(1, 2, 0), None, size_hw)
+            target = _moved(target, planned)
         else:
-            moved = tv_tensors.Mask(render_mask(target, drawn.plan))
-        return self._finished(tv_tensors.Image(output), moved)
+            decoded = Decoded(pixels.permute(1, 2, 0), target, size_hw)
+        image, target = self._rendered(planned, decoded, target)
+        return self._finished(tv_tensors.Image(image), target)
 
     def planned(
-        self, target: dict[str, Any] | None, *, size_hw: tuple[int, int], random_key: bytes
+        self, boxes: NDArray[np.float32], *, size_hw: tuple[int, int], random_key: bytes
     ) -> Planned:
         """Draw what is to be done to a stored sample, and move its boxes.
 
         Args:
-            target: `targets.detection_target`; None where there is a mask.
+            boxes: float32 [N, 4]; none where there is a mask.
             size_hw: (height, width) of the stored picture.
             random_key: What is drawn by; 32 bytes.
         """
         seed_generators(random_key)  # for a `draw` that takes the global ones after all
         key = np.frombuffer(random_key[:16], "<u8")
-        drawn = self._drawn(size_hw, target, np.random.Philox(key=key))
-        return Planned(drawn, None if target is None else self._moved(target, drawn))
+        return self._planned(size_hw, boxes, np.random.Philox(key=key))
 
     def decoded(
         self,
@@ -161,67 +173,87 @@ class FusedTransform:
         Raises:
             SampleError: The bytes do not decode, or the mask has another size.
         """
-        plan, pixels = planned.drawn.plan, None
+        plan, pixels, fast = planned.drawn.plan, None, self.decode == "fast"
         if plan.view.meets(size_hw):
-            factor = decode_factor(plan, size_hw)
-            pixels = torch.from_numpy(decode_scaled(jpeg, factor, place=f"{place}.jpg"))
+            factor = decode_factor(plan, size_hw, fast=fast)
+            values = decode_scaled(jpeg, factor, place=f"{place}.jpg", fast=fast)
+            pixels = torch.from_numpy(values)
         if mask is None:
             return Decoded(pixels, None, size_hw)
         mask_place = f"{place}.class.png"
-        values = decode_mask(mask, place=mask_place)
-        if tuple(values.shape) != size_hw:
-            problem = f"is {values.shape[1]} x {values.shape[0]} px, its picture"
+        labels = decode_mask(mask, place=mask_place)
+        if tuple(labels.shape) != size_hw:
+            problem = f"is {labels.shape[1]} x {labels.shape[0]} px, its picture"
             raise SampleError(mask_place, f"{problem} {size_hw[1]} x {size_hw[0]}")
-        return Decoded(pixels, values, size_hw)
+        return Decoded(pixels, labels, size_hw)
 
-    def carried_out(self, planned: Planned, decoded: Decoded, *, random_key: bytes) -> Any:
-        """(image, target): what was planned, and the transforms after it."""
-        drawn = planned.drawn
-        image: Any = render(
-            decoded.pixels, drawn.plan, decoded.size_hw, change=drawn.change, fill=self.fill
-        )
-        target: Any = planned.target
-        if decoded.mask is not None:
-            target = tv_tensors.Mask(render_mask(decoded.mask, drawn.plan))
+    def carried_out(
+        self,
+        planned: Planned,
+        decoded: Decoded,
+        target: dict[str, Any] | None,
+        *,
+        random_key: bytes,
+    ) -> tuple[Any, Any]:
+        """(image, target): what was planned, and the transforms after it.
+
+        Args:
+            planned: What is to be done.
+            decoded: The pixels.
+            target: The target, its boxes moved already; None where there is a mask.
+            random_key: What the transforms after it draw by; 32 bytes.
+        """
+        image, moved = self._rendered(planned, decoded, target)
         if not self.after:  # nobody asks for the type of an image, and wrapping takes time
-            return image, target
+            return image, moved
         seed_generators(random_key)
-        return self._finished(tv_tensors.Image(image), target)
+        return self._finished(tv_tensors.Image(image), moved)
 
-    def _drawn(self, size_hw: tuple[int, int], target: Any, bits: np.random.Philox) -> Drawn:
-        boxes = np.zeros((0, 4), np.float32)
-        if isinstance(target, dict):
-            boxes = target["boxes"].as_subclass(torch.Tensor).numpy()
+    def _planned(
+        self, size_hw: tuple[int, int], boxes: NDArray[np.float32], bits: np.random.Philox
+    ) -> Planned:
         drawn: object = self.draw(size_hw, boxes, np.random.Generator(bits))
         if not isinstance(drawn, Drawn):
             raise TypeError(f"it drew {type(drawn).__name__}, expected Drawn")
-        return drawn
-
-    def _moved(self, target: Mapping[str, Any], drawn: Drawn) -> dict[str, Any]:
-        boxes = target["boxes"].as_subclass(torch.Tensor).numpy()
         moved, is_kept = kept_boxes(
             drawn.plan, boxes, min_size=self.min_size, min_visible=self.min_visible
         )
         if drawn.is_kept is not None:
             is_kept &= drawn.is_kept
-        found = dict(target)
-        found["boxes"] = tv_tensors.BoundingBoxes(
-            torch.from_numpy(moved[is_kept]), format="XYXY", canvas_size=drawn.plan.size_hw
+        return Planned(drawn, moved[is_kept], is_kept)
+
+    def _rendered(
+        self, planned: Planned, decoded: Decoded, target: Any
+    ) -> tuple[torch.Tensor, Any]:
+        drawn = planned.drawn
+        image = render(
+            decoded.pixels, drawn.plan, decoded.size_hw, change=drawn.change, fill=self.fill
         )
-        if is_kept.all():
-            return found
-        rows = torch.from_numpy(np.flatnonzero(is_kept))
-        for name in _PER_BOX:
-            # Flags that an earlier transform left behind when it dropped boxes stay as they are:
-            # `PerBox` labels know which of them are theirs.
-            if name in target and len(target[name]) == len(boxes):
-                found[name] = target[name][rows]
-        return found
+        if decoded.mask is not None:
+            target = tv_tensors.Mask(render_mask(decoded.mask, drawn.plan))
+        return image, target
 
     def _finished(self, image: Any, target: Any) -> tuple[Any, Any]:
         for transform in self.after:
             image, target = transform(image, target)
         return image, target
+
+
+def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
+    """A target of a picture that is not stored, with its boxes moved."""
+    found, is_kept = dict(target), planned.is_kept
+    found["boxes"] = tv_tensors.BoundingBoxes(
+        torch.from_numpy(planned.boxes),
+        format="XYXY",
+        canvas_size=planned.drawn.plan.size_hw,
+    )
+    rows = torch.from_numpy(np.flatnonzero(is_kept))
+    for name in _PER_BOX:
+        # Flags that an earlier transform left behind when it dropped boxes stay as they are:
+        # `PerBox` labels know which of them are theirs.
+        if name in target and len(target[name]) == len(is_kept):
+            found[name] = target[name][rows]
+    return found
 
 
 def _checked_image(image: object) -> torch.Tensor:

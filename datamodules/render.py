@@ -7,6 +7,7 @@ What is scaled and what comes of it are rectangles of whole pixels that stand fo
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -108,18 +109,13 @@ class _Span(NamedTuple):
         begin, end = first / factor, (first + length) / factor
         scale = scaled * factor / length
 
-        def off(at: int) -> float:
-            """Output pixels by which an edge there misses a whole number."""
-            place = (at - begin) * scale
-            return round(abs(place - round(place)), 3)
-
         low = range(math.floor(begin), math.floor(begin) - _MARGIN, -1)
         if begin <= 0:  # the picture's own edge is seen
             low = range(0, max(-_MARGIN, math.ceil(begin)) - 1, -1)
         high = range(math.ceil(end), math.ceil(end) + _MARGIN)
         if end > decoded:
             high = range(decoded, min(decoded + _MARGIN, math.floor(end)) + 1)
-        start, stop = min(low, key=off), min(high, key=off)
+        start, stop = _nearest(low, begin, scale), _nearest(high, begin, scale)
         out_start, out_stop = round((start - begin) * scale), round((stop - begin) * scale)
         out_stop = max(out_stop, out_start + 1)
         # Beyond the picture's edges there is only what fills.
@@ -136,6 +132,19 @@ class _Span(NamedTuple):
         return slice(self.seen.start - self.out_start, self.seen.stop - self.out_start)
 
 
+def _nearest(edges: range, begin: float, scale: float) -> int:
+    """The first of them that misses a whole number of output pixels by least."""
+    found, least = edges[0], 1.0
+    for at in edges:
+        place = (at - begin) * scale
+        off = abs(place - round(place))
+        if off < least - _NEAR:
+            found, least = at, off
+            if off < _NEAR:
+                break
+    return found
+
+
 def _factor(pixels: torch.Tensor, size_hw: tuple[int, int]) -> int:
     """By how much a picture was decoded smaller."""
     for factor in (1, 2, 4, 8):
@@ -148,8 +157,14 @@ def _factor(pixels: torch.Tensor, size_hw: tuple[int, int]) -> int:
 def _filled(size_hw: tuple[int, int], fill: tuple[int, int, int]) -> torch.Tensor:
     """Uint8 [H, W, 3] of one colour."""
     output = torch.empty(*size_hw, 3, dtype=torch.uint8)
-    output.view(size_hw[0], -1)[:] = torch.tensor(fill, dtype=torch.uint8).repeat(size_hw[1])
+    output.view(size_hw[0], -1)[:] = _row(size_hw[1], fill)
     return output
+
+
+@lru_cache(512)
+def _row(width: int, fill: tuple[int, int, int]) -> torch.Tensor:
+    """Uint8 [W * 3]; shared, so never written to."""
+    return torch.tensor(fill, dtype=torch.uint8).repeat(width)
 
 
 def _padded(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from shard_tool.errors import SampleError
 from shard_tool.sample import parse_sample
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from datamodules.cost import Cost
     from datamodules.fused import Planned
     from datamodules.shards import RawSample
@@ -94,6 +96,27 @@ def _row_numbers(length: int) -> torch.Tensor:
     return torch.arange(length)
 
 
+class Boxes(NamedTuple):
+    """A picture's objects that have a box."""
+
+    corners: NDArray[np.float32]
+    """float32 [N, 4], xyxy pixels, half-open."""
+    labels: NDArray[np.int64]
+    """int64 [N], 1 … 20."""
+    difficult: NDArray[np.bool_]
+    """bool [N]; False where the source says nothing."""
+
+    @classmethod
+    def of(cls, sample: Sample) -> Boxes:
+        """A sample's."""
+        objects = [item for item in sample.objects if item.bbox is not None]
+        return cls(
+            np.array([item.bbox for item in objects], np.float32).reshape(-1, 4),
+            np.array([item.label for item in objects], np.int64),
+            np.array([bool(item.difficult) for item in objects], np.bool_),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Annotated:
     """A sample whose annotation is parsed, and whose pictures are not decoded yet."""
@@ -102,8 +125,8 @@ class Annotated:
     sample_id: int
     size_hw: tuple[int, int]
     """Of the picture, as the annotation says."""
-    target: dict[str, Any] | None
-    """`detection_target`; None for segmentation, whose target is a picture too."""
+    boxes: Boxes | None
+    """None for segmentation, whose target is a picture too."""
     planned: Planned | None = None
     """What a recipe does to it, once that is drawn."""
 
@@ -121,8 +144,8 @@ def annotated(raw: RawSample, *, sample_id: int, task: str) -> Annotated:
         if needed not in raw.members:
             raise SampleError(raw.place, f"has no {needed} member, which {task} needs")
     sample = parse_sample(bytes(raw.members["json"]), place=f"{raw.place}.json")
-    target = detection_target(sample, sample_id) if task == "detection" else None
-    return Annotated(raw, sample_id, (sample.height, sample.width), target)
+    boxes = Boxes.of(sample) if task == "detection" else None
+    return Annotated(raw, sample_id, (sample.height, sample.width), boxes)
 
 
 def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes) -> Annotated:
@@ -136,11 +159,9 @@ def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes
     """
     if not isinstance(transform, FusedTransform):
         return sample
-    target = sample.target
-    if target is not None and transform.after:
-        target = {**target, "labels": PerBox.of(target["labels"])}
+    boxes = sample.boxes.corners if sample.boxes else np.zeros((0, 4), np.float32)
     try:
-        found = transform.planned(target, size_hw=sample.size_hw, random_key=random_key)
+        found = transform.planned(boxes, size_hw=sample.size_hw, random_key=random_key)
     except Exception as exc:
         raise _failed(transform, exc, sample.raw.place) from exc
     return replace(sample, planned=found)
@@ -167,22 +188,24 @@ def load_item(
     pixels = decode_image(raw.members["jpg"], place=f"{raw.place}.jpg")
     _check_size((pixels.shape[1], pixels.shape[2]), sample)
     image = tv_tensors.Image(pixels)
-    target = sample.target
-    if target is None:
-        target = tv_tensors.Mask(
+    given: Any
+    if sample.boxes is not None:
+        given = detection_target(sample)
+    else:
+        given = tv_tensors.Mask(
             decode_mask(raw.members["class.png"], place=f"{raw.place}.class.png")
         )
     decoded = time.perf_counter()
     cost.decode_s += decoded - begun
-    result = (image, target)
+    result = (image, given)
     if transform is not None:
-        result = _transformed(transform, image, target, raw.place, random_key)
-    image, target = _checked(result, transform, sample)
+        result = _transformed(transform, image, given, raw.place, random_key)
+    image, target = _checked(result, transform, sample, given)
     cost.transform_s += time.perf_counter() - decoded
     return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
 
 
-def detection_target(sample: Sample, sample_id: int) -> dict[str, Any]:
+def detection_target(sample: Annotated) -> dict[str, Any]:
     """The target of a picture: every object that has a box.
 
     Returns:
@@ -193,21 +216,40 @@ def detection_target(sample: Sample, sample_id: int) -> dict[str, Any]:
         orig_size: int64 [2], (height, width).
         key: str.
     """
-    objects = [item for item in sample.objects if item.bbox is not None]
-    boxes = np.array([item.bbox for item in objects], np.float32).reshape(-1, 4)
-    labels = np.array([item.label for item in objects], np.int64)
-    difficult = np.array([bool(item.difficult) for item in objects], np.bool_)
-    size_hw = (sample.height, sample.width)
+    boxes = sample.boxes
+    assert boxes is not None
+    corners = tv_tensors.BoundingBoxes(
+        torch.from_numpy(boxes.corners), format="XYXY", canvas_size=sample.size_hw
+    )
+    return _target(sample, corners, torch.from_numpy(boxes.labels), boxes.difficult)
+
+
+def _target(
+    sample: Annotated, corners: torch.Tensor, labels: torch.Tensor, difficult: NDArray[np.bool_]
+) -> dict[str, Any]:
     return {
-        "boxes": tv_tensors.BoundingBoxes(
-            torch.from_numpy(boxes), format="XYXY", canvas_size=size_hw
-        ),
-        "labels": torch.from_numpy(labels),  # from_numpy: a third of torch.tensor's time
-        "difficult": torch.from_numpy(difficult),
-        "image_id": torch.tensor(sample_id),
-        "orig_size": torch.from_numpy(np.array(size_hw, np.int64)),
-        "key": sample.key,
+        "boxes": corners,
+        "labels": labels,
+        "difficult": torch.from_numpy(difficult),  # a third of torch.tensor's time
+        "image_id": torch.tensor(sample.sample_id),
+        "orig_size": torch.from_numpy(np.array(sample.size_hw, np.int64)),
+        "key": sample.raw.key,
     }
+
+
+def _planned_target(sample: Annotated, planned: Planned, *, is_final: bool) -> dict[str, Any]:
+    """The target with its boxes moved; plain tensors where no transform comes after."""
+    boxes, is_kept = sample.boxes, planned.is_kept
+    assert boxes is not None
+    corners = torch.from_numpy(planned.boxes)
+    if is_final:
+        labels = torch.from_numpy(boxes.labels[is_kept])
+        return _target(sample, corners, labels, boxes.difficult[is_kept])
+    size_hw = planned.drawn.plan.size_hw
+    corners = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size_hw)
+    rows = torch.from_numpy(np.flatnonzero(is_kept))
+    labels = PerBox.of(torch.from_numpy(boxes.labels))[rows]
+    return _target(sample, corners, labels, boxes.difficult[is_kept])
 
 
 def with_areas(target: dict[str, Any]) -> dict[str, Any]:
@@ -240,22 +282,23 @@ def _fused_item(
     raw, planned = sample.raw, sample.planned
     assert planned is not None
     _check_size(picture_size(raw.members["jpg"], place=f"{raw.place}.jpg"), sample)
-    mask = raw.members["class.png"] if sample.target is None else None
+    mask = raw.members["class.png"] if sample.boxes is None else None
     decoded = transform.decoded(
         planned, raw.members["jpg"], mask, size_hw=sample.size_hw, place=raw.place
     )
     middle = time.perf_counter()
     cost.decode_s += middle - begun
+    given: Any = None
+    if sample.boxes is not None:
+        given = _planned_target(sample, planned, is_final=not transform.after)
     try:
-        image, target = result = transform.carried_out(planned, decoded, random_key=random_key)
+        image, target = transform.carried_out(planned, decoded, given, random_key=random_key)
     except Exception as exc:
         raise _failed(transform, exc, raw.place) from exc
     if transform.after:
-        image, target = _checked(result, transform, sample)
-    elif sample.target is None:
+        image, target = _checked((image, target), transform, sample, given)
+    elif sample.boxes is None:
         target = _plain(target)
-    else:
-        target["boxes"] = _plain(target["boxes"])
     cost.transform_s += time.perf_counter() - middle
     return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
 
@@ -277,16 +320,19 @@ def _failed(transform: object, exc: Exception, place: str) -> SampleError:
     return SampleError(place, problem)
 
 
-def _checked(result: Any, transform: object, sample: Annotated) -> tuple[torch.Tensor, Any]:
-    """What a transform returned, as plain tensors that a batch can hold."""
+def _checked(
+    result: Any, transform: object, sample: Annotated, given: Any
+) -> tuple[torch.Tensor, Any]:
+    """What a transform returned for the target it was given, as plain tensors for a batch."""
     place = sample.raw.place
     if not (isinstance(result, tuple | list) and len(result) == 2):
         found = type(result).__name__
         problem = f"transform {_name_of(transform)!r} returned {found}, expected (image, target)"
         raise SampleError(place, problem)
     image, target = _checked_image(result[0], place), result[1]
-    if sample.target is not None:
-        return image, _checked_detection(target, sample.target["difficult"], place)
+    if sample.boxes is not None:
+        stored = torch.from_numpy(sample.boxes.difficult)
+        return image, _checked_detection(target, given["difficult"], stored, place)
     return image, _checked_mask(target, image, place)
 
 
@@ -308,8 +354,17 @@ def _checked_image(image: object, place: str) -> torch.Tensor:
     raise SampleError(place, f"the transform's image is {found}, expected a tensor [3, H, W]")
 
 
-def _checked_detection(target: Any, difficult: torch.Tensor, place: str) -> dict[str, Any]:
-    """The target's boxes and all that goes with them, in step and as plain tensors."""
+def _checked_detection(
+    target: Any, given: torch.Tensor, stored: torch.Tensor, place: str
+) -> dict[str, Any]:
+    """The target's boxes and all that goes with them, in step and as plain tensors.
+
+    Args:
+        target: What the transform returned.
+        given: The flags `difficult` it was given.
+        stored: Those of all of the sample's boxes.
+        place: What errors call the sample.
+    """
     if not isinstance(target, dict) or not {"boxes", "labels"} <= target.keys():
         raise SampleError(place, "the transform's target has no 'boxes' and 'labels'")
     boxes, labels, flags = target["boxes"], target["labels"], target.get("difficult")
@@ -326,9 +381,9 @@ def _checked_detection(target: Any, difficult: torch.Tensor, place: str) -> dict
         problem = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} are not in step"
         raise SampleError(place, f"after the transform {problem}")
     if rows is not None:
-        is_theirs = flags is not None and flags is not difficult and flags.shape == labels.shape
+        is_theirs = flags is not None and flags is not given and flags.shape == labels.shape
         if not is_theirs:
-            flags = difficult if rows is _row_numbers(len(difficult)) else difficult[rows]
+            flags = stored if rows is _row_numbers(len(stored)) else stored[rows]
     if flags is None or flags.shape != labels.shape:
         hint = "index target['labels'] (or 'difficult') where you drop boxes"
         raise SampleError(place, "after the transform 'difficult' is not in step", hint)

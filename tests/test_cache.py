@@ -70,6 +70,12 @@ def held(cache: ShardCache) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in files if path.name != "room.lock"}
 
 
+def at_rest(cache: ShardCache) -> dict[str, int]:
+    """The same once no thread writes there any more."""
+    assert eventually(lambda: not [name for name in held(cache) if name.endswith(".lock")])
+    return held(cache)
+
+
 def used(cache: ShardCache, *names: str) -> None:
     """Say in which order files were used: the clock of the disk is too coarse to tell."""
     for i, name in enumerate(names):
@@ -539,9 +545,7 @@ def test_a_disk_too_small_for_one_shard_reads_through_and_says_so_once(
     url = in_memory(folder, f"memory://{tmp_path.name}")
     small = disk("size=64k")
     assert streamed(url, small, cache_limit=1 << 30) == [hashes_of(folder, "train")] * 2
-    assert eventually(
-        lambda: not [name for name in held(ShardCache(small, 1 << 30)) if ".tar" in name]
-    ), "the thread tried once more"
+    assert not [name for name in at_rest(ShardCache(small, 1 << 30)) if ".tar" in name]
     (said,) = warnings_in(caplog)
     place, _, rest = said.partition(": no room")
     assert place in {f"{url}/{name}" for name in sizes_of(folder)}
@@ -584,7 +588,7 @@ def test_a_limit_below_one_shard_reads_through_and_says_so_once(
     url = in_memory(folder, f"memory://{tmp_path.name}")
     cache_dir = tmp_path / "cache"
     assert streamed(url, cache_dir, cache_limit=1) == [hashes_of(folder, "train")] * 2
-    assert eventually(lambda: not held(ShardCache(cache_dir, 1))), "the thread tried once more"
+    assert at_rest(ShardCache(cache_dir, 1)) == {}
     (said,) = warnings_in(caplog)
     assert said.endswith(": no room in the cache (1 bytes); reading samples by range, uncached")
 
@@ -747,11 +751,11 @@ def test_random_access_to_what_another_node_holds_leaves_the_cache_as_it_is(
         return len([name for name in held(cache) if name.endswith(".tar")]) == 2
 
     assert eventually(is_filled)
-    files = held(cache)
+    files = at_rest(cache)
     assert any(name.endswith(".0-1.tar") for name in files)
     assert is_filled()  # and has it mapped now
     assert [data.read(i)["__key__"] for i in range(10)] == keys
-    assert held(cache) == files
+    assert at_rest(cache) == files
 
 
 def test_a_batch_may_need_more_indexes_than_are_kept_in_mind(

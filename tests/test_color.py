@@ -31,7 +31,7 @@ def changes(draw: Any) -> ColorChange:
 
 
 def picture(height: int = 61, width: int = 83) -> torch.Tensor:
-    """uint8 [H, W, 3]; no multiple of the pixels that are multiplied at a time."""
+    """uint8 [H, W, 3]; no multiple of any width of vectors."""
     return torch.from_numpy(scene(height, width))
 
 
@@ -40,7 +40,7 @@ def in_steps(pixels: torch.Tensor, change: ColorChange) -> np.ndarray:
     found = pixels.numpy().astype(np.float64)
 
     def contrast() -> np.ndarray:
-        grey = (found.reshape(-1, 3)[::17] @ np.array(LUMA)).mean()
+        grey = (found @ LUMA).mean()
         return change.contrast * found + (1 - change.contrast) * grey
 
     if change.brightness is not None:
@@ -48,7 +48,7 @@ def in_steps(pixels: torch.Tensor, change: ColorChange) -> np.ndarray:
     if change.contrast is not None and change.contrast_first:
         found = contrast()
     if change.saturation is not None:
-        grey = (found @ np.array(LUMA))[..., None]
+        grey = (found @ LUMA)[..., None]
         found = change.saturation * found + (1 - change.saturation) * grey
     if change.hue is not None:
         axis = np.ones(3) / np.sqrt(3)
@@ -68,7 +68,9 @@ def test_one_matrix_does_what_the_steps_do(change: ColorChange) -> None:
     pixels = picture()
     expected = np.clip(in_steps(pixels, change), 0, 255)
     found = recolored(pixels, change).numpy().astype(np.float64)
-    assert np.abs(found - expected).max() < 0.501, "the nearest level, but for float32"
+    # OpenCV multiplies bytes by factors rounded to 1 / 1024, and rounds the sum to a whole level.
+    bound = 0.5 + (3 * 255 + 1) * 0.5 / 1024
+    assert np.abs(found - expected).max() < bound + 1e-6
 
 
 @settings(max_examples=300, deadline=None)

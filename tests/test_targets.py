@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,13 +12,20 @@ from torchvision import tv_tensors
 from datamodules import presets
 from datamodules.decode import decode_image
 from datamodules.shards import RawSample
-from datamodules.targets import detection_target
+from datamodules.targets import annotated, detection_target
 from tests.kit.pictures import encoded, scene
 from tests.kit.samples import BOXES, PLACE, load, raw_of, refusal, sample_of, with_mask
 
+if TYPE_CHECKING:
+    from shard_tool.sample import Sample
+
+
+def target_of(sample: Sample, sample_id: int) -> dict[str, Any]:
+    return detection_target(annotated(raw_of(sample), sample_id=sample_id, task="detection"))
+
 
 def test_detection_target_has_the_fields_of_the_contract() -> None:
-    target = detection_target(sample_of(), 17)
+    target = target_of(sample_of(), 17)
     boxes = target["boxes"]
     assert isinstance(boxes, tv_tensors.BoundingBoxes)
     assert (boxes.format, boxes.canvas_size) == (tv_tensors.BoundingBoxFormat.XYXY, (48, 64))
@@ -36,14 +43,14 @@ def test_detection_target_has_the_fields_of_the_contract() -> None:
 
 def test_detection_target_skips_objects_without_a_box() -> None:
     """Layout marks some by a point only; numbers of the others stay theirs."""
-    target = detection_target(sample_of([BOXES[0], None, BOXES[2]]), 0)
+    target = target_of(sample_of([BOXES[0], None, BOXES[2]]), 0)
     assert target["labels"].tolist() == [1, 3]
     assert target["boxes"].tolist() == [list(BOXES[0]), list(BOXES[2])]
     assert target["difficult"].tolist() == [False, False]
 
 
 def test_detection_target_takes_unknown_difficulty_for_none() -> None:
-    target = detection_target(sample_of(BOXES[:3], difficult=[None, True, None]), 0)
+    target = target_of(sample_of(BOXES[:3], difficult=[None, True, None]), 0)
     assert target["difficult"].tolist() == [False, True, False]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from datamodules.color import ColorChange
@@ -18,7 +19,6 @@ from shard_tool.sample import Sample, SampleObject, Source, encode_sample
 from tests.kit.pictures import encoded, scene, voc_mask
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from datamodules.geometry import Plan
@@ -93,7 +93,9 @@ def rendered(
         return Drawn(plan, change or ColorChange())
 
     recipe = FusedTransform(draw, fill)
-    planned = recipe.planned(None, size_hw=size_hw, random_key=digest_of(("t", 0)))
+    planned = recipe.planned(
+        np.zeros((0, 4), np.float32), size_hw=size_hw, random_key=digest_of(("t", 0))
+    )
     decoded = recipe.decoded(planned, jpeg, None, size_hw=size_hw, place="")
-    image: torch.Tensor = recipe.carried_out(planned, decoded, random_key=b"")[0]
+    image: torch.Tensor = recipe.carried_out(planned, decoded, None, random_key=b"")[0]
     return image
