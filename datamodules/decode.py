@@ -115,7 +115,12 @@ def _decode_by_pillow(
             _check_size(*picture.size, place)
             if mode is None and picture.mode not in {"P", "L"}:
                 raise SampleError(place, f"a mask has mode 'P' or 'L', this is {picture.mode!r}")
-            return np.array(picture if mode is None else picture.convert(mode))
+            found: Image.Image = picture
+            if mode is not None and picture.mode.startswith("I"):
+                # 16-bit greys, which Pillow's own conversion would make white above 255.
+                deep = np.array(picture).astype(np.int64)
+                found = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
+            return np.array(found if mode is None else found.convert(mode))
     except UnidentifiedImageError:
         raise SampleError(place, "is not a picture") from None  # its text names a buffer's address
     except _REFUSALS as exc:

@@ -59,8 +59,8 @@ class VOCDataModule(LightningDataModule):
         transforms: Name of a recipe of `presets.RECIPES` ('ssd', 'ssdlite', 'retinanet', …), for
             stages whose transforms are not given; None: 'ssdlite' for detection,
             'random_resized_crop' for segmentation.
-        decode: 'exact', or 'fast' for such a recipe: 1.2 to 1.9 times as fast in decoding, by
-            pixels that differ a little (docs/concepts/pixels.md).
+        decode: 'exact', or 'fast' for such a recipe: sooner done, with pixels that differ a little
+            (docs/concepts/pixels.md says by how much).
         image_size: Pixels of the recipe's output: height and width, or the shorter side for
             'retinanet'; None: the recipe's usual size (300, 320, 800, 256).
         seed: Of the order of samples and the randomness of transforms.

@@ -76,7 +76,6 @@ def test_one_matrix_does_what_the_steps_do(change: ColorChange) -> None:
 @settings(max_examples=300, deadline=None)
 @given(changes())
 def test_greys_stay_greys(change: ColorChange) -> None:
-    """Which `recolored` relies on: the three offsets are one."""
     matrix = change.matrix(np.array([90.0, 120.0, 70.0]))
     assert matrix.shape == (3, 4)
     assert matrix[:, 3] == pytest.approx(matrix[0, 3], abs=1e-4)

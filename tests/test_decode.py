@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from typing import TYPE_CHECKING
 
@@ -179,3 +180,14 @@ def test_truncated_mask_is_refused() -> None:
     _, content = voc_mask()
     with pytest.raises(SampleError, match=r"^a\.class\.png: does not decode: "):
         decode_mask(content[: len(content) // 2], place="a.class.png")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_16_bit_greys_keep_their_upper_byte(mode: str) -> None:
+    deep = (np.arange(12 * 9).reshape(12, 9) * 600).astype(np.uint16)
+    picture = Image.fromarray(deep) if mode == "I;16" else Image.fromarray(deep.astype(np.int32))
+    assert picture.mode == mode
+    file = io.BytesIO()
+    picture.save(file, "PNG" if mode == "I;16" else "TIFF")
+    found = decode_image(file.getvalue(), place="a.jpg")
+    assert found.tolist() == [(deep >> 8).tolist()] * 3

@@ -213,6 +213,8 @@ def test_zoom_out_is_drawn_as_torchvision_draws_it() -> None:
         if image.shape[2] > 210
     ]
     assert_alike(lefts, their_lefts, 0.06)
+    tops = [-view.top / (view.height - SIZE[0]) for view in ours if view.width > 210]
+    assert abs(np.corrcoef(lefts, tops)[0, 1]) < 0.1, "each side is drawn for itself"
 
 
 def test_iou_crop_is_drawn_as_torchvision_draws_it() -> None:

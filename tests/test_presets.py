@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,18 @@ from torchvision.transforms import v2
 from datamodules import VOCDataModule, presets
 from datamodules.color import ColorChange
 from datamodules.fused import Drawn, FusedTransform
-from datamodules.geometry import Plan, View, iou_crop, resized_crop, stretch, zoom_out
+from datamodules.geometry import (
+    Plan,
+    View,
+    decode_factor,
+    iou_crop,
+    resized_crop,
+    stretch,
+    zoom_out,
+)
+from datamodules.randomness import preserved_generators
 from shard_tool.errors import OptionError
+from shard_tool.keyed import digest_of
 from tests.kit.pictures import encoded, scene, voc_mask
 from tests.kit.samples import PLACE, load, raw_of, refusal, rendered, sample_of
 
@@ -105,6 +116,45 @@ def test_in_evaluation_every_box_is_kept(recipe: FusedTransform) -> None:
     assert load(recipe, sample_of(boxes)).target["labels"].tolist() == [1, 2, 3]
     train = load(presets.random_resized_crop(20, scale=(1.0, 1.0)), sample_of(boxes))
     assert train.target["labels"].tolist() == [2]
+
+
+GOLDEN: dict[str, Any] = {
+    "ssd": [
+        ((71, 35, 393, 294), True, -0.04828709608266496, (0, 1, 2)),
+        ((142, 14, 226, 355), True, None, (2, 0, 1)),
+        ((145, -21, 207, 283), False, 0.04012683514418941, (1, 2, 0)),
+    ],
+    "ssdlite": [
+        ((91, 79, 293, 197), False, None, None),
+        ((169, 42, 154, 222), False, None, None),
+        ((33, 32, 229, 304), False, None, None),
+    ],
+    "retinanet": [
+        ((0, 0, 500, 375), True, None, None),
+        ((0, 0, 500, 375), True, None, None),
+        ((0, 0, 500, 375), True, None, None),
+    ],
+    "random_resized_crop": [
+        ((99, 18, 322, 337), False, None, None),
+        ((81, 20, 416, 335), False, None, None),
+        ((138, 1, 312, 365), False, None, None),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_what_a_key_draws_stays(name: str) -> None:
+    """Another draw breaks somebody's resume: the changelog must say so."""
+    recipe = presets.RECIPES[name]
+    boxes = np.array([[100, 50, 300, 250], [20, 200, 90, 370]], np.float32)
+    found = []
+    for i in range(3):
+        key = digest_of(("golden", i))
+        with preserved_generators():
+            drawn = recipe.train(recipe.size).planned(boxes, size_hw=SIZE, random_key=key).drawn
+        change = drawn.change
+        found.append((tuple(drawn.plan.view), drawn.plan.is_flipped, change.hue, change.channels))
+    assert found == GOLDEN[name]
 
 
 # Carried out ------------------------------------------------------------------------------------
@@ -237,6 +287,29 @@ def test_a_draw_that_takes_the_global_generator_is_by_the_samples_key_too() -> N
 def test_a_draw_of_something_else_says_so() -> None:
     plan = stretch(View(0, 0, 9, 9), (3, 3))
     assert "it drew Plan, expected Drawn" in refusal(FusedTransform(lambda *_: plan))
+
+
+def test_fast_decoding_is_near_and_decodes_smaller_sooner() -> None:
+    raw = raw_of(sample_of([], wh=(500, 375)))
+    for size in (300, 224):
+        exact = presets.detection_eval(size)
+        fast = replace(exact, decode="fast")
+        images = [load(recipe, raw=raw).image.float() for recipe in (exact, fast)]
+        assert 0 < float((images[0] - images[1]).abs().mean()) < 4
+    plan = stretch(View(0, 0, 500, 375), (224, 224))
+    assert (decode_factor(plan, SIZE), decode_factor(plan, SIZE, fast=True)) == (1, 2)
+
+
+def test_the_module_hands_on_how_to_decode(mini_dataset: Path) -> None:
+    data = VOCDataModule(str(mini_dataset), decode="fast")
+    loaders = (data.train_dataloader(), data.val_dataloader())
+    assert {found.dataset.dataset.transform.decode for found in loaders} == {"fast"}
+    for make in (
+        lambda: VOCDataModule(str(mini_dataset), decode="quick"),
+        lambda: replace(presets.ssd(), decode="quick"),
+    ):
+        with pytest.raises(OptionError, match=r"^decode: 'quick' is neither 'exact' nor 'fast'$"):
+            make()
 
 
 # Primitives that must end -----------------------------------------------------------------------
