@@ -245,6 +245,13 @@ class ShardDataset(IterableDataset[Any]):
         with preserved_generators():
             return self._sample(self._item(raw, sample_id, self._key(epoch, sample_id)))
 
+    def sample_id_at(self, position: int, *, epoch: int = 0) -> int:
+        """Id of the sample at a position of an epoch."""
+        lanes, window = self.first_cursor().lanes, self.first_cursor().window
+        order = self.order(lanes, window).epoch(epoch)
+        shards, rows = order.locate(np.array([position], np.int64))
+        return int(self._table.sample_ids(shards, rows)[0])
+
     def first_cursor(self, epoch: int = 0) -> Cursor:
         """The beginning of an epoch, with the lanes and the window given or default."""
         return Cursor(

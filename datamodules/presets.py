@@ -16,6 +16,7 @@ import torch
 from datamodules.color import photometric_distortion
 from datamodules.fused import Drawn, FusedTransform
 from datamodules.geometry import View, flip, iou_crop, resized_crop, short_side, stretch, zoom_out
+from shard_tool.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,3 +173,28 @@ RECIPES = {
 """By name, as `VOCDataModule(transforms=…)` takes them."""
 DEFAULT_RECIPES = {"detection": "ssdlite", "segmentation": "random_resized_crop"}
 """By task."""
+
+
+def recipe_by_name(
+    name: str | None, task: str, *, size: int | None = None, train: bool = True
+) -> FusedTransform:
+    """A transform of `RECIPES`.
+
+    Args:
+        name: Its name; None: the task's default.
+        task: What the data is for.
+        size: Pixels; None: the usual ones.
+        train: For training, else for evaluation.
+
+    Raises:
+        OptionError: There is no such recipe, or not for this task.
+    """
+    known = [other for other, found in RECIPES.items() if task in found.tasks]
+    name = name or DEFAULT_RECIPES[task]
+    if name not in RECIPES:
+        raise OptionError("transforms", f"{name!r} is not one of {', '.join(known)}")
+    recipe = RECIPES[name]
+    if task not in recipe.tasks:
+        problem = f"{name!r} is for {' and '.join(recipe.tasks)}, the data is for {task}"
+        raise OptionError("transforms", problem, f"take {' or '.join(known)}")
+    return (recipe.train if train else recipe.evaluation)(size or recipe.size)

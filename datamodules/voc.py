@@ -315,18 +315,11 @@ class VOCDataModule(LightningDataModule):
             hint += ", or the Trainer limit_val_batches=0" if stage == "val" else ""
             raise OptionError(exc.place, exc.problem, hint) from exc
         if dataset.transform is None:
-            dataset.transform = self._recipe_for(stage, dataset.task)
+            recipe = presets.recipe_by_name(
+                self.recipe, dataset.task, size=self.image_size, train=stage == "train"
+            )
+            dataset.transform = replace(recipe, decode=self.decode)
         return dataset
-
-    def _recipe_for(self, stage: str, task: str) -> Transform:
-        name = self.recipe or presets.DEFAULT_RECIPES[task]
-        recipe = presets.RECIPES[name]
-        if task not in recipe.tasks:
-            known = [other for other, found in presets.RECIPES.items() if task in found.tasks]
-            problem = f"{name!r} is for {' and '.join(recipe.tasks)}, the data is for {task}"
-            raise OptionError("transforms", problem, f"take {' or '.join(known)}")
-        make = recipe.train if stage == "train" else recipe.evaluation
-        return replace(make(self.image_size or recipe.size), decode=self.decode)
 
     def _loader(
         self, dataset: ShardDataset, *, drop_last: bool = False, resumable: bool = False

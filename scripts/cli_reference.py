@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-VERBS = ("convert", "verify", "info", "plan", "bench", "download")
+VERBS = ("convert", "verify", "info", "plan", "bench", "preview", "download")
 
 HEAD = """# shard-tool
 

@@ -26,7 +26,7 @@ from shard_tool.cli_options import (
     say,
     storage_options,
 )
-from shard_tool.cli_streaming import bench_command, plan_command
+from shard_tool.cli_streaming import bench_command, plan_command, preview_command
 from shard_tool.convert import (
     BAD_RECORDS_NAME,
     ConvertOptions,
@@ -239,6 +239,7 @@ def download_command(
 
 app.command("plan")(plan_command)
 app.command("bench")(bench_command)
+app.command("preview")(preview_command)
 
 
 def main() -> None:

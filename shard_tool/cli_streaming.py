@@ -1,4 +1,4 @@
-"""The verbs about streaming: ``plan`` and ``bench``.
+"""The verbs about streaming: ``plan``, ``bench`` and ``preview``.
 
 They run the code that trains, so they alone of ``shard_tool`` use ``datamodules``, and import it
 (with PyTorch) only when they are called.
@@ -103,6 +103,45 @@ def plan_command(
         print_json({"dest": str(folder), "plan": asdict(plan), "forecast": asdict(found)})
     else:
         typer.echo("\n".join(_forecast_lines(found, plan, f"{folder} {'+'.join(splits[0])}")))
+
+
+def preview_command(
+    dest: Dest,
+    output: Annotated[str, typer.Argument(metavar="PNG", help="Where the sheet is written.")],
+    transforms: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Recipe. [default: the task's]")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels of its output. [default: the recipe's]")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Rows.")] = 6,
+    epochs: Annotated[int, typer.Option(help="Columns beside the stored picture.")] = 4,
+    cell: Annotated[int, typer.Option(help="Pixels of each picture in the sheet.")] = 256,
+    split: Split = [],  # noqa: B006
+    seed: Seed = 0,
+    storage_option: StorageOption = [],  # noqa: B006
+) -> None:
+    """Draw samples as they are stored, and as a recipe makes them epoch after epoch."""
+    from datamodules import ShardDataset, presets
+    from datamodules.preview import preview
+
+    counts = {"--samples": samples, "--image-size": image_size, "--cell": cell}
+    for option, value in counts.items():
+        if value is not None and value < 1:
+            raise OptionError(option, f"{value} is below 1")
+    if epochs < 0:
+        raise OptionError("--epochs", f"{epochs} is below 0")
+    options: dict[str, Any] = {"seed": seed, "storage_options": storage_options(storage_option)}
+    stored = ShardDataset(dest, split or "train", **options)
+    recipe = presets.recipe_by_name(transforms, stored.task, size=image_size)
+    transformed = ShardDataset(dest, split or "train", transform=recipe, **options)
+    sheet = preview(stored, transformed, samples=samples, epochs=epochs, side=cell)
+    try:
+        sheet.save(output)
+    except (OSError, ValueError) as exc:
+        raise OptionError(output, f"cannot be written: {exc}", "name a .png file") from exc
+    rows = min(samples, stored.num_samples)
+    typer.echo(f"{output}: {rows} samples, stored and in {epochs} epochs of {recipe.__name__}")
 
 
 def bench_command(

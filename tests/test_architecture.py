@@ -30,7 +30,7 @@ datamodules.collate datamodules.presets
 datamodules.slots
 datamodules.dataset
 datamodules.loader
-datamodules.voc datamodules.forecast datamodules.bench
+datamodules.voc datamodules.forecast datamodules.bench datamodules.preview
 datamodules
 shard_tool.cli_options
 shard_tool.cli_streaming

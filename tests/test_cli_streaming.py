@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from datamodules.forecast import RunPlan, forecast
 from datamodules.table import ShardTable
@@ -282,3 +283,52 @@ def test_folder_without_a_dataset_exits_1_and_says_what_makes_one(
         f"error: {tmp_path}: no dataset here (no manifest.json)\n\n"
         "hint: make a dataset with `shard-tool convert SOURCE DEST`\n",
     )
+
+
+# preview ----------------------------------------------------------------------------------------
+
+
+def test_preview_draws_samples_stored_and_epoch_after_epoch(
+    run_here: Run, mini_dataset: Path, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    options = ["--samples", 3, "--epochs", 2, "--cell", 80, "--transforms", "ssd"]
+    status, out, _ = run_here("preview", mini_dataset, sheet, *options, "--image-size", 64)
+    assert (status, out) == (0, f"{sheet}: 3 samples, stored and in 2 epochs of ssd\n")
+    with Image.open(sheet) as found:
+        assert found.size == (3 * 84 + 4, 3 * 84 + 4)
+        cells = [found.crop((4 + 84 * i, 4, 84 + 84 * i, 84)).tobytes() for i in range(3)]
+    assert len(set(cells)) == 3, "each epoch draws another"
+    again = tmp_path / "again.png"
+    run_here("preview", mini_dataset, again, *options, "--image-size", 64)
+    assert again.read_bytes() == sheet.read_bytes(), "and the same each time"
+
+
+def test_preview_draws_masks(run_here: Run, mini_masks: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    status, out, _ = run_here("preview", mini_masks, sheet, "--samples", 2, "--cell", 90)
+    assert (status, out.endswith(" in 4 epochs of random_resized_crop\n")) == (0, True)
+    with Image.open(sheet) as found:
+        assert found.size == (5 * 94 + 4, 2 * 94 + 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--transforms", "sdd"],
+            "transforms: 'sdd' is not one of ssd, ssdlite, retinanet, random",
+        ),
+        (["--samples", 0], "--samples: 0 is below 1"),
+        (["--epochs", -1], "--epochs: -1 is below 0"),
+    ],
+)
+def test_preview_says_what_it_cannot_do(
+    run_here: Run, mini_dataset: Path, tmp_path: Path, arguments: list[Any], message: str
+) -> None:
+    status, _, err = run_here("preview", mini_dataset, tmp_path / "sheet.png", *arguments)
+    assert status != 0
+    assert message in err
+    status, _, err = run_here("preview", mini_dataset, tmp_path / "sheet.txt", "--samples", 1)
+    assert status != 0
+    assert "sheet.txt: cannot be written: unknown file extension: .txt" in err

@@ -1,0 +1,100 @@
+"""Pictures to look at: stored samples, and what a transform makes of them epoch after epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
+
+from shard_tool.sample import VOC_CLASSES
+
+if TYPE_CHECKING:
+    from datamodules.dataset import ShardDataset
+
+PADDING = 4
+"""White pixels between two pictures."""
+_VOID = 255
+
+
+def preview(
+    stored: ShardDataset, transformed: ShardDataset, *, samples: int = 6, epochs: int = 4, side: int
+) -> Image.Image:
+    """A sheet with a row for each sample: as it is stored, then as each epoch's training gets it.
+
+    Args:
+        stored: The dataset without a transform.
+        transformed: The same with one.
+        samples: Rows; evenly spread over the splits.
+        epochs: Epochs from 0 on.
+        side: Pixels of a cell, into which pictures are scaled keeping their aspect.
+    """
+    count = min(samples, stored.num_samples)
+    cells = []
+    for row in range(count):
+        sample_id = stored.sample_id_at(row * stored.num_samples // count)
+        cells.append(cell(*stored.read(sample_id), side=side))
+        drawn = (transformed.read(sample_id, epoch=epoch) for epoch in range(epochs))
+        cells += [cell(image, target, side=side) for image, target in drawn]
+    grid = make_grid(torch.stack(cells), nrow=1 + epochs, padding=PADDING, pad_value=255)
+    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
+    """One sample in a square of `side`, marked: uint8 [3, side, side].
+
+    Args:
+        image: uint8 [3, H, W], or float in [0, 1].
+        target: A detection target, or a mask [H, W].
+        side: Pixels.
+    """
+    image = torch.as_tensor(image).as_subclass(torch.Tensor)
+    if image.dtype != torch.uint8:
+        image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    height, width = image.shape[1:]
+    scale = side / max(height, width)
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    image = functional.resize(image.contiguous(), size, antialias=True)
+    if isinstance(target, dict):
+        boxes = target["boxes"] * torch.tensor([size[1] / width, size[0] / height] * 2)
+        image = marked(image, {**target, "boxes": boxes})
+    else:
+        mask = torch.as_tensor(target).as_subclass(torch.Tensor)
+        resized = functional.resize(mask[None], size, functional.InterpolationMode.NEAREST)
+        image = marked(image, resized[0])
+    sheet: torch.Tensor = functional.pad(image, [0, 0, side - size[1], side - size[0]], fill=[255])
+    return sheet
+
+
+def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
+    """A uint8 picture with its boxes (difficult objects in red) or its mask."""
+    if not isinstance(target, dict):
+        labels = [label for label in target.unique().tolist() if label not in (0, _VOID)]
+        if not labels:
+            return image
+        masks = torch.stack([target == label for label in labels])
+        found: torch.Tensor = draw_segmentation_masks(
+            image, masks, alpha=0.6, colors=[_color(label) for label in labels]
+        )
+        return found
+    boxes: torch.Tensor = target["boxes"].as_subclass(torch.Tensor)
+    if not len(boxes):
+        return image
+    # What is thinner than a pixel would be refused.
+    boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], 1)
+    names = [VOC_CLASSES[label - 1] for label in target["labels"].tolist()]
+    colors = ["red" if difficult else "yellow" for difficult in target["difficult"].tolist()]
+    drawn: torch.Tensor = draw_bounding_boxes(image, boxes, names, colors=colors, width=2)
+    return drawn
+
+
+def _color(label: int) -> tuple[int, int, int]:
+    """VOC's colour of a class: bits of its number, spread over the channels from the top down."""
+    color = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            color[channel] |= (label >> channel & 1) << (7 - bit)
+        label >>= 3
+    return color[0], color[1], color[2]
