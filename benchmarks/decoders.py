@@ -3,8 +3,8 @@
     VOC_SAMPLE_DIR=... .venv-bench/bin/python benchmarks/decoders.py [--rounds 9] [--pictures 150]
 
 Each round runs every decoder over the same photographs, beginning with another one each time;
-figures are medians over rounds. Writes `decoders.json` into the results folder, and prints the
-tables of docs/concepts/pixels.md.
+figures are medians over rounds. Writes `decoders.json` into the results folder, and prints
+the tables that docs/concepts/pixels.md has a part of.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ def bombs(decoders: dict[str, Decoder], photograph: bytes) -> dict[str, str]:
 
 
 def print_tables(report: dict[str, Any]) -> None:
-    """As docs/concepts/pixels.md has them."""
+    """What docs/concepts/pixels.md has a part of."""
     per_s, exact = report["per_s"], report["exactness"]
     base = per_s["one_thread"]["simplejpeg"]
     print(

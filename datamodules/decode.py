@@ -119,7 +119,8 @@ def _decode_by_pillow(
             if mode is not None and picture.mode.startswith("I"):
                 # 16-bit greys, which Pillow's own conversion would make white above 255.
                 deep = np.array(picture).astype(np.int64)
-                found = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
+                is_deep = picture.mode != "I" or deep.max() > 255
+                found = Image.fromarray((deep >> 8 * is_deep).clip(0, 255).astype(np.uint8))
             return np.array(found if mode is None else found.convert(mode))
     except UnidentifiedImageError:
         raise SampleError(place, "is not a picture") from None  # its text names a buffer's address

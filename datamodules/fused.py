@@ -20,6 +20,7 @@ from torchvision.transforms.v2.functional import convert_bounding_box_format
 from datamodules.color import ColorChange
 from datamodules.decode import decode_mask, decode_scaled
 from datamodules.geometry import Plan, decode_factor, kept_boxes
+from datamodules.per_box import PerBox, in_step
 from datamodules.randomness import seed_generators
 from datamodules.render import render, render_mask
 from shard_tool.errors import OptionError, SampleError
@@ -99,7 +100,7 @@ class FusedTransform:
     decode: str = "exact"
 
     def __post_init__(self) -> None:
-        if self.decode not in {"exact", "fast"}:
+        if self.decode not in ("exact", "fast"):
             raise OptionError("decode", f"{self.decode!r} is neither 'exact' nor 'fast'")
 
     @property
@@ -248,11 +249,15 @@ def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
         canvas_size=planned.drawn.plan.size_hw,
     )
     rows = torch.from_numpy(np.flatnonzero(is_kept))
+    labels = target.get("labels")
+    if isinstance(labels, PerBox):  # an earlier transform may have left the flags behind
+        found["difficult"] = in_step(target.get("difficult"), labels)
     for name in _PER_BOX:
-        # Flags that an earlier transform left behind when it dropped boxes stay as they are:
-        # `PerBox` labels know which of them are theirs.
-        if name in target and len(target[name]) == len(is_kept):
-            found[name] = target[name][rows]
+        if name in found and len(found[name]) == len(is_kept):
+            found[name] = found[name][rows]
+    if isinstance(labels, PerBox):
+        plain = found["labels"].as_subclass(torch.Tensor)
+        found["labels"] = PerBox.of(plain, found["difficult"])
     return found
 
 

@@ -181,10 +181,13 @@ def iou_crop(
             left = view.left + int((view.width - width) * right)
             top = view.top + int((view.height - height) * below)
             stop_x, stop_y = left + width, top + height
+            crop = width * height
             for x0, y0, x1, y1, centre_x, centre_y, area in known:
+                if area < overlap * crop or crop < overlap * area:
+                    continue  # the smaller of two over the larger: no overlap is more
                 if left < centre_x < stop_x and top < centre_y < stop_y:
                     inside = (min(stop_x, x1) - max(left, x0)) * (min(stop_y, y1) - max(top, y0))
-                    if inside >= overlap * (width * height + area - inside):
+                    if inside >= overlap * (crop + area - inside):
                         held = [left < b[4] < stop_x and top < b[5] < stop_y for b in known]
                         return View(left, top, width, height), np.array(held)
     return view, everything

@@ -29,7 +29,7 @@ def preview(
         transformed: The same with one.
         samples: Rows; evenly spread over the splits.
         epochs: Epochs from 0 on.
-        side: Pixels of a cell, into which pictures are scaled keeping their aspect.
+        side: Pixels of a cell, at least 2, into which pictures are scaled keeping their aspect.
     """
     count = min(samples, stored.num_samples)
     cells = []
@@ -55,7 +55,7 @@ def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
         image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     height, width = image.shape[1:]
     scale = side / max(height, width)
-    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    size = [max(2, round(height * scale)), max(2, round(width * scale))]  # torch fails at 1
     image = functional.resize(image.contiguous(), size, antialias=True)
     if isinstance(target, dict):
         boxes = target["boxes"] * torch.tensor([size[1] / width, size[0] / height] * 2)
@@ -84,7 +84,10 @@ def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
         return image
     # What is thinner than a pixel would be refused.
     boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], 1)
-    names = [VOC_CLASSES[label - 1] for label in target["labels"].tolist()]
+    names = [
+        VOC_CLASSES[label - 1] if 1 <= label <= len(VOC_CLASSES) else str(label)
+        for label in target["labels"].tolist()
+    ]
     colors = ["red" if difficult else "yellow" for difficult in target["difficult"].tolist()]
     drawn: torch.Tensor = draw_bounding_boxes(image, boxes, names, colors=colors, width=2)
     return drawn

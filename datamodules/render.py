@@ -117,7 +117,8 @@ class _Span(NamedTuple):
             high = range(decoded, min(decoded + _MARGIN, math.floor(end)) + 1)
         start, stop = _nearest(low, begin, scale), _nearest(high, begin, scale)
         out_start, out_stop = round((start - begin) * scale), round((stop - begin) * scale)
-        out_stop = max(out_stop, out_start + 1)
+        out_start = min(out_start, scaled - 1)  # of a sliver, something is seen
+        out_stop = max(out_stop, out_start + 1, 1)
         # Beyond the picture's edges there is only what fills.
         edge_low = math.floor(-begin * scale + _NEAR)
         edge_high = math.ceil((stored / factor - begin) * scale - _NEAR)

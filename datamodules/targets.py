@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +19,7 @@ from torchvision import tv_tensors
 
 from datamodules.decode import decode_image, decode_mask, picture_size
 from datamodules.fused import FusedTransform
+from datamodules.per_box import PerBox, in_step
 from datamodules.randomness import seed_generators
 from shard_tool.errors import SampleError
 from shard_tool.sample import parse_sample
@@ -48,52 +48,6 @@ class Item:
     key: str
     orig_size: tuple[int, int]
     """(height, width) of the stored picture."""
-
-
-class PerBox(torch.Tensor):
-    """Labels that remember which of the sample's boxes they belong to.
-
-    torchvision's `SanitizeBoundingBoxes` and `RandomIoUCrop` drop boxes and index the labels with
-    them, but know nothing of our `difficult` flags. Indexed, these labels index `rows` as well, so
-    that afterwards the flags can be picked; as the index of a table they hand `rows` on; every
-    other operation gives a plain tensor.
-    """
-
-    rows: torch.Tensor
-
-    @classmethod
-    def of(cls, labels: torch.Tensor) -> PerBox:
-        """Labels int64 [N] whose rows are 0 … N - 1."""
-        return cls._tagged(labels, _row_numbers(len(labels)))
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **(kwargs or {}))
-        if func is torch.Tensor.__getitem__ and result.ndim:
-            source, at = args
-            if isinstance(source, cls):  # labels[kept]
-                return cls._tagged(result, source.rows[at])
-            if isinstance(at, cls):  # table[labels], as one merges classes
-                return cls._tagged(result, at.rows)
-        return result
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PerBox:
-        return self._tagged(self.clone(), self.rows.clone())
-
-    @classmethod
-    def _tagged(cls, labels: torch.Tensor, rows: torch.Tensor) -> PerBox:
-        tagged = labels.as_subclass(cls)
-        tagged.rows = rows
-        return tagged
-
-
-@lru_cache(64)
-def _row_numbers(length: int) -> torch.Tensor:
-    """int64 [length]: 0, 1, …; shared, so never written to."""
-    return torch.arange(length)
 
 
 class Boxes(NamedTuple):
@@ -200,7 +154,7 @@ def load_item(
     result = (image, given)
     if transform is not None:
         result = _transformed(transform, image, given, raw.place, random_key)
-    image, target = _checked(result, transform, sample, given)
+    image, target = _checked(result, transform, sample)
     cost.transform_s += time.perf_counter() - decoded
     return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
 
@@ -247,9 +201,10 @@ def _planned_target(sample: Annotated, planned: Planned, *, is_final: bool) -> d
         return _target(sample, corners, labels, boxes.difficult[is_kept])
     size_hw = planned.drawn.plan.size_hw
     corners = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size_hw)
-    rows = torch.from_numpy(np.flatnonzero(is_kept))
-    labels = PerBox.of(torch.from_numpy(boxes.labels))[rows]
-    return _target(sample, corners, labels, boxes.difficult[is_kept])
+    target = _target(
+        sample, corners, torch.from_numpy(boxes.labels[is_kept]), boxes.difficult[is_kept]
+    )
+    return {**target, "labels": PerBox.of(target["labels"], target["difficult"])}
 
 
 def with_areas(target: dict[str, Any]) -> dict[str, Any]:
@@ -266,7 +221,7 @@ def _transformed(
     transform: Transform, image: Any, target: Any, place: str, random_key: bytes
 ) -> Any:
     if isinstance(target, dict):
-        target = {**target, "labels": PerBox.of(target["labels"])}
+        target = {**target, "labels": PerBox.of(target["labels"], target["difficult"])}
     try:
         seed_generators(random_key)
         return transform(image, target)
@@ -283,22 +238,24 @@ def _fused_item(
     assert planned is not None
     _check_size(picture_size(raw.members["jpg"], place=f"{raw.place}.jpg"), sample)
     mask = raw.members["class.png"] if sample.boxes is None else None
-    decoded = transform.decoded(
-        planned, raw.members["jpg"], mask, size_hw=sample.size_hw, place=raw.place
-    )
-    middle = time.perf_counter()
-    cost.decode_s += middle - begun
-    given: Any = None
+    target: Any = None
     if sample.boxes is not None:
-        given = _planned_target(sample, planned, is_final=not transform.after)
+        target = _planned_target(sample, planned, is_final=not transform.after)
     try:
-        image, target = transform.carried_out(planned, decoded, given, random_key=random_key)
+        decoded = transform.decoded(
+            planned, raw.members["jpg"], mask, size_hw=sample.size_hw, place=raw.place
+        )
+        middle = time.perf_counter()
+        image, target = transform.carried_out(planned, decoded, target, random_key=random_key)
+    except SampleError:
+        raise
     except Exception as exc:
         raise _failed(transform, exc, raw.place) from exc
     if transform.after:
-        image, target = _checked((image, target), transform, sample, given)
+        image, target = _checked((image, target), transform, sample)
     elif sample.boxes is None:
         target = _plain(target)
+    cost.decode_s += middle - begun
     cost.transform_s += time.perf_counter() - middle
     return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
 
@@ -320,10 +277,8 @@ def _failed(transform: object, exc: Exception, place: str) -> SampleError:
     return SampleError(place, problem)
 
 
-def _checked(
-    result: Any, transform: object, sample: Annotated, given: Any
-) -> tuple[torch.Tensor, Any]:
-    """What a transform returned for the target it was given, as plain tensors for a batch."""
+def _checked(result: Any, transform: object, sample: Annotated) -> tuple[torch.Tensor, Any]:
+    """What a transform returned, as plain tensors that a batch can hold."""
     place = sample.raw.place
     if not (isinstance(result, tuple | list) and len(result) == 2):
         found = type(result).__name__
@@ -331,8 +286,7 @@ def _checked(
         raise SampleError(place, problem)
     image, target = _checked_image(result[0], place), result[1]
     if sample.boxes is not None:
-        stored = torch.from_numpy(sample.boxes.difficult)
-        return image, _checked_detection(target, given["difficult"], stored, place)
+        return image, _checked_detection(target, place)
     return image, _checked_mask(target, image, place)
 
 
@@ -354,17 +308,8 @@ def _checked_image(image: object, place: str) -> torch.Tensor:
     raise SampleError(place, f"the transform's image is {found}, expected a tensor [3, H, W]")
 
 
-def _checked_detection(
-    target: Any, given: torch.Tensor, stored: torch.Tensor, place: str
-) -> dict[str, Any]:
-    """The target's boxes and all that goes with them, in step and as plain tensors.
-
-    Args:
-        target: What the transform returned.
-        given: The flags `difficult` it was given.
-        stored: Those of all of the sample's boxes.
-        place: What errors call the sample.
-    """
+def _checked_detection(target: Any, place: str) -> dict[str, Any]:
+    """The target's boxes and all that goes with them, in step and as plain tensors."""
     if not isinstance(target, dict) or not {"boxes", "labels"} <= target.keys():
         raise SampleError(place, "the transform's target has no 'boxes' and 'labels'")
     boxes, labels, flags = target["boxes"], target["labels"], target.get("difficult")
@@ -375,15 +320,11 @@ def _checked_detection(
     if isinstance(boxes, tv_tensors.BoundingBoxes) and boxes.format.value != "XYXY":
         hint = "end with v2.ConvertBoundingBoxFormat('XYXY')"
         raise SampleError(place, f"the transform's boxes are {boxes.format.value}", hint)
-    rows = labels.rows if isinstance(labels, PerBox) else None
+    flags = in_step(flags, labels)
     boxes, labels = _plain(boxes), _plain(labels)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         problem = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} are not in step"
         raise SampleError(place, f"after the transform {problem}")
-    if rows is not None:
-        is_theirs = flags is not None and flags is not given and flags.shape == labels.shape
-        if not is_theirs:
-            flags = stored if rows is _row_numbers(len(stored)) else stored[rows]
     if flags is None or flags.shape != labels.shape:
         hint = "index target['labels'] (or 'difficult') where you drop boxes"
         raise SampleError(place, "after the transform 'difficult' is not in step", hint)

@@ -127,7 +127,7 @@ class VOCDataModule(LightningDataModule):
             known = ", ".join(sorted(presets.RECIPES))
             hint = "give transforms themselves as train_transforms, val_transforms, test_transforms"
             raise OptionError("transforms", f"{transforms!r} is not one of {known}", hint)
-        if decode not in {"exact", "fast"}:
+        if decode not in ("exact", "fast"):
             raise OptionError("decode", f"{decode!r} is neither 'exact' nor 'fast'")
         size: object = image_size  # callers without types give anything
         if size is not None and not (isinstance(size, int) and size >= 1):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -119,18 +120,23 @@ def preview_command(
     cell: Annotated[int, typer.Option(help="Pixels of each picture in the sheet.")] = 256,
     split: Split = [],  # noqa: B006
     seed: Seed = 0,
+    format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
     """Draw samples as they are stored, and as a recipe makes them epoch after epoch."""
     from datamodules import ShardDataset, presets
     from datamodules.preview import preview
 
-    counts = {"--samples": samples, "--image-size": image_size, "--cell": cell}
-    for option, value in counts.items():
-        if value is not None and value < 1:
-            raise OptionError(option, f"{value} is below 1")
+    least = {"--samples": (samples, 1), "--image-size": (image_size, 1), "--cell": (cell, 16)}
+    for option, (value, bound) in least.items():
+        if value is not None and value < bound:
+            raise OptionError(option, f"{value} is below {bound}")
     if epochs < 0:
         raise OptionError("--epochs", f"{epochs} is below 0")
+    if Path(output).suffix != ".png" or "://" in output:
+        raise OptionError(f"PNG {output!r}", "is no local .png file", "as in sheet.png")
+    if not Path(output).absolute().parent.is_dir():
+        raise OptionError(output, "its folder does not exist", "make it, or name another")
     options: dict[str, Any] = {"seed": seed, "storage_options": storage_options(storage_option)}
     stored = ShardDataset(dest, split or "train", **options)
     recipe = presets.recipe_by_name(transforms, stored.task, size=image_size)
@@ -138,10 +144,15 @@ def preview_command(
     sheet = preview(stored, transformed, samples=samples, epochs=epochs, side=cell)
     try:
         sheet.save(output)
-    except (OSError, ValueError) as exc:
-        raise OptionError(output, f"cannot be written: {exc}", "name a .png file") from exc
+    except OSError as exc:
+        raise OptionError(output, f"cannot be written: {exc.strerror or exc}") from exc
     rows = min(samples, stored.num_samples)
-    typer.echo(f"{output}: {rows} samples, stored and in {epochs} epochs of {recipe.__name__}")
+    if format_ is Format.json:
+        print_json(
+            {"png": output, "recipe": recipe.__name__, "num_samples": rows, "epochs": epochs}
+        )
+    else:
+        typer.echo(f"{output}: {rows} samples, stored and in {epochs} epochs of {recipe.__name__}")
 
 
 def bench_command(

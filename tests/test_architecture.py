@@ -22,7 +22,7 @@ shard_tool
 datamodules.world datamodules.order datamodules.partition datamodules.cursor datamodules.geometry
 datamodules.table datamodules.pieces datamodules.cache datamodules.cost
 datamodules.fetch
-datamodules.shards datamodules.decode datamodules.randomness datamodules.color
+datamodules.shards datamodules.decode datamodules.randomness datamodules.color datamodules.per_box
 datamodules.render
 datamodules.fused
 datamodules.targets

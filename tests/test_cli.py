@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., tuple[str | int | None, str, str]]
 
-COMMANDS = ("convert", "verify", "info", "download", "plan", "bench")
+COMMANDS = ("convert", "verify", "info", "download", "plan", "bench", "preview")
 SIZE_HINT = "\n\nhint: write 64MiB or 100MB"
 SIZE = r"\d+(\.\d)? (B|KiB|MiB)"
 

@@ -300,7 +300,10 @@ def test_preview_draws_samples_stored_and_epoch_after_epoch(
         cells = [found.crop((4 + 84 * i, 4, 84 + 84 * i, 84)).tobytes() for i in range(3)]
     assert len(set(cells)) == 3, "each epoch draws another"
     again = tmp_path / "again.png"
-    run_here("preview", mini_dataset, again, *options, "--image-size", 64)
+    options += ["--image-size", 64, "--format", "json"]
+    _, out, _ = run_here("preview", mini_dataset, again, *options)
+    expected = {"png": str(again), "recipe": "ssd", "num_samples": 3, "epochs": 2}
+    assert json.loads(out) == expected
     assert again.read_bytes() == sheet.read_bytes(), "and the same each time"
 
 
@@ -321,6 +324,7 @@ def test_preview_draws_masks(run_here: Run, mini_masks: Path, tmp_path: Path) ->
         ),
         (["--samples", 0], "--samples: 0 is below 1"),
         (["--epochs", -1], "--epochs: -1 is below 0"),
+        (["--cell", 1], "--cell: 1 is below 16"),
     ],
 )
 def test_preview_says_what_it_cannot_do(
@@ -329,6 +333,20 @@ def test_preview_says_what_it_cannot_do(
     status, _, err = run_here("preview", mini_dataset, tmp_path / "sheet.png", *arguments)
     assert status != 0
     assert message in err
-    status, _, err = run_here("preview", mini_dataset, tmp_path / "sheet.txt", "--samples", 1)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("sheet.txt", "PNG 'sheet.txt': is no local .png file"),
+        ("s3://bucket/sheet.png", "is no local .png file"),
+        ("", "PNG '': is no local .png file"),
+        ("nowhere/sheet.png", "nowhere/sheet.png: its folder does not exist"),
+    ],
+)
+def test_preview_looks_at_where_it_is_to_write_first(
+    run_here: Run, output: str, message: str
+) -> None:
+    status, _, err = run_here("preview", "no-dataset", output)
     assert status != 0
-    assert "sheet.txt: cannot be written: unknown file extension: .txt" in err
+    assert message in err

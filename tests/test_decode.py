@@ -191,3 +191,9 @@ def test_16_bit_greys_keep_their_upper_byte(mode: str) -> None:
     picture.save(file, "PNG" if mode == "I;16" else "TIFF")
     found = decode_image(file.getvalue(), place="a.jpg")
     assert found.tolist() == [(deep >> 8).tolist()] * 3
+
+
+def test_32_bit_greys_of_few_levels_stay_as_they_are() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 5), 200, np.int32)).save(file, "TIFF")
+    assert decode_image(file.getvalue(), place="a.jpg").unique().tolist() == [200]

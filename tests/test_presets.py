@@ -12,7 +12,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from datamodules import VOCDataModule, presets
+from datamodules import ShardDataset, ShardLoader, VOCDataModule, presets
 from datamodules.color import ColorChange
 from datamodules.fused import Drawn, FusedTransform
 from datamodules.geometry import (
@@ -204,6 +204,94 @@ def test_flags_are_right_after_a_transform_that_drops_boxes() -> None:
         recipe = FusedTransform(partial(drawn_so, Drawn(whole, is_kept=drawn)))
         target = load(v2.Compose([wrapped, recipe])).target
         assert target["difficult"].int().tolist() == flags
+
+
+def reversed_boxes(image: Any, target: Any) -> Any:
+    rows = torch.arange(len(target["labels"])).flip(0)
+    return image, {**target, "boxes": target["boxes"][rows], "labels": target["labels"][rows]}
+
+
+def marking_the_second(image: Any, target: Any) -> Any:
+    target["difficult"][1] = True
+    return image, target
+
+
+def without_the_second(image: Any, target: Any) -> Any:
+    rows = [0, *range(2, len(target["labels"]))]
+    return image, {**target, "boxes": target["boxes"][rows], "labels": target["labels"][rows]}
+
+
+def as_xyxy(image: Any, target: Any) -> Any:
+    boxes = target["boxes"].as_subclass(torch.Tensor)
+    boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=tuple(image.shape[1:]))
+    return image, {**target, "boxes": boxes}
+
+
+CHAINS = {
+    "reordered after": (lambda r: r.then(reversed_boxes), [5, 4, 3, 1], [0, 0, 0, 1]),
+    "reordered after, in a chain": (
+        lambda r: v2.Compose([r, reversed_boxes]),
+        [5, 4, 3, 1],
+        [0, 0, 0, 1],
+    ),
+    "reordered before": (
+        lambda r: v2.Compose([reversed_boxes, as_xyxy, r]),
+        [5, 3, 2, 1],
+        [0, 0, 0, 1],
+    ),
+    "dropped after": (lambda r: r.then(without_the_second), [1, 4, 5], [1, 0, 0]),
+    "changed in place after": (lambda r: r.then(marking_the_second), [1, 3, 4, 5], [1, 1, 0, 0]),
+    "changed in place, in a chain": (
+        lambda r: v2.Compose([r, marking_the_second]),
+        [1, 3, 4, 5],
+        [1, 1, 0, 0],
+    ),
+    "changed in place before": (
+        lambda r: v2.Compose([marking_the_second, r]),
+        [1, 3, 4, 5],
+        [1, 0, 0, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize(("chain", "labels", "flags"), CHAINS.values(), ids=CHAINS)
+def test_flags_go_with_their_labels_through_any_chain(
+    chain: Any, labels: list[int], flags: list[int]
+) -> None:
+    """The recipe drops the second box it gets; only the first stored one is difficult."""
+    is_kept = np.array([True, False, True, True, True])
+    drawn = Drawn(stretch(View(0, 0, 64, 48), (48, 64)), is_kept=is_kept)
+    sample = sample_of(difficult=[True, False, False, False, False])
+    target = load(chain(FusedTransform(partial(drawn_so, drawn))), sample).target
+    assert (target["labels"].tolist(), target["difficult"].int().tolist()) == (labels, flags)
+
+
+def shifted_by_chance(image: Any, target: Any) -> Any:
+    return image ^ torch.randint(0, 256, (), dtype=torch.uint8), target
+
+
+def test_what_comes_after_is_the_same_in_any_batch(mini_dataset: Path) -> None:
+    """All of a batch is drawn before its pictures: what comes after has its own seed."""
+    recipe = presets.ssd(32).then(shifted_by_chance)
+    data = ShardDataset(str(mini_dataset), transform=recipe)
+    found = {
+        size: {
+            int(sample_id): image
+            for batch in ShardLoader(data, batch_size=size)
+            for sample_id, image in zip(batch.sample_ids, batch.images, strict=True)
+        }
+        for size in (1, 16)
+    }
+    assert found[1].keys() == found[16].keys()
+    assert all(torch.equal(image, found[1][i]) for i, image in found[16].items())
+    number = next(iter(found[1]))
+    assert torch.equal(data.read(number)[0], found[1][number])
+
+
+def test_a_plan_nobody_can_carry_out_is_a_bad_sample() -> None:
+    drawn = Drawn(stretch(View(0, 0, 64, 48), (0, 50)))
+    text = refusal(FusedTransform(partial(drawn_so, drawn)))
+    assert text.startswith(f"{PLACE}: transform 'drawn_so' raised ZeroDivisionError")
 
 
 def test_all_there_is_for_each_box_stays_in_step() -> None:

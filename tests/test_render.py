@@ -185,6 +185,15 @@ def test_a_view_beside_the_picture_shows_none_of_it(view: View) -> None:
     assert (found == torch.tensor([1, 2, 3])[:, None, None]).all()
 
 
+@pytest.mark.parametrize("left", [-23, 17, 16])
+def test_slivers_are_rendered(left: int) -> None:
+    """Less than half an output pixel of the picture is in view."""
+    pixels = torch.full((54, 18, 3), 200, dtype=torch.uint8)
+    found = render(pixels, stretch(View(left, 5, 35, 29), (24, 1)), (54, 18), fill=(1, 2, 3))
+    assert found.shape == (3, 24, 1)
+    assert int(found.max()) > 3
+
+
 @given(
     st.integers(20, 60), st.integers(0, 200), st.integers(0, 200), st.integers(60, 300), st.data()
 )

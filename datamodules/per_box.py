@@ -1,0 +1,70 @@
+"""Labels that remember which boxes they belong to, for what torchvision's transforms leave behind.
+
+`SanitizeBoundingBoxes` and `RandomIoUCrop` drop boxes and index the labels with them, but know
+nothing of our `difficult` flags.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+
+class PerBox(torch.Tensor):
+    """Labels int64 [N] that hold on to the flags they came with.
+
+    Indexed, they index `rows` as well, so that afterwards the flags can be picked; as the index of
+    a table they hand `rows` on; every other operation gives a plain tensor.
+    """
+
+    rows: torch.Tensor
+    """int64 [N]: rows of `given`."""
+    given: torch.Tensor
+    """bool [M]: the flags of the target they were made for."""
+
+    @classmethod
+    def of(cls, labels: torch.Tensor, given: torch.Tensor) -> PerBox:
+        """Labels int64 [N] in step with flags bool [N]."""
+        return cls._tagged(labels, _row_numbers(len(labels)), given)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.__getitem__ and result.ndim:
+            source, at = args
+            if isinstance(source, cls):  # labels[kept]
+                return cls._tagged(result, source.rows[at], source.given)
+            if isinstance(at, cls):  # table[labels], as one merges classes
+                return cls._tagged(result, at.rows, at.given)
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PerBox:
+        return self._tagged(self.clone(), self.rows.clone(), copy.deepcopy(self.given, memo))
+
+    @classmethod
+    def _tagged(cls, labels: torch.Tensor, rows: torch.Tensor, given: torch.Tensor) -> PerBox:
+        tagged = labels.as_subclass(cls)
+        tagged.rows, tagged.given = rows, given
+        return tagged
+
+
+def in_step(flags: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor | None:
+    """The flags that go with labels: a transform's own, else those that were given, by row."""
+    if not isinstance(labels, PerBox):
+        return flags
+    given = labels.given
+    if flags is not None and flags is not given and flags.shape == labels.shape:
+        return flags
+    return given if labels.rows is _row_numbers(len(given)) else given[labels.rows]
+
+
+@lru_cache(64)
+def _row_numbers(length: int) -> torch.Tensor:
+    """int64 [length]: 0, 1, …; shared, so never written to."""
+    return torch.arange(length)
