@@ -228,28 +228,28 @@ def as_xyxy(image: Any, target: Any) -> Any:
 
 
 CHAINS = {
-    "reordered after": (lambda r: r.then(reversed_boxes), [5, 4, 3, 1], [0, 0, 0, 1]),
+    "reordered after": (lambda r: r.then(reversed_boxes), [5, 4, 3, 1], [0, 1, 0, 1]),
     "reordered after, in a chain": (
         lambda r: v2.Compose([r, reversed_boxes]),
         [5, 4, 3, 1],
-        [0, 0, 0, 1],
+        [0, 1, 0, 1],
     ),
     "reordered before": (
         lambda r: v2.Compose([reversed_boxes, as_xyxy, r]),
         [5, 3, 2, 1],
         [0, 0, 0, 1],
     ),
-    "dropped after": (lambda r: r.then(without_the_second), [1, 4, 5], [1, 0, 0]),
-    "changed in place after": (lambda r: r.then(marking_the_second), [1, 3, 4, 5], [1, 1, 0, 0]),
+    "dropped after": (lambda r: r.then(without_the_second), [1, 4, 5], [1, 1, 0]),
+    "changed in place after": (lambda r: r.then(marking_the_second), [1, 3, 4, 5], [1, 1, 1, 0]),
     "changed in place, in a chain": (
         lambda r: v2.Compose([r, marking_the_second]),
         [1, 3, 4, 5],
-        [1, 1, 0, 0],
+        [1, 1, 1, 0],
     ),
     "changed in place before": (
         lambda r: v2.Compose([marking_the_second, r]),
         [1, 3, 4, 5],
-        [1, 0, 0, 0],
+        [1, 0, 1, 0],
     ),
 }
 
@@ -258,10 +258,10 @@ CHAINS = {
 def test_flags_go_with_their_labels_through_any_chain(
     chain: Any, labels: list[int], flags: list[int]
 ) -> None:
-    """The recipe drops the second box it gets; only the first stored one is difficult."""
+    """The recipe drops the second box it gets; the first and the fourth stored are difficult."""
     is_kept = np.array([True, False, True, True, True])
     drawn = Drawn(stretch(View(0, 0, 64, 48), (48, 64)), is_kept=is_kept)
-    sample = sample_of(difficult=[True, False, False, False, False])
+    sample = sample_of(difficult=[True, False, False, True, False])
     target = load(chain(FusedTransform(partial(drawn_so, drawn))), sample).target
     assert (target["labels"].tolist(), target["difficult"].int().tolist()) == (labels, flags)
 

@@ -185,6 +185,18 @@ def test_a_view_beside_the_picture_shows_none_of_it(view: View) -> None:
     assert (found == torch.tensor([1, 2, 3])[:, None, None]).all()
 
 
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_edges_of_a_picture_decoded_smaller_are_its_own(factor: int, flipped: bool) -> None:
+    """Its last pixels may stand for less than others: what they lack is like them, not filled."""
+    for height, width in [(375, 500), (371, 333), (281, 499)]:
+        pixels = torch.full((-(-height // factor), -(-width // factor), 3), 200, dtype=torch.uint8)
+        size_hw = (int(height / factor / 1.6), int(width / factor / 1.6))
+        for view in (View(0, 0, width, height), View(width // 3, height // 3, width // 2, 99)):
+            plan = Plan(view, size_hw, is_flipped=flipped)
+            assert (render(pixels, plan, (height, width), fill=(1, 2, 3)) == 200).all()
+
+
 @pytest.mark.parametrize("left", [-23, 17, 16])
 def test_slivers_are_rendered(left: int) -> None:
     """Less than half an output pixel of the picture is in view."""
