@@ -2,8 +2,8 @@
 
 Brightness, contrast, saturation, hue and permuted channels are linear in a pixel's colours, so any
 chain of them is one product, with one rounding and one clipping at its end instead of one at each
-step. Only contrast looks at the whole picture, at its mean colour, which goes through the
-steps before it as any other colour does.
+step. Only contrast looks at more than one pixel: at the mean colour of what is seen of the picture,
+which goes through the steps before it as any other colour does.
 
 Hue is a rotation about the axis of greys, which keeps a pixel's mean and its distance from grey.
 torchvision rotates hue in HSV, which keeps the largest and smallest channel instead. At the end of

@@ -247,8 +247,8 @@ class ShardDataset(IterableDataset[Any]):
 
     def sample_id_at(self, position: int, *, epoch: int = 0) -> int:
         """Id of the sample at a position of an epoch."""
-        lanes, window = self.first_cursor().lanes, self.first_cursor().window
-        order = self.order(lanes, window).epoch(epoch)
+        first = self.first_cursor()
+        order = self.order(first.lanes, first.window).epoch(epoch)
         shards, rows = order.locate(np.array([position], np.int64))
         return int(self._table.sample_ids(shards, rows)[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,12 @@ import pytest
 from hypothesis import settings
 
 from scripts.mini_voc import draw_archive
+from shard_tool.cli import main
 from shard_tool.convert import ConvertOptions, convert
 from tests.kit.s3 import S3, make_bucket, s3_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
@@ -62,6 +64,22 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def bucket(s3: S3) -> str:
     """The URL of a fresh bucket."""
     return make_bucket(s3)
+
+
+@pytest.fixture
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[str | int | None, str, str]]:
+    """Runs a command line in this process, seconds faster: (status, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: object) -> tuple[str | int | None, str, str]:
+        monkeypatch.setattr(sys, "argv", ["shard-tool", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return (caught.value.code, *capsys.readouterr())
+
+    return run
 
 
 def _converted(source: Path, dest: Path, task: str) -> Path:

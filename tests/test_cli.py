@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shard_tool.cli import main
 from shard_tool.errors import OptionError
 from shard_tool.release import RELEASE
 from shard_tool.sizes import parse_size
@@ -35,20 +34,6 @@ def succeeds(*arguments: object) -> str:
     done = shard_tool(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
-
-
-@pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line in this process, a second faster: (status, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: object) -> tuple[str | int | None, str, str]:
-        monkeypatch.setattr(sys, "argv", ["shard-tool", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return (caught.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

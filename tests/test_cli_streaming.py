@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from PIL import Image
 
 from datamodules.forecast import RunPlan, forecast
 from datamodules.table import ShardTable
-from shard_tool.cli import main
 from shard_tool.progress import human_bytes
 from shard_tool.storage import Folder, load_manifest
 from tests.kit.datasets import manifest_of
@@ -28,20 +26,6 @@ if TYPE_CHECKING:
     Run = Callable[..., tuple[str | int | None, str, str]]
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-
-
-@pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line in this process, seconds faster: (status, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: object) -> tuple[str | int | None, str, str]:
-        monkeypatch.setattr(sys, "argv", ["shard-tool", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return (caught.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
