@@ -97,7 +97,7 @@ class Data:
                 for name in members:
                     if name.endswith(".jpg"):
                         key = name.removesuffix(".jpg")
-                        yield key, _content(tar, name), _content(tar, f"{key}.json")
+                        yield key, content(tar, name), content(tar, f"{key}.json")
 
     def facts(self) -> dict[str, object]:
         """What a result says about its data."""
@@ -142,7 +142,8 @@ def make_data(folder: Path, size: Size) -> Data:
     return open_data(folder)
 
 
-def _content(tar: tarfile.TarFile, name: str) -> bytes:
+def content(tar: tarfile.TarFile, name: str) -> bytes:
+    """The bytes of a file in a tar."""
     file = tar.extractfile(name)
     assert file is not None, f"{name} is no file"
     return file.read()
@@ -180,10 +181,10 @@ def _repeat(source: Path, dest: Path, copies: int) -> None:
             for name in pictures:
                 key = Path(name).stem
                 other = f"{number + 1}{key}"
-                xml = _content(old, f"{DEVKIT}/Annotations/{key}.xml")
+                xml = content(old, f"{DEVKIT}/Annotations/{key}.xml")
                 xml = xml.replace(f"{key}.jpg".encode(), f"{other}.jpg".encode())
                 _add(new, f"{DEVKIT}/Annotations/{other}.xml", xml)
-                _add(new, f"{DEVKIT}/JPEGImages/{other}.jpg", _content(old, name))
+                _add(new, f"{DEVKIT}/JPEGImages/{other}.jpg", content(old, name))
                 keys.append(other)
         text = "".join(f"{key}\n" for key in keys)
         _add(new, f"{DEVKIT}/ImageSets/Main/train.txt", text.encode())

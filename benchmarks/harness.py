@@ -27,7 +27,7 @@ TIMEOUT_S = 900
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One thing to measure: a case of `measure` for one contender."""
+    """One thing to measure: a case for one contender."""
 
     label: str
     """What the row is called."""
@@ -35,6 +35,8 @@ class Job:
     contender: str
     data: Path
     options: tuple[str, ...] = ()
+    module: str = "benchmarks.measure"
+    """What is run: `python -m MODULE CASE CONTENDER DATA [options]`, printing JSON in the end."""
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ def run(job: Job) -> dict[str, Any]:
     Raises:
         RuntimeError: It failed; with the end of what it wrote on stderr.
     """
-    command = [sys.executable, "-m", "benchmarks.measure", job.case, job.contender, str(job.data)]
+    command = [sys.executable, "-m", job.module, job.case, job.contender, str(job.data)]
     busy = _busy_s()
     begun = time.perf_counter()
     done = subprocess.run(

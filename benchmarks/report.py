@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from benchmarks.harness import Row
@@ -114,28 +114,28 @@ def _section(document: dict[str, Any]) -> str:
         f"{data['num_samples']:,} samples, {data['jpeg_bytes'] / 1e6:.0f} MB of JPEG in "
         f"{data['num_shards']} shards: {data['source']}.",
         "",
-        *_verdict_lines(document),
-        *_table(document),
+        *verdict_lines(document),
+        *(_memory_table(document) if document["case"] == "memory" else ()),
+        *table(document, _COLUMNS[document["case"]]),
         "",
         *(f"- {note}" for note in document["notes"]),
         *(f"- {name}: {why}" for name, why in document["absent"].items()),
-        *_error_lines(document),
+        *error_lines(document),
     ]
     return "\n".join(lines)
 
 
-def _verdict_lines(document: dict[str, Any]) -> list[str]:
+def verdict_lines(document: dict[str, Any]) -> list[str]:
+    """What a results file says of its targets, as a list."""
     fields = ("what", "found", "target", "is_limit")
     verdicts = [Verdict(*(found[name] for name in fields)) for found in document["verdicts"]]
     lines = [f"- {verdict.line()}" for verdict in verdicts]
     return [*lines, ""] if lines else []
 
 
-def _table(document: dict[str, Any]) -> Iterator[str]:
-    if document["case"] == "memory":
-        yield from _memory_table(document)
+def table(document: dict[str, Any], wanted: Sequence[str]) -> Iterator[str]:
+    """A results file's rows, with those of the wanted columns that any of them has."""
     summaries = {row["label"]: row["summary"] for row in document["rows"]}
-    wanted = _COLUMNS[document["case"]]
     columns = [name for name in wanted if any(name in found for found in summaries.values())]
     if not columns:
         return
@@ -188,7 +188,8 @@ def _numbers(run: dict[str, Any], prefix: str = "") -> list[str]:
     return names
 
 
-def _error_lines(document: dict[str, Any]) -> Iterator[str]:
+def error_lines(document: dict[str, Any]) -> Iterator[str]:
+    """What went wrong, each once."""
     for row in document["rows"]:
         for error in dict.fromkeys(row["errors"]):
             text = " ".join(error.split())[-300:]

@@ -105,8 +105,8 @@ def _bench_epoch(loader: ShardLoader, epoch: int, max_batches: int | None) -> Ep
         if not num_batches:
             first_batch_s = time.perf_counter() - begun
         num_batches, num_samples = num_batches + 1, num_samples + len(batch)
-        depth += batch.cost.queue_depth
-        total += batch.cost
+        depth += loader.last_cost.queue_depth
+        total += loader.last_cost
         if num_batches == max_batches:
             break
     seconds = time.perf_counter() - begun

@@ -27,13 +27,21 @@ from torch.utils.data import IterableDataset, get_worker_info
 from datamodules.cache import ShardCache, default_folder
 from datamodules.collate import Batch, Packing
 from datamodules.cursor import Cursor, cursor_from_state
+from datamodules.fused import FusedTransform
 from datamodules.order import CanonicalOrder
 from datamodules.partition import EpochPartition
 from datamodules.pieces import NodePieces
 from datamodules.randomness import preserved_generators
 from datamodules.shards import RawSample, ShardReader
 from datamodules.table import ShardTable, chosen_splits
-from datamodules.targets import TASKS, annotated, load_item, planned, with_areas
+from datamodules.targets import (
+    TASKS,
+    annotated,
+    load_generic,
+    load_item,
+    planned,
+    with_areas,
+)
 from datamodules.world import World, detect_world
 from shard_tool.errors import OptionError, SampleError, ShardToolError
 from shard_tool.keyed import digest_of, seed_of
@@ -49,8 +57,11 @@ if TYPE_CHECKING:
     from datamodules.cost import Cost
     from datamodules.order import EpochOrder
     from datamodules.slots import Parcel, Pool, Slots
-    from datamodules.targets import Annotated, Item, Transform
+    from datamodules.targets import Annotated, Transform
     from shard_tool.manifest import Manifest
+
+    Prepared = Annotated | RawSample | SampleError
+    """A sample before its turn: annotated, or as it is where it is generic, or a bad one."""
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +108,9 @@ class ShardDataset(IterableDataset[Any]):
         split: One name or several. 'trainval' means train and val where there is no such split.
         seed: Of the order and of the transforms' randomness.
         shuffle: False: manifest order.
-        transform: `(image, target) -> (image, target)`, or None.
+        transform: `(image, target) -> (image, target)`, or None. Of generic samples
+            `(sample) -> anything`, where sample is the dict that `decode=False` yields; None leaves
+            it as it is.
         decode: False yields what webdataset yields before decoding:
             `{"__key__": str, "__url__": str, "jpg": bytes, "json": bytes, …}`.
         world: This process's place among all; None: detected at the first iteration.
@@ -149,7 +162,6 @@ class ShardDataset(IterableDataset[Any]):
             raise OptionError("on_bad_sample", problem)
         if fetch_timeout_s <= 0:
             raise OptionError("fetch_timeout_s", f"{fetch_timeout_s} is not above 0")
-        _check_callable(transform)
         lanes = None if lanes is None else operator.index(lanes)  # a NumPy integer is no plain type
         window = DEFAULT_WINDOW if window is None else operator.index(window)
         if window < 1 or (lanes is not None and lanes < 1):
@@ -161,6 +173,8 @@ class ShardDataset(IterableDataset[Any]):
             raise OptionError("roots", "there is no dataset in the list")
         manifests = [load_manifest(folder) for folder in folders]
         self.task, self.classes = _common(folders, manifests)
+        self.is_generic = self.task not in TASKS
+        _check_callable(transform, is_generic=self.is_generic)
         splits = chosen_splits(folders, manifests, split)
         self.seed, self.shuffle = operator.index(seed), shuffle
         self.transform, self.decode = transform, decode
@@ -175,7 +189,7 @@ class ShardDataset(IterableDataset[Any]):
         if isinstance(cache_limit, str):
             cache_limit = parse_size(cache_limit, "cache_limit")
         self._cache = None
-        if len(self._table.local_roots) < len(folders):
+        if not self._table.is_all_local:
             if "://" in str(cache_dir or ""):
                 raise OptionError(f"cache_dir {cache_dir!r}", "must be a local folder")
             self._cache = ShardCache(Path(cache_dir or default_folder()), cache_limit)
@@ -308,9 +322,11 @@ class ShardDataset(IterableDataset[Any]):
         return Reading(order.epoch(epoch), self._pieces, share)
 
     def load(
-        self, reading: Reading, positions: NDArray[np.int64], take: Callable[[Item], None]
+        self, reading: Reading, positions: NDArray[np.int64], take: Callable[[Any], None]
     ) -> dict[int, str]:
         """Read, decode and transform the samples at these positions, and hand over one by one.
+
+        Each is handed over as an `Item`; a generic one as its transform made it.
 
         Returns:
             Sample id to reason of bad ones, in whose place another was handed over.
@@ -356,7 +372,7 @@ class ShardDataset(IterableDataset[Any]):
         if not self.decode:
             yield from self._reader.copies(self._places(reading, positions)[0])
             return
-        items: list[Item] = []
+        items: list[Any] = []
         bad = self.load(reading, positions, items.append)
         self.bad_samples = note_bad_samples(self.bad_samples, bad, self.max_bad_samples)
         yield from map(self._sample, items)
@@ -375,11 +391,13 @@ class ShardDataset(IterableDataset[Any]):
         """What a sample's transform draws by."""
         return digest_of(("transform", self.seed, epoch, sample_id, *more))
 
-    def _item(self, raw: RawSample, sample_id: int, key: bytes) -> Item:
+    def _item(self, raw: RawSample, sample_id: int, key: bytes) -> Any:
         return self._loaded(self._annotated(raw, sample_id), key)
 
-    def _annotated(self, raw: RawSample, sample_id: int) -> Annotated | SampleError:
+    def _annotated(self, raw: RawSample, sample_id: int) -> Prepared:
         """The sample with its annotation, or what is wrong with it, for when its turn comes."""
+        if self.is_generic:
+            return raw
         begun = time.perf_counter()
         try:
             return annotated(raw, sample_id=sample_id, task=self.task)
@@ -388,9 +406,9 @@ class ShardDataset(IterableDataset[Any]):
         finally:
             self._reader.cost.decode_s += time.perf_counter() - begun
 
-    def _planned(self, sample: Annotated | SampleError, key: bytes) -> Annotated | SampleError:
+    def _planned(self, sample: Prepared, key: bytes) -> Prepared:
         """The sample with what a recipe does to it, or what is wrong, for when its turn comes."""
-        if isinstance(sample, SampleError):
+        if isinstance(sample, SampleError | RawSample):
             return sample
         begun = time.perf_counter()
         try:
@@ -400,15 +418,17 @@ class ShardDataset(IterableDataset[Any]):
         finally:
             self._reader.cost.transform_s += time.perf_counter() - begun
 
-    def _loaded(self, sample: Annotated | SampleError, key: bytes) -> Item:
+    def _loaded(self, sample: Prepared, key: bytes) -> Any:
         if isinstance(sample, SampleError):
             raise sample
         cost = self._reader.cost
+        if isinstance(sample, RawSample):
+            return load_generic(sample, transform=self.transform, random_key=key, cost=cost)
         return load_item(sample, transform=self.transform, random_key=key, cost=cost)
 
     def _substitute(
         self, reading: Reading, position: int, sample_id: int, error: SampleError
-    ) -> Item:
+    ) -> Any:
         """Another sample of the window at `position`; the same on every topology.
 
         Raises:
@@ -430,7 +450,9 @@ class ShardDataset(IterableDataset[Any]):
                 continue
         raise error
 
-    def _sample(self, item: Item) -> tuple[Any, Any]:
+    def _sample(self, item: Any) -> Any:
+        if self.is_generic:
+            return item
         target = item.target
         return item.image, with_areas(target) if isinstance(target, dict) else target
 
@@ -456,15 +478,37 @@ class Failure:
         self.error = error
 
 
+class Collated(NamedTuple):
+    """A batch of generic samples on its way: what the user gets, and what the loader notes.
+
+    A tuple because torch, where it pins memory, looks into those.
+    """
+
+    value: Any
+    cost: Cost
+    bad_samples: dict[int, str]
+
+
 class BatchStream(IterableDataset[Any]):
     """What a `ShardLoader`'s workers iterate: worker w of W makes every W-th batch."""
 
-    def __init__(self, dataset: ShardDataset, *, batch_size: int, drop_last: bool) -> None:
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        *,
+        batch_size: int,
+        drop_last: bool,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
         super().__init__()
         if not dataset.decode:
             hint = "iterate the dataset itself, or feed it to a wds.DataPipeline"
             raise OptionError("ShardLoader", "cannot batch samples of decode=False", hint)
+        if collate_fn is not None and not dataset.is_generic:
+            problem = f"is for generic samples; those for {dataset.task} are packed into a Batch"
+            raise OptionError("collate_fn", problem)
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
+        self.collate_fn = collate_fn
         self.place: Place | None = None  # set by the loader before workers start
         self.slots: list[Slots] = []  # likewise, one or none, and only while they start
         self._is_watched = False
@@ -480,7 +524,7 @@ class BatchStream(IterableDataset[Any]):
             drop_last=self.drop_last,
         )
 
-    def __iter__(self) -> Iterator[Batch | Parcel | Failure]:
+    def __iter__(self) -> Iterator[Batch | Parcel | Collated | Failure]:
         assert self.place is not None  # the loader sets it at every pass
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -499,16 +543,22 @@ class BatchStream(IterableDataset[Any]):
             positions = np.array(partition.positions(batch, slot), np.int64)
             start, stop = partition.bounds(batch)
             memory = self._pool.memory() if self._pool else None
-            packing = Packing(
-                len(positions), task=dataset.task, memory=memory, usual_bytes=usual_bytes
-            )
+            sent: Batch | Parcel | Collated
             try:
-                bad = dataset.load(reading, positions, packing.add)
-                made = packing.batch(epoch=epoch, start=start, stop=stop)
-                made.bad_samples, made.cost = bad, made.cost + dataset.take_cost()
-                made.cost.network_bytes += fetched_bytes
-                fetched_bytes, usual_bytes = 0, made.pixels.nbytes
-                sent = memory.sent(made) if memory else made
+                if dataset.is_generic:
+                    sent = self._collated(reading, positions)
+                    sent.cost.network_bytes += fetched_bytes
+                else:
+                    packing = Packing(
+                        len(positions), task=dataset.task, memory=memory, usual_bytes=usual_bytes
+                    )
+                    bad = dataset.load(reading, positions, packing.add)
+                    made = packing.batch(epoch=epoch, start=start, stop=stop)
+                    made.bad_samples, made.cost = bad, made.cost + dataset.take_cost()
+                    made.cost.network_bytes += fetched_bytes
+                    usual_bytes = made.pixels.nbytes
+                    sent = memory.sent(made) if memory else made
+                fetched_bytes = 0
             except ShardToolError as exc:
                 if worker is None:
                     raise
@@ -520,6 +570,15 @@ class BatchStream(IterableDataset[Any]):
                 if memory:
                     memory.release()  # nothing, where it is sent
             yield sent
+
+    def _collated(self, reading: Reading, positions: NDArray[np.int64]) -> Collated:
+        """A batch of generic samples."""
+        samples: list[Any] = []
+        bad = self.dataset.load(reading, positions, samples.append)
+        cost, begun = self.dataset.take_cost(), time.perf_counter()
+        value = samples if self.collate_fn is None else self.collate_fn(samples)
+        cost.collate_s = time.perf_counter() - begun
+        return Collated(value, cost, bad)
 
 
 def _end_with_parent() -> None:
@@ -556,18 +615,18 @@ def note_bad_samples(known: dict[int, str], found: dict[int, str], limit: int) -
     return bad
 
 
-def _check_callable(transform: object) -> None:
+def _check_callable(transform: Any, *, is_generic: bool) -> None:
+    what = "(sample)" if is_generic else "(image, target)"
     if transform is not None and not callable(transform):
-        problem = f"{type(transform).__name__} is not callable as (image, target)"
-        raise OptionError("transform", problem)
+        raise OptionError("transform", f"{type(transform).__name__} is not callable as {what}")
+    if is_generic and isinstance(transform, FusedTransform):
+        problem = f"recipe {transform.__name__!r} is for pictures with boxes or masks"
+        raise OptionError("transform", problem, f"generic samples take a callable as {what}")
 
 
 def _common(folders: list[Folder], manifests: list[Manifest]) -> tuple[str, dict[str, int]]:
     """Task and classes, which all roots must share."""
     first = manifests[0]
-    if first.task not in TASKS:
-        problem = f"task {first.task!r} is not one of {', '.join(TASKS)}"
-        raise OptionError(str(folders[0]), problem)
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
         if (manifest.task, manifest.classes) != (first.task, first.classes):
             problem = f"task {manifest.task!r} and its classes differ from those of {folders[0]}"

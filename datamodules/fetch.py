@@ -80,7 +80,7 @@ class RemoteShards:
                 return {shard: found[shard] for shard in wanted}
             if times == _TIMES:
                 problem = f"is not the index the manifest describes (fetched {_TIMES} times)"
-                raise ShardError(self._table.place(missing[0]) + INDEX_SUFFIX, problem, _HINT)
+                raise ShardError(self._table.index_place(missing[0]), problem, _HINT)
             mine, others = self._claim(missing)
             if mine:
                 times += 1
@@ -146,12 +146,12 @@ class RemoteShards:
         contents = [b""] * len(places)
         missing = list(range(len(places)))
         for _ in range(_TIMES):
-            ranges = []
+            spans = []
             for at in missing:
                 shard, row = places[at]
                 start, stop = indexes[shard].starts[row : row + 2].tolist()
-                ranges.append((self._table.name(shard), start, stop))
-            found = self._table.read_ranges([places[at][0] for at in missing], ranges)
+                spans.append((shard, start, stop))
+            found = self._table.read_spans(spans)
             for at, content in zip(missing, found, strict=True):
                 contents[at] = content
             missing = [
@@ -238,7 +238,7 @@ class RemoteShards:
     def _fetched_indexes(self, shards: list[int]) -> dict[int, ShardIndex]:
         """Fetch indexes together; those that are not the right ones are left out."""
         sizes = [8 + 12 * int(self._table.arrays.num_samples[shard]) for shard in shards]
-        names = [self._table.name(shard) + INDEX_SUFFIX for shard in shards]
+        names = [self._table.index_name(shard) for shard in shards]
         ranges = [(name, 0, size) for name, size in zip(names, sizes, strict=True)]
         found = {}
         for shard, content in zip(shards, self._table.read_ranges(shards, ranges), strict=True):
@@ -271,7 +271,7 @@ class RemoteShards:
         """Parse and remember an index, if it is the one the manifest describes."""
         if hashlib.sha256(content).digest() != self._table.arrays.index_sha256[shard].tobytes():
             return None
-        place = self._table.place(shard) + INDEX_SUFFIX
+        place = self._table.index_place(shard)
         size = int(self._table.arrays.num_bytes[shard])
         index = ShardIndex.from_bytes(content, place=place, shard_bytes=size)
         with self._lock:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, SequentialSampler
 
+from datamodules.cost import Cost
 from datamodules.dataset import (
     BatchStream,
+    Collated,
     Failure,
     Place,
     ShardDataset,
@@ -42,6 +44,9 @@ class ShardLoader(DataLoader[Any]):
     An evaluation loader (of a dataset with `shuffle=False`, and `drop_last=False`) has no cursor:
     it starts at the first sample at every `iter` and ignores `set_epoch`.
 
+    A batch of generic samples is what `collate_fn` makes of the list of what the dataset's
+    transform returned for each; without one, the list.
+
     Args:
         dataset: What to load.
         batch_size: Samples of a batch on each rank.
@@ -57,9 +62,11 @@ class ShardLoader(DataLoader[Any]):
         persistent_workers: Keep workers between epochs.
         pin_memory_device: As DataLoader.
         resumable: Whether there is a cursor; None: unless this is an evaluation loader.
+        collate_fn: For generic samples alone; runs in the workers. Batches of other tasks are
+            packed.
 
     Raises:
-        OptionError: `batch_size` below 1, or a sampler.
+        OptionError: `batch_size` below 1, a sampler, or a `collate_fn` for samples of a task.
     """
 
     dataset: BatchStream
@@ -81,6 +88,7 @@ class ShardLoader(DataLoader[Any]):
         persistent_workers: bool = False,
         pin_memory_device: str = "",
         resumable: bool | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         if sampler is not None or batch_sampler is not None:
             problem = "must be None: the order is the dataset's"
@@ -89,7 +97,11 @@ class ShardLoader(DataLoader[Any]):
         if batch_size < 1:
             raise OptionError("batch_size", f"{batch_size} is below 1")
         source = dataset.dataset if isinstance(dataset, BatchStream) else dataset
-        stream = BatchStream(source, batch_size=batch_size, drop_last=drop_last)
+        if isinstance(dataset, BatchStream) and collate_fn in (None, _as_it_is):
+            collate_fn = dataset.collate_fn  # Lightning, rebuilding this, knows only torch's
+        stream = BatchStream(
+            source, batch_size=batch_size, drop_last=drop_last, collate_fn=collate_fn
+        )
         self.resumable = source.shuffle or drop_last if resumable is None else resumable
         self._cursor: Cursor | None = None
         self._taken: _Taken | None = None
@@ -99,6 +111,8 @@ class ShardLoader(DataLoader[Any]):
         self._slots: list[Slots] = []  # changed in place: Lightning may keep whatever is assigned
         self.bad_samples: dict[int, str] = {}
         """Sample id to reason of the bad samples that others were substituted for, so far."""
+        self.last_cost = Cost()
+        """What the batch handed out last has cost; a `Batch` says so itself."""
         self.trained_batches: Callable[[], int] | None = None
         """Under `VOCDataModule`: batches of this epoch trained so far, by Lightning's count."""
         super().__init__(
@@ -152,7 +166,7 @@ class ShardLoader(DataLoader[Any]):
         """Batches of a full epoch in the present world, wherever the cursor is."""
         return self.dataset.partition().num_batches
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a lazy one
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a lazy one
         return _Pass(self)
 
     def set_epoch(self, epoch: int) -> None:
@@ -191,14 +205,14 @@ class ShardLoader(DataLoader[Any]):
         return {**self.__dict__, **own}
 
     def _new_slots(self) -> list[Slots]:
-        if not self.num_workers:
+        if not self.num_workers or self.dataset.dataset.is_generic:
             return []
         return [Slots(self.num_workers, (self.prefetch_factor or 2) + 2)]
 
     def _move_to(self, cursor: Cursor) -> None:
         self._cursor, self._taken = cursor, None
 
-    def _begin(self) -> tuple[_Taken, Iterator[Batch | Failure]]:
+    def _begin(self) -> tuple[_Taken, Iterator[Batch | Collated | Failure]]:
         """Start a pass: settle where, tell the workers, and start them."""
         stream = self.dataset
         stream.dataset.settle_world()
@@ -286,7 +300,7 @@ class _Pass:
     def __init__(self, loader: ShardLoader) -> None:
         self._loader = loader
         self._taken: _Taken | None = None
-        self._batches: Iterator[Batch | Failure] = iter(())
+        self._batches: Iterator[Batch | Collated | Failure] = iter(())
         self._number = 0
         self._slots: list[Slots] = []
         self._error: BaseException | None = None
@@ -294,7 +308,7 @@ class _Pass:
     def __iter__(self) -> _Pass:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         if self._error is not None:
             raise self._error  # the batches after it would hide that one is missing
         begun = time.perf_counter()
@@ -310,6 +324,7 @@ class _Pass:
             batch.cost.wait_s = time.perf_counter() - begun
             batch.cost.queue_depth = _num_ready(self._batches)
             loader = self._loader
+            loader.last_cost = batch.cost
             limit = loader.dataset.dataset.max_bad_samples
             loader.bad_samples = note_bad_samples(loader.bad_samples, batch.bad_samples, limit)
         except StopIteration:
@@ -325,7 +340,7 @@ class _Pass:
                 raise
             raise self._error from exc
         self._taken.handed_out += 1
-        return batch
+        return batch.value if isinstance(batch, Collated) else batch
 
     def _check_is_latest(self) -> None:
         """Persistent workers serve one pass at a time: an older one would take the newer's."""
@@ -335,7 +350,7 @@ class _Pass:
             raise OptionError("ShardLoader", problem, "use a second loader, or finish the first")
 
 
-def _unwrapped(batch: Batch | Failure) -> Batch:
+def _unwrapped(batch: Batch | Collated | Failure) -> Batch | Collated:
     if isinstance(batch, Failure):
         raise batch.error
     return batch

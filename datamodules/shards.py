@@ -17,7 +17,6 @@ import time
 import weakref
 import zlib
 from collections import OrderedDict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -27,10 +26,11 @@ from datamodules.cost import Cost
 from datamodules.fetch import Prefetcher, RemoteShards
 from datamodules.pieces import Piece
 from shard_tool.errors import ObjectMissing, ShardError, ShardToolError
-from shard_tool.tarshard import INDEX_SUFFIX, ReadAt, ShardIndex, copy_members, read_at_of
+from shard_tool.tarshard import ReadAt, ShardIndex, copy_members, read_at_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from datamodules.cache import ShardCache
     from datamodules.order import EpochOrder
@@ -277,13 +277,24 @@ class ShardReader:
         if len(found) != size:
             problem = f"{len(found)} bytes, the manifest says {size}"
             raise ShardError(str(path), problem, hint)
-        index = _local_index(
-            path, read_at_of(memoryview(found)), size, arrays.index_sha256[shard].tobytes()
-        )
+        index = self._index_of_local(shard, read_at_of(memoryview(found)))
         if len(index) != arrays.num_samples[shard]:
             problem = f"{len(index)} samples, the manifest says {arrays.num_samples[shard]}"
             raise ShardError(str(path), problem)
         return _MappedPiece(found, index, place=str(path))
+
+    def _index_of_local(self, shard: int, read_at: ReadAt) -> ShardIndex:
+        """The index of a shard of this machine; made by a walk over it where there is none."""
+        arrays, place = self._table.arrays, self._table.index_place(shard)
+        size = int(arrays.num_bytes[shard])
+        try:
+            content = self._table.read_index(shard)
+        except ObjectMissing:
+            return ShardIndex.from_shard(read_at, size, place=place)
+        if hashlib.sha256(content).digest() != arrays.index_sha256[shard].tobytes():
+            hint = "copy it again, or delete it: it is then made from the shard"
+            raise ShardError(place, "is not the index the manifest describes", hint)
+        return ShardIndex.from_bytes(content, place=place, shard_bytes=size)
 
     def _map_cached(self, shard: int, row: int) -> _MappedPiece | None:
         """The piece this node reads of a remote shard, if it is in the cache or worth waiting for.
@@ -401,19 +412,6 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
         if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
             return b""
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _local_index(path: Path, read_at: ReadAt, size: int, sha256: bytes) -> ShardIndex:
-    """The index beside a local shard; made by a walk over the headers where there is none."""
-    place = f"{path}{INDEX_SUFFIX}"
-    try:
-        content = Path(place).read_bytes()
-    except FileNotFoundError:
-        return ShardIndex.from_shard(read_at, size, place=place)
-    if hashlib.sha256(content).digest() != sha256:
-        hint = "copy it again, or delete it: it is then made from the shard"
-        raise ShardError(place, "is not the index the manifest describes", hint)
-    return ShardIndex.from_bytes(content, place=place, shard_bytes=size)
 
 
 def _wrong_crc(place: str, row: int, hint: str) -> ShardError:

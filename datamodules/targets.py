@@ -4,6 +4,9 @@ A sample is `(image, target)`: the image uint8 [3, H, W]; for detection the targ
 `detection_target`), for segmentation a mask [H, W]. Both are tv_tensors, so any
 `torchvision.transforms.v2` works on them, and so does anything callable as
 `(image, target) -> (image, target)`.
+
+A generic sample is what webdataset yields before decoding, a dict; its transform takes that and
+returns what it likes.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ if TYPE_CHECKING:
     from datamodules.shards import RawSample
     from shard_tool.sample import Sample
 
-Transform: TypeAlias = Callable[[Any, Any], Any]
-"""(image, target) -> (image, target)."""
+Transform: TypeAlias = Callable[..., Any]
+"""(image, target) -> (image, target); of generic samples, (sample) -> anything."""
 
 TASKS = ("detection", "segmentation")
 
@@ -157,6 +160,31 @@ def load_item(
     image, target = _checked(result, transform, sample)
     cost.transform_s += time.perf_counter() - decoded
     return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
+
+
+def load_generic(
+    raw: RawSample, *, transform: Transform | None, random_key: bytes, cost: Cost
+) -> Any:
+    """A generic sample passed through a user's transform, or as it is.
+
+    It is ``{"__key__": str, "__url__": str, extension: bytes, …}``, its own: a transform may change
+    it. Seeds as `load_item` does.
+
+    Raises:
+        SampleError: The transform failed; names the sample.
+    """
+    sample: dict[str, Any] = {"__key__": raw.key, "__url__": raw.url}
+    sample |= {extension: bytes(content) for extension, content in raw.members.items()}
+    if transform is None:
+        return sample
+    begun = time.perf_counter()
+    try:
+        seed_generators(random_key)
+        return transform(sample)
+    except Exception as exc:
+        raise _failed(transform, exc, raw.place) from exc
+    finally:
+        cost.transform_s += time.perf_counter() - begun
 
 
 def detection_target(sample: Annotated) -> dict[str, Any]:

@@ -9,6 +9,7 @@ restates Lightning's count when training starts.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable  # noqa: TC003  (LightningCLI reads annotations)
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,7 @@ class VOCDataModule(LightningDataModule):
         fetch_timeout_s: Seconds one request to storage is repeated before its failure is raised.
         multiprocessing_context: 'fork', 'forkserver' or 'spawn'; None: the platform's default.
         storage_options: fsspec's options for `data_dir`; never saved.
+        collate_fn: Makes a batch of generic samples, as for `ShardLoader`.
     """
 
     def __init__(  # the first twelve in the order people know from bolts
@@ -117,6 +119,7 @@ class VOCDataModule(LightningDataModule):
         fetch_timeout_s: float = TIMEOUT_S,
         multiprocessing_context: str | None = None,
         storage_options: dict[str, Any] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -159,6 +162,7 @@ class VOCDataModule(LightningDataModule):
         }
         self.multiprocessing_context = multiprocessing_context
         self.storage_options = storage_options or {}
+        self.collate_fn = collate_fn
         self._progress = _Progress(self)
         self._train_loader: ShardLoader | None = None
         self._state: dict[str, Any] = {}
@@ -314,7 +318,10 @@ class VOCDataModule(LightningDataModule):
             hint = f"give VOCDataModule another {stage}_split"
             hint += ", or the Trainer limit_val_batches=0" if stage == "val" else ""
             raise OptionError(exc.place, exc.problem, hint) from exc
-        if dataset.transform is None:
+        if dataset.is_generic and self.recipe is not None:
+            problem = f"{self.recipe!r} is for pictures with boxes or masks, these are generic"
+            raise OptionError("transforms", problem, "give train_transforms and the like")
+        if dataset.transform is None and not dataset.is_generic:
             recipe = presets.recipe_by_name(
                 self.recipe, dataset.task, size=self.image_size, train=stage == "train"
             )
@@ -332,6 +339,7 @@ class VOCDataModule(LightningDataModule):
             resumable=resumable,
             pin_memory=self.pin_memory and torch.accelerator.is_available(),
             persistent_workers=self.persistent_workers and self.num_workers > 0,
+            collate_fn=self.collate_fn,
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
         )
 

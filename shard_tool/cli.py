@@ -7,16 +7,17 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 
 from __future__ import annotations
 
 import logging
-import re
+import signal
 import sys
-from enum import StrEnum
-from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from shard_tool.cli_adopt import index_command
+from shard_tool.cli_convert import convert_command, download_command
+from shard_tool.cli_copy import copy_command
 from shard_tool.cli_options import (
     Dest,
     Format,
@@ -27,22 +28,13 @@ from shard_tool.cli_options import (
     storage_options,
 )
 from shard_tool.cli_streaming import bench_command, plan_command, preview_command
-from shard_tool.convert import (
-    BAD_RECORDS_NAME,
-    ConvertOptions,
-    ConvertProgress,
-    ConvertReport,
-    convert,
-)
 from shard_tool.errors import OptionError, ShardToolError
 from shard_tool.manifest import Manifest, encode_manifest
-from shard_tool.progress import human_bytes, progress
+from shard_tool.progress import StderrHandler, human_bytes, progress
 from shard_tool.release import RELEASE
-from shard_tool.sizes import parse_size
+from shard_tool.shardscan import printable
 from shard_tool.storage import Folder, load_manifest
 from shard_tool.verify import verify
-from shard_tool.voc.archives import archives_of
-from shard_tool.voc.download import download_archive
 
 app = typer.Typer(
     name="shard-tool",
@@ -55,27 +47,6 @@ app = typer.Typer(
 )
 
 
-class Task(StrEnum):
-    """What the dataset is for."""
-
-    detection = "detection"
-    segmentation = "segmentation"
-
-
-class OnExisting(StrEnum):
-    """What to do where DEST is not empty."""
-
-    fail = "fail"
-    overwrite = "overwrite"
-
-
-class OnBadRecord(StrEnum):
-    """What to do with a record that breaks a rule."""
-
-    fail = "fail"
-    skip = "skip"
-
-
 @app.callback(invoke_without_command=True)
 def shard_tool(
     version: Annotated[bool, typer.Option("--version", help="Print the release.")] = False,  # noqa: FBT002
@@ -86,63 +57,7 @@ def shard_tool(
         raise typer.Exit
 
 
-@app.command("convert")
-def convert_command(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A VOC tar, read in place, or a VOC folder.")
-    ],
-    dest: Dest,
-    task: Annotated[Task, typer.Option(help="What the dataset is for.")] = Task.detection,
-    split: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME", help="Split to convert; repeatable. [default: those with pictures]"
-        ),
-    ] = [],  # noqa: B006  (typer copies it)
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the dataset. [default: vocYEAR]")
-    ] = None,
-    shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Size of a shard, e.g. 256MiB.")
-    ] = "64MiB",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that write shards. [default: one a core]")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order of samples in shards.")] = 0,
-    on_existing: Annotated[
-        OnExisting, typer.Option(help="What to do where DEST is not empty.")
-    ] = OnExisting.fail,
-    on_bad_record: Annotated[
-        OnBadRecord, typer.Option(help="What to do with a record that breaks a rule.")
-    ] = OnBadRecord.fail,
-    max_bad_records: Annotated[
-        int | None, typer.Option(help="Most records that may be skipped. [default: no limit]")
-    ] = None,
-    format_: FormatOption = Format.text,
-    storage_option: StorageOption = [],  # noqa: B006
-) -> None:
-    """Convert a VOC archive or folder into shards with a manifest."""
-    options = ConvertOptions(
-        source=source,
-        dest=dest,
-        task=task.value,
-        splits=tuple(split),
-        name=name,
-        shard_bytes=parse_size(shard_size, "--shard-size"),
-        seed=seed,
-        on_existing=on_existing.value,
-        on_bad_record=on_bad_record.value,
-        max_bad_records=max_bad_records,
-        storage_options=storage_options(storage_option),
-        **({} if workers is None else {"workers": workers}),
-    )
-    try:
-        with progress("converting") as advance:
-            report = convert(options, on_progress=lambda at: advance(*_converted(at)))
-    except KeyboardInterrupt:
-        say("interrupted: nothing is committed; repeat with --on-existing overwrite")
-        raise
-    _print_conversion(report, dest, format_)
+app.command("convert")(convert_command)
 
 
 @app.command("verify")
@@ -201,42 +116,17 @@ def info_command(
         return
     typer.echo(f"{manifest.name}: {manifest.task}, {manifest.num_samples} samples")
     typer.echo(f"fingerprint {manifest.fingerprint}")
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(_split_table(manifest), _class_table(manifest))
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    console.print(_split_table(manifest))
+    if manifest.classes:
+        console.print(_class_table(manifest))
+    for what in dict.fromkeys(what for split in manifest.splits.values() for what in split.counts):
+        console.print(_count_table(manifest, what))
 
 
-@app.command("download")
-def download_command(
-    dataset: Annotated[str, typer.Argument(metavar="voc2007|…|voc2012", help="Which year.")],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the archives.")],
-    set_: Annotated[
-        str | None, typer.Option("--set", help="trainval or test. [default: all there are]")
-    ] = None,
-    mirror: Annotated[
-        list[str], typer.Option(metavar="URL", help="Folder URL to try first; repeatable.")
-    ] = [],  # noqa: B006
-    format_: FormatOption = Format.text,
-) -> None:
-    """Download official archives, resumed after cuts and verified by their MD5."""
-    match = re.fullmatch(r"voc(\d{4})", dataset)
-    if not match:
-        raise OptionError(repr(dataset), "is no VOC release", "give voc2007, voc2008 … voc2012")
-    paths = []
-    for archive in archives_of(match[1], set_):
-        with progress(f"downloading {archive.file}") as advance:
-            path = download_archive(
-                archive,
-                dest,
-                mirrors=mirror,
-                on_progress=lambda done, total: advance(done, total, human_bytes(done)),
-            )
-        paths.append(str(path))
-    if format_ is Format.json:
-        print_json({"archives": paths})
-    else:
-        typer.echo("\n".join(paths))
-
-
+app.command("download")(download_command)
+app.command("copy")(copy_command)
+app.command("index")(index_command)
 app.command("plan")(plan_command)
 app.command("bench")(bench_command)
 app.command("preview")(preview_command)
@@ -244,9 +134,10 @@ app.command("preview")(preview_command)
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # to stderr
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[StderrHandler()])
     for name in ("shard_tool", "datamodules"):
         logging.getLogger(name).setLevel(logging.INFO)  # retries, say
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Slurm and Kubernetes send it
     try:
         app(prog_name="shard-tool")
     except ShardToolError as exc:
@@ -256,35 +147,6 @@ def main() -> None:
     except OSError as exc:  # stdout's disk is full, say
         say(f"error: {exc.strerror or exc}")
         sys.exit(1)
-
-
-def _converted(at: ConvertProgress) -> tuple[int, int, str]:
-    note = f"samples, {at.shards}/{at.total_shards} shards, {human_bytes(at.num_bytes)}"
-    return at.samples, at.total_samples, note
-
-
-def _print_conversion(report: ConvertReport, dest: str, format_: Format) -> None:
-    manifest = report.manifest
-    folder, num_bad = Folder(dest), len(report.bad_records)
-    if num_bad:
-        say(f"{num_bad} bad records skipped; listed in {folder.place(BAD_RECORDS_NAME)}")
-    if format_ is Format.json:
-        document = {
-            "dest": str(folder),
-            "fingerprint": manifest.fingerprint,
-            "num_bad_records": num_bad,
-            "seconds": round(report.seconds, 3),
-            "splits": {
-                name: {"num_shards": len(split.shards), "num_samples": split.num_samples}
-                for name, split in manifest.splits.items()
-            },
-        }
-        print_json(document)
-        return
-    for name, split in manifest.splits.items():
-        size = human_bytes(split.num_bytes)
-        typer.echo(f"{name}: {split.num_samples} samples, {len(split.shards)} shards, {size}")
-    typer.echo(f"{folder}: done in {report.seconds:.1f} s")
 
 
 def _split_table(manifest: Manifest) -> Table:
@@ -308,7 +170,18 @@ def _class_table(manifest: Manifest) -> Table:
             f"{split.objects.get(name, 0):,} ({split.difficult.get(name, 0):,})"
             for split in manifest.splits.values()
         ]
-        table.add_row(name, str(label), *cells)
+        table.add_row(printable(name), str(label), *cells)
+    return table
+
+
+def _count_table(manifest: Manifest, what: str) -> Table:
+    """One kind of what a task counts beside objects, by split."""
+    table = Table(what.replace("_", " "), box=None, pad_edge=False)
+    for split in manifest.splits:
+        table.add_column(split, justify="right")
+    counted = [split.counts.get(what, {}) for split in manifest.splits.values()]
+    for name in dict.fromkeys(name for of_split in counted for name in of_split):
+        table.add_row(printable(name), *(f"{of_split.get(name, 0):,}" for of_split in counted))
     return table
 
 

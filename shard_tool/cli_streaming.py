@@ -139,6 +139,9 @@ def preview_command(
         raise OptionError(output, "its folder does not exist", "make it, or name another")
     options: dict[str, Any] = {"seed": seed, "storage_options": storage_options(storage_option)}
     stored = ShardDataset(dest, split or "train", **options)
+    if stored.is_generic:
+        problem = f"there is nothing to draw in a dataset for {stored.task}"
+        raise OptionError(dest, problem, "recipes are for detection and segmentation")
     recipe = presets.recipe_by_name(transforms, stored.task, size=image_size)
     transformed = ShardDataset(dest, split or "train", transform=recipe, **options)
     sheet = preview(stored, transformed, samples=samples, epochs=epochs, side=cell)
@@ -197,7 +200,7 @@ def bench_command(
         cache_limit=parse_size(cache_limit, "--cache-limit") if cache_limit else None,
         storage_options=storage_options(storage_option),
     )
-    if transform is not TransformChoice.none:
+    if transform is not TransformChoice.none and not dataset.is_generic:
         dataset.transform = getattr(presets, f"{dataset.task}_{transform}")(image_size)
 
     def print_epoch(epoch: EpochBench) -> None:

@@ -3,6 +3,7 @@
 Pure: text in, values out. The manifest is written last; where there is none, there is no dataset.
 It grows with the number of shards, never with the number of samples. What decides bytes is in it;
 worker counts, engines, paths, URLs and times are not, so that equal data has an equal manifest.
+Only an adopted shard has a URL: nothing else says where somebody else's bytes lie.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,13 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = "voc-shards"
 VERSION = 1
 BOX_CONVENTION = "xyxy pixels, zero-based, half-open"
+GENERIC = "generic"
+"""Task of samples that are members by extension and nothing more."""
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@?#]*/[^?#]*[^/?#]")
+_PATH = re.compile(r"[^\0]*[^\0/]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +40,14 @@ class ShardEntry:
     """One shard of a split."""
 
     name: str
+    """Of its object in the dataset's folder, and with '.idx' of its index."""
     num_samples: int
     num_bytes: int
     sha256: str
     index_sha256: str
+    url: str | None = None
+    """Where an adopted shard lies: a URL or a path, relative ones as seen from the dataset's
+    folder, in which only its index lies. None: in the folder, under its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +61,9 @@ class Split:
     """Objects of each class, difficult ones included."""
     difficult: dict[str, int]
     """Objects of each class that are marked difficult."""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """What else is counted, kind by kind: what the task is about (see `tally.Tally`), and for
+    generic samples `members`, how many have one of each extension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +81,9 @@ class Manifest:
     """The options that decide bytes."""
     splits: dict[str, Split]
     num_bad_records: int = 0
+    duplicates: tuple[dict[str, Any], ...] = ()
+    """Pictures of several sources that were left out because another source has the same bytes:
+    `key`, `split` and `source` of each, and likewise those of the one that was kept, `same_as`."""
 
     @property
     def fingerprint(self) -> str:
@@ -80,6 +95,16 @@ class Manifest:
     def num_samples(self) -> int:
         """Samples of all splits; sample ids run from 0 to one less."""
         return sum(split.num_samples for split in self.splits.values())
+
+    @property
+    def objects_beside(self) -> set[str]:
+        """Names of the objects that are the dataset's own, in its folder beside the manifest.
+
+        Not an adopted shard, even where it lies there under its very name: it is somebody else's.
+        """
+        entries = [entry for split in self.splits.values() for entry in split.shards]
+        shards = {entry.name for entry in entries if entry.url is None}
+        return shards | {f"{entry.name}.idx" for entry in entries}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +123,8 @@ class ShardArrays:
     """uint8 [shards, 32]."""
     index_sha256: NDArray[np.uint8]
     """uint8 [shards, 32]."""
+    urls: NDArray[np.bytes_] | None = None
+    """UTF-8 [shards]: where adopted shards lie, empty for others; None where none is adopted."""
 
 
 def shard_arrays(manifest: Manifest, splits: tuple[str, ...]) -> ShardArrays:
@@ -109,6 +136,7 @@ def shard_arrays(manifest: Manifest, splits: tuple[str, ...]) -> ShardArrays:
                 entries.append(entry)
                 first_ids.append(next_id)
             next_id += entry.num_samples
+    urls = [(entry.url or "").encode("utf-8", "surrogateescape") for entry in entries]
     return ShardArrays(
         names=np.array([entry.name for entry in entries], dtype=np.bytes_),
         num_samples=np.array([entry.num_samples for entry in entries], np.int64),
@@ -116,6 +144,7 @@ def shard_arrays(manifest: Manifest, splits: tuple[str, ...]) -> ShardArrays:
         first_ids=np.array(first_ids, np.int64),
         sha256=_digests([entry.sha256 for entry in entries]),
         index_sha256=_digests([entry.index_sha256 for entry in entries]),
+        urls=np.array(urls, dtype=np.bytes_) if any(urls) else None,
     )
 
 
@@ -132,9 +161,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "tool": {"name": "voc-shards", "release": manifest.release},
         "options": manifest.options,
         "num_bad_records": manifest.num_bad_records,
-        "splits": {name: asdict(split) for name, split in manifest.splits.items()},
+        "splits": {name: _split_to_json(split) for name, split in manifest.splits.items()},
         "fingerprint": manifest.fingerprint,
     }
+    if len(manifest.sources) > 1:
+        document["duplicates"] = list(manifest.duplicates)
     document["sha256"] = _digest(document)
     return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
 
@@ -183,6 +214,17 @@ def _digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(compact.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _split_to_json(split: Split) -> dict[str, Any]:
+    """What only adoption knows is not written where it is not known."""
+    document = asdict(split)
+    for entry in document["shards"]:
+        if entry["url"] is None:
+            del entry["url"]
+    if not split.counts:
+        del document["counts"]
+    return document
+
+
 def _manifest_from_json(document: dict[str, Any]) -> Manifest:
     return Manifest(
         name=_text(document["name"]),
@@ -193,6 +235,7 @@ def _manifest_from_json(document: dict[str, Any]) -> Manifest:
         options=dict(document["options"]),
         splits={name: _split_from_json(name, s) for name, s in document["splits"].items()},
         num_bad_records=_count(document["num_bad_records"]),
+        duplicates=tuple(dict(item) for item in document.get("duplicates", ())),
     )
 
 
@@ -203,6 +246,10 @@ def _split_from_json(name: str, document: dict[str, Any]) -> Split:
         num_bytes=_count(document["num_bytes"]),
         objects={key: _count(count) for key, count in document["objects"].items()},
         difficult={key: _count(count) for key, count in document["difficult"].items()},
+        counts={
+            what: {name: _count(number) for name, number in counted.items()}
+            for what, counted in document.get("counts", {}).items()
+        },
     )
     for total in ("num_samples", "num_bytes"):
         found = sum(getattr(entry, total) for entry in split.shards)
@@ -219,7 +266,11 @@ def _entry_from_json(entry: dict[str, Any]) -> ShardEntry:
         num_bytes=_count(entry["num_bytes"]),
         sha256=entry["sha256"],
         index_sha256=entry["index_sha256"],
+        url=entry.get("url"),
     )
+    if parsed.url is not None and not is_shard_url(parsed.url):
+        message = f"shard {parsed.name!r} has a url that cannot be one"  # it may hold a password
+        raise ValueError(message)
     if not _SHARD_NAME.fullmatch(parsed.name):  # names become paths: nothing may climb out
         message = f"shard name {parsed.name!r} is not a plain file name ending in .tar"
         raise ValueError(message)
@@ -231,6 +282,17 @@ def _entry_from_json(entry: dict[str, Any]) -> ShardEntry:
         message = f"shard {parsed.name!r} claims {getattr(parsed, f'num_{what}')} {what}"
         raise ValueError(message)
     return parsed
+
+
+def is_shard_url(url: str) -> bool:
+    """Whether a manifest may name an adopted shard so: a path, or a URL that holds no secret.
+
+    >>> is_shard_url("../shards/a.tar"), is_shard_url("s3://bucket/a.tar")
+    (True, True)
+    >>> is_shard_url("https://me:secret@host/a.tar"), is_shard_url("https://host/a.tar?token=secret")
+    (False, False)
+    """
+    return bool((_URL if "://" in url else _PATH).fullmatch(url))
 
 
 def _text(value: object) -> str:

@@ -1,7 +1,6 @@
 """Bytes of stored objects by range: several requests in flight, and faults outlived.
 
-A request that fails is asked again, after a pause that doubles and is drawn at random so that many
-processes do not ask in step, until its time is up. What it then costs to resume is one range: an
+A request that fails is asked again (`attempts`). What it then costs to resume is one range: an
 object is read in parts, so a cut connection loses at most one of them, and over a slow link parts
 are small enough to come in time. Only lengths are compared here; whether the bytes are the right
 ones their reader knows (by CRC-32 or SHA-256).
@@ -14,24 +13,29 @@ without coroutines, whose calls run in a thread.
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 import re
 import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from fsspec.asyn import AsyncFileSystem, get_loop, sync
-
-from shard_tool.errors import ObjectMissing, ShardError, StoreError
+from shard_tool.attempts import (
+    SILENCE_S,
+    SLOWEST_BYTES_PER_S,
+    Attempts,
+    call_s3,
+    cause_of,
+    coroutine_of,
+    is_s3,
+    loop_of,
+    run,
+    together,
+)
+from shard_tool.errors import ShardError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-
-log = logging.getLogger(__name__)
-_T = TypeVar("_T")
+    from collections.abc import Iterator, Sequence
 
 TIMEOUT_S = 120.0
 """Seconds a request may take with all its repetitions."""
@@ -40,19 +44,9 @@ PART_BYTES = 8 << 20
 IN_FLIGHT = 16
 """Requests of one `read_ranges` at a time."""
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 8.0
-_SLOWEST_BYTES_PER_S = 256 << 10
 _SMALLEST_ASK = 64 << 10
-_SILENCE_S = 15.0
 _WRONG_ANSWERS = 3
 """Answers of a wrong length after which no right one is expected."""
-_SAID_AFTER = 4
-"""Failed attempts after which a warning says that it takes longer."""
-_FINAL = {"ValueError", "InvalidURL", "ParamValidationError", "ProfileNotFound", "NoRegionError"}
-"""Names of errors of client libraries that tell of a wrong URL or option."""
-_NO_FAULT_OF_STORAGE = (AttributeError, ImportError, NotImplementedError)
-_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
-"""How client libraries, which options are handed on to, say that there is no such option."""
 
 
 class Range(NamedTuple):
@@ -77,10 +71,7 @@ class _Object:
     """Size it must have; None where the reader does not know it."""
     etag: str | None = None
     """The version all parts must be of, where storage tells versions apart."""
-    client: object = None
-    """What was last asked, where credentials may be renewed."""
     wrong_answers: int = 0
-    is_reconnected: bool = False
 
 
 @dataclass
@@ -145,9 +136,9 @@ def read_ranges(
                         return await _read(fs, request, _Object(), timeout_s)
                 return await _read(fs, request, _Object(), timeout_s)
 
-        return await _together([read_one(request) for request in wanted])
+        return await together([read_one(request) for request in wanted])
 
-    return _run(fs, read_all)
+    return run(fs, read_all)
 
 
 def read_parts(
@@ -176,7 +167,7 @@ def read_parts(
         stop = min(start + PART_BYTES, request.stop or 0)
         return await _read(fs, request._replace(start=start, stop=stop), known, timeout_s)
 
-    loop = _loop_of(fs)
+    loop = loop_of(fs)
     coming = [asyncio.run_coroutine_threadsafe(read_one(start), loop) for start in starts[:1]]
     try:
         for number in range(len(starts)):
@@ -198,62 +189,35 @@ async def _read(fs: Any, request: Range, known: _Object, timeout_s: float) -> by
     `_SMALLEST_ASK` bytes while one answer is waited for.
     """
     pace, pieces, at = _paces.setdefault(fs, _Pace()), list[bytes](), request.start
-    deadline = time.monotonic() + timeout_s
-    pauses, failed, cause = _pauses(), 0, ""
+    attempts = Attempts(request.place, "read", timeout_s, str(request))
     while True:
-        begun = time.monotonic()
-        piece, left = pace.next_piece(request, at), deadline - begun
-        patience_s = min(left, _patience_s(piece, timeout_s))
+        begun, piece = time.monotonic(), pace.next_piece(request, at)
+        patience_s = min(attempts.left_s, _patience_s(piece, timeout_s))
         try:
-            content = await asyncio.wait_for(_ask(fs, piece, known), patience_s)
-        except FileNotFoundError as exc:
-            raise ObjectMissing(request.place, "there is no such object") from shown_cause(exc)
-        except TypeError as exc:
-            if option := _UNKNOWN_OPTION.search(str(exc)):
-                problem = f"cannot be read: there is no storage option {option[1]!r} here"
-                raise StoreError(request.place, problem, "check its spelling") from exc
-            raise
-        except (ObjectReplacedError, ShardError, *_NO_FAULT_OF_STORAGE):
-            raise
+            content = await asyncio.wait_for(_ask(fs, piece, known, attempts), patience_s)
         except Exception as exc:  # noqa: BLE001  (storage libraries share no base class)
-            if _is_refusal(exc):
-                await _reconnect(fs, request, known, exc, left)
-                continue
-            if _is_final(exc):
-                hint = "check the URL and the storage options"
-                problem = f"cannot be read ({_cause(exc)})"
-                raise StoreError(request.place, problem, hint) from shown_cause(exc)
-            failed, pause = failed + 1, next(pauses)
             if isinstance(exc, TimeoutError):
                 pace.slow_down(piece)
             elif known.wrong_answers:  # a server without Range sends the whole, asked for it or not
                 pace.ask_bytes = PART_BYTES
-            if not (cause and isinstance(exc, TimeoutError)):  # our own, and says less
-                cause = _cause(exc)
-            if time.monotonic() + pause > deadline:
-                problem = f"not read after {failed} attempts in {timeout_s:g} s"
-                raise StoreError(str(request), f"{problem} (last: {cause})") from shown_cause(exc)
-            if failed == _SAID_AFTER:
-                text = "%s: %s; asking again for up to %g s"
-                log.warning(text, request, cause, deadline - time.monotonic())
-            await asyncio.sleep(pause)
+            await attempts.outlive(fs, exc)
         else:
-            known.wrong_answers, known.is_reconnected = 0, False  # another part may fail anew
+            known.wrong_answers = 0
             at += len(content)
             pieces.append(content)
             seconds = time.monotonic() - begun
             pace.learn(len(content), seconds, _patience_s(piece, timeout_s))
             if request.stop is None or at >= request.stop:
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            deadline += seconds
+            attempts.succeeded(seconds)
 
 
-async def _ask(fs: Any, request: Range, known: _Object) -> bytes:
+async def _ask(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
     """Ask once."""
     try:
-        content = await _content(fs, request, known)
+        content = await _content(fs, request, known, attempts)
     except Exception as exc:
-        if _cause(exc).endswith((": InvalidRange", ": 416")):  # whole and final, as a short one is
+        if cause_of(exc).endswith((": InvalidRange", ": 416")):  # whole and final, as a short one
             problem = f"ends before byte {request.start}"
             _count_wrong_answer(request, known, problem, "put it there again")
         raise
@@ -265,37 +229,27 @@ async def _ask(fs: Any, request: Range, known: _Object) -> bytes:
     return bytes(content)
 
 
-async def _content(fs: Any, request: Range, known: _Object) -> bytes:
-    if "s3" in _protocols(fs):
-        return await _ask_s3(fs, request, known)
-    at: dict[str, Any] = {"start": request.start, "end": request.stop}
-    if isinstance(fs, AsyncFileSystem):
-        return bytes(await fs._cat_file(request.path, **at))
-    return bytes(await asyncio.to_thread(fs.cat_file, request.path, **at))
+async def _content(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+    if is_s3(fs):
+        return await _ask_s3(fs, request, known, attempts)
+    at = {} if request.stop is None else {"start": request.start, "end": request.stop}
+    return bytes(await coroutine_of(fs, "cat_file")(request.path, **at))
 
 
-async def _ask_s3(fs: Any, request: Range, known: _Object) -> bytes:
+async def _ask_s3(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
     bucket, key, _ = fs.split_path(request.path)
     options = {"Bucket": bucket, "Key": key}
     if request.stop is not None:
         options["Range"] = f"bytes={request.start}-{request.stop - 1}"
     if known.etag:
         options["IfMatch"] = known.etag
-    from s3fs.errors import translate_boto_error  # not above: s3fs is slow to import
-
-    known.client = await fs.set_session()
-    client = await fs.get_s3(bucket)
     try:
-        # Not `_call_s3`, which repeats a SlowDown five times by itself, without jitter.
-        answer = await client.get_object(**fs._get_s3_method_kwargs(client.get_object, **options))
-    except Exception as error:
-        exc = translate_boto_error(error)
+        answer = await call_s3(fs, "get_object", options, attempts)
+    except Exception as exc:
         if known.etag and "PreconditionFailed" in f"{exc!r} {exc.__cause__!r}":
             problem = "was replaced while it was read"
             raise ObjectReplacedError(request.place, problem) from exc
-        if exc is error:
-            raise
-        raise exc from error
+        raise
     body = answer["Body"]
     try:
         _check_answer(request, known, str(answer.get("ContentRange", "")))
@@ -327,99 +281,7 @@ def _count_wrong_answer(request: Range, known: _Object, problem: str, hint: str)
     raise OSError(problem)
 
 
-def _answer_of(exc: BaseException) -> tuple[int, str]:
-    """HTTP status and code of the answer behind an error; (0, "") where there is none."""
-    answer = getattr(exc.__cause__, "response", None)  # botocore's, behind s3fs's OSError
-    if answer:
-        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return status, str(answer.get("Error", {}).get("Code", status))
-    status = getattr(exc, "status", 0)  # aiohttp's
-    return status, str(status or "")
-
-
-def _is_refusal(exc: Exception) -> bool:
-    status, code = _answer_of(exc)
-    is_refused = status in (401, 403) or "Token" in code
-    return is_refused or isinstance(exc, PermissionError) or "Credential" in type(exc).__name__
-
-
-def _is_final(exc: Exception) -> bool:
-    """Whether asking again cannot help."""
-    status, code = _answer_of(exc)
-    is_wrong_request = 400 <= status < 500 and status not in (408, 409, 425, 429)
-    return type(exc).__name__ in _FINAL or (is_wrong_request and code != "RequestTimeout")
-
-
-async def _reconnect(
-    fs: Any, request: Range, known: _Object, exc: Exception, timeout_s: float
-) -> None:
-    """Read the credentials afresh, once: they may have been renewed meanwhile.
-
-    Requests side by side are refused together; the first makes a new client for all.
-    """
-    problem = f"access refused ({_cause(exc)})"
-    hint = "check the credentials: they are missing, wrong, expired, or may not read this"
-    if known.is_reconnected:
-        raise StoreError(request.place, problem, hint) from shown_cause(exc)
-    known.is_reconnected = True
-    if "s3" in _protocols(fs) and fs._s3 is known.client:
-        try:
-            await asyncio.wait_for(fs.set_session(refresh=True), timeout_s)
-        except Exception as error:  # noqa: BLE001  (of whoever gives credentials)
-            problem += f", and no others were found ({_cause(error)})"
-            raise StoreError(request.place, problem, hint) from shown_cause(error)
-
-
-def _pauses() -> Iterator[float]:
-    longest = _FIRST_PAUSE_S
-    noise = random.SystemRandom()  # decides no sample and no pixel
-    while True:
-        yield longest * noise.uniform(0.5, 1)
-        longest = min(2 * longest, _LONGEST_PAUSE_S)
-
-
 def _patience_s(request: Range, timeout_s: float) -> float:
     """Seconds one answer may take: an attempt that stalls must leave time for others."""
     size = PART_BYTES if request.stop is None else request.stop - request.start
-    return min(_SILENCE_S + size / _SLOWEST_BYTES_PER_S, max(1.0, timeout_s / 4))
-
-
-def shown_cause(exc: BaseException) -> BaseException | None:
-    """The error, unless it shows a URL as it was given, with a password or a signature."""
-    chain = [exc, exc.__cause__, exc.__context__]
-    return None if any("://" in str(error) for error in chain) else exc
-
-
-def _cause(exc: BaseException) -> str:
-    """An error in a few words that hold neither a URL nor a header."""
-    name, (_, code) = type(exc).__name__, _answer_of(exc)
-    if code:
-        return f"{name}: {code}"
-    is_told = isinstance(exc, OSError) or name in _FINAL
-    text = str(exc) if is_told and exc.__cause__ is None else ""
-    return f"{name}: {text}" if text and "://" not in text and len(text) < 200 else name
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-
-
-def _loop_of(fs: Any) -> asyncio.AbstractEventLoop:
-    loop: asyncio.AbstractEventLoop = getattr(fs, "loop", None) or get_loop()
-    return loop
-
-
-def _run(fs: Any, function: Callable[[], Awaitable[_T]]) -> _T:
-    """Run a coroutine in the loop thread of fsspec, which is one for each process."""
-    result: _T = sync(_loop_of(fs), function)
-    return result
-
-
-async def _together(coroutines: list[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Await all; the first that fails cancels the others, so that nothing goes on unseen."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+    return min(SILENCE_S + size / SLOWEST_BYTES_PER_S, max(1.0, timeout_s / 4))

@@ -23,6 +23,10 @@ VOC_CLASSES = (
 )
 """VOC's twenty classes in alphabetical order; the label of the first is 1, 0 is background."""
 
+MAX_PIXELS = 89_000_000
+"""A picture with more is refused by its header: that is 267 MB of RGB, and just below where Pillow
+starts to warn of a decompression bomb."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -73,11 +77,20 @@ class Sample:
     image_sets: tuple[str, ...]
     """Lists the picture stands in, e.g. 'Main/train', sorted."""
     source: Source
+    image_labels: dict[str, int] | None = None
+    """Classification: class to VOC's number for the picture: 1 it shows one, 0 only difficult
+    ones, -1 none; None for other tasks."""
+    listed_objects: tuple[int, ...] | None = None
+    """Layout and action: the objects the split's lists name, counted from 1 in the order of
+    `objects`; None where no list has numbers, and for other tasks."""
 
 
 def encode_sample(sample: Sample) -> bytes:
-    """The bytes of ``key.json``: one line, fields in the order of the classes above, UTF-8."""
-    document = {
+    """The bytes of ``key.json``: one line, fields in the order of the classes above, UTF-8.
+
+    The last two fields are there only for tasks that have them.
+    """
+    document: dict[str, Any] = {
         "key": sample.key,
         "width": sample.width,
         "height": sample.height,
@@ -86,6 +99,10 @@ def encode_sample(sample: Sample) -> bytes:
         "image_sets": list(sample.image_sets),
         "source": {"year": sample.source.year, "archive": sample.source.archive},
     }
+    if sample.image_labels is not None:
+        document["image_labels"] = sample.image_labels
+    if sample.listed_objects is not None:
+        document["listed_objects"] = list(sample.listed_objects)
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode() + b"\n"
 
@@ -107,6 +124,8 @@ def parse_sample(content: bytes, *, place: str) -> Sample:
             segmented=_flag(document["segmented"]),
             image_sets=tuple([_text(name) for name in document["image_sets"]]),
             source=Source(year=_text(source["year"]), archive=_whole(source["archive"])),
+            image_labels=_image_labels(document.get("image_labels")),
+            listed_objects=_wholes(document.get("listed_objects")),
         )
     except KeyError as exc:
         raise SampleError(place, f"field {exc.args[0]!r} is missing") from exc
@@ -170,6 +189,19 @@ def _whole(value: object) -> int:
         message = f"{value!r} is not a whole number"
         raise TypeError(message)
     return value
+
+
+def _image_labels(values: dict[str, int] | None) -> dict[str, int] | None:
+    if values is None:
+        return None
+    if not all(type(value) is int and -1 <= value <= 1 for value in values.values()):
+        message = f"image_labels {values!r} are not -1, 0 or 1"
+        raise TypeError(message)
+    return values
+
+
+def _wholes(values: list[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple([_whole(value) for value in values])
 
 
 def _flag(value: object) -> bool | None:

@@ -1,19 +1,22 @@
-"""The one seam to storage: a folder anywhere fsspec reaches, as a small value.
+"""The one seam to storage: a folder or an object anywhere fsspec reaches, as a small value.
 
 Owns two things fsspec leaves open: an object becomes visible only when it is whole (`publish`),
-and errors say which object of which folder. Everything else is fsspec's. A `Folder` holds no
-connection: file systems are made lazily, once per process, because s3fs instances do not survive a
-fork; so folders travel to workers freely.
+and errors say which object of which folder. How bytes come and go, and how faults are outlived, is
+the business of `ranges`, `objects` and `uploads`. A `Folder` holds no connection: file systems are
+made lazily, once per process, because s3fs instances do not survive a fork; so folders travel to
+workers freely.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import fsspec
@@ -21,22 +24,103 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shard_tool.errors import ManifestError, ObjectMissing, ShardToolError, StoreError
+from shard_tool.attempts import is_s3
+from shard_tool.errors import ManifestError, ObjectMissing, ShardError, ShardToolError, StoreError
 from shard_tool.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from shard_tool.ranges import TIMEOUT_S, Range, read_parts, read_ranges, shown_cause
+from shard_tool.objects import Entry, abort_uploads, list_folder, remove_objects, size_of
+from shard_tool.ranges import TIMEOUT_S, Range, read_parts, read_ranges
+from shard_tool.uploads import PARTIAL as PARTIAL  # for those who know the seam alone
+from shard_tool.uploads import Small, Staged, upload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 _TIMES = 3
 """Times a remote manifest is read before it is called damaged."""
-PARTIAL = ".partial-"
-"""Infix of the temporary names of files being written; readers never look at them."""
+JOURNAL_NAME = ".conversion"
+"""Folder of a dataset, there while it is being made."""
 
 
 _kept_alive: dict[int, Any] = {}
 """File systems are never let go of: a forked child that drops its parent's (fsspec's cache does)
 would close, in a loop of its own, connections that are not its."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object anywhere, by path or URL; a signed URL is one, too.
+
+    Args:
+        url: A local path, or any URL fsspec knows. It is asked for as it is given, query and all;
+            messages show it without.
+        options: fsspec's storage options for it. May hold secrets: never shown, never saved.
+        timeout_s: Seconds a request for bytes may take, with all its repetitions.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    timeout_s: float = TIMEOUT_S
+    _absolute: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_absolute", _absolute(self.url))
+
+    def __str__(self) -> str:
+        return public_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"StoredObject({str(self)!r})"
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return str(self)
+
+    @property
+    def local(self) -> Path | None:
+        """The object as a local path; None when it is elsewhere."""
+        fs, path = _fs_path(self._absolute, self.options)
+        return Path(path) if isinstance(fs, LocalFileSystem) else None
+
+    def num_bytes(self) -> int:
+        """How long it is.
+
+        Raises:
+            ObjectMissing: There is none.
+            StoreError: The storage failed, or does not say.
+        """
+        fs, path = _fs_path(self._absolute, self.options)
+        if isinstance(fs, LocalFileSystem):
+            with _errors_of(self.place, "read"):
+                return Path(path).stat().st_size
+        return size_of(fs, path, self.place, self.timeout_s)
+
+    def read_ranges(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Its bytes from start to stop for each pair; elsewhere several requests at a time.
+
+        Raises:
+            ObjectMissing: There is no such object.
+            StoreError: The storage failed, and went on failing.
+            ShardError: It ends before a range does.
+        """
+        fs, path = _fs_path(self._absolute, self.options)
+        ranges = [Range(path, self.place, *at) for at in wanted]
+        if isinstance(fs, LocalFileSystem):
+            return _read_local(ranges)
+        return read_ranges(fs, ranges, timeout_s=self.timeout_s)
+
+    def read_parts(self, start: int, stop: int, *, num_bytes: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop` of its `num_bytes`, a few MiB at a time.
+
+        Raises:
+            ObjectReplacedError: The object changed meanwhile; start again.
+            ObjectMissing: There is none.
+            StoreError: The storage failed, and went on failing.
+            ShardError: The object has another size.
+        """
+        fs, path = _fs_path(self._absolute, self.options)
+        wanted = Range(path, self.place, start, stop)
+        return read_parts(fs, wanted, num_bytes=num_bytes, timeout_s=self.timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +139,7 @@ class Folder:
     _absolute: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # a relative path means the folder it meant here, wherever a worker stands later
-        path = self.url if "://" in self.url else str(Path(self.url).absolute())
-        object.__setattr__(self, "_absolute", path)
+        object.__setattr__(self, "_absolute", _absolute(self.url))
 
     def __str__(self) -> str:
         return public_url(self.url)
@@ -80,15 +162,36 @@ class Folder:
         """What messages call an object of this folder."""
         return f"{str(self).rstrip('/')}/{name}"
 
+    def child(self, name: str) -> Folder:
+        """A folder below."""
+        folder = Folder(_below(self.url, name), self.options, self.timeout_s)
+        object.__setattr__(folder, "_absolute", _below(self._absolute, name))
+        return folder
+
+    def object(self, name: str) -> StoredObject:
+        """An object of this folder by itself."""
+        found = StoredObject(_below(self.url, name), self.options, self.timeout_s)
+        object.__setattr__(found, "_absolute", _below(self._absolute, name))
+        return found
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each object directly in this folder, by name; empty where there is no folder."""
+        entries = self._entries()
+        return {name: num_bytes for name, num_bytes in entries if num_bytes is not None}
+
     def names(self) -> list[str]:
         """Names directly in this folder, sorted; empty where there is no such folder."""
+        return [entry.name for entry in self._entries()]
+
+    def _entries(self) -> list[Entry]:
         fs, path = self._fs_path()
         try:
-            with _errors_of(str(self), "listed"):
-                entries = fs.ls(path, detail=False, refresh=True)
+            if isinstance(fs, LocalFileSystem):
+                with _errors_of(str(self), "listed"):
+                    return _list_local(Path(path or "/"))
+            return list_folder(fs, path, str(self), self.timeout_s)
         except ObjectMissing:
             return []
-        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
     def read(self, name: str) -> bytes:
         """The content of one object.
@@ -101,7 +204,7 @@ class Folder:
         if isinstance(fs, LocalFileSystem):
             with _errors_of(self.place(name), "read"):
                 return Path(path, name).read_bytes()
-        whole = Range(f"{path}/{name}", self.place(name))
+        whole = Range(_below(path, name), self.place(name))
         return read_ranges(fs, [whole], timeout_s=self.timeout_s)[0]
 
     def read_ranges(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
@@ -113,7 +216,7 @@ class Folder:
             ShardError: An object ends before the range does.
         """
         fs, path = self._fs_path()
-        ranges = [Range(f"{path}/{name}", self.place(name), *at) for name, *at in wanted]
+        ranges = [Range(_below(path, name), self.place(name), *at) for name, *at in wanted]
         return read_ranges(fs, ranges, timeout_s=self.timeout_s)
 
     def read_parts(self, name: str, start: int, stop: int, *, num_bytes: int) -> Iterator[bytes]:
@@ -126,58 +229,128 @@ class Folder:
             ShardError: The object has another size.
         """
         fs, path = self._fs_path()
-        wanted = Range(f"{path}/{name}", self.place(name), start, stop)
+        wanted = Range(_below(path, name), self.place(name), start, stop)
         return read_parts(fs, wanted, num_bytes=num_bytes, timeout_s=self.timeout_s)
 
     def remove(self, name: str) -> None:
         """Remove one object; nothing happens where there is none."""
         fs, path = self._fs_path()
-        with suppress(ObjectMissing), _errors_of(self.place(name), "removed"):
-            fs.rm_file(f"{path}/{name}")
+        if isinstance(fs, LocalFileSystem):
+            with _errors_of(self.place(name), "removed"):
+                Path(path, name).unlink(missing_ok=True)
+        else:
+            remove_objects(fs, [_below(path, name)], self.place(name), self.timeout_s)
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Remove many objects, in bulk where storage can; those not there are no matter."""
+        fs, path = self._fs_path()
+        if isinstance(fs, LocalFileSystem):
+            for name in names:
+                self.remove(name)
+        else:
+            paths = [_below(path, name) for name in names]
+            remove_objects(fs, paths, str(self), self.timeout_s)
+
+    def abort_uploads(self, is_ours: Callable[[str], bool]) -> int:
+        """Abort unfinished uploads in parts of objects directly in this folder.
+
+        They take room on S3, unseen, where a process was killed.
+
+        Args:
+            is_ours: Says which objects', by their names.
+
+        Returns:
+            How many there were.
+        """
+        fs, path = self._fs_path()
+        return abort_uploads(fs, path, str(self), self.timeout_s, is_ours=is_ours)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Make or replace one small object, whole or not at all."""
+        fs, path = self._fs_path()
+        if isinstance(fs, LocalFileSystem):
+            with self.publish(name) as file:
+                file.write(content)
+        else:
+            at = (_below(path, name), self.place(name))
+            upload(fs, *at, Small(content), self.timeout_s)
 
     @contextmanager
     def publish(self, name: str) -> Iterator[IO[bytes]]:
         """Write an object that becomes visible, whole, when the block ends without an exception.
 
         On a local disk a sibling ``.partial-`` file is renamed; elsewhere the bytes are staged in a
-        temporary file and put as one object, which object stores make visible only when complete.
-        Complete, not crash-durable: nothing is fsynced.
+        temporary file, put as one object, which object stores make visible only when complete, and
+        compared with what storage then says that it holds. Complete, not crash-durable: nothing is
+        fsynced.
+
+        Raises:
+            StoreError: The storage failed or refused until the time was up; `timeout_s`, and as
+                much more as a slow link needs for so many bytes.
         """
-        if (folder := self.local) is not None:
-            try:
-                with _publish_local(folder / name) as file:
-                    yield file
-            except ShardToolError:  # some are OSErrors too, and none is the disk's
-                raise
-            except OSError as exc:
-                problem = f"cannot be written: {exc.strerror or type(exc).__name__}"
-                raise StoreError(self.place(name), problem) from exc
-            return
         fs, path = self._fs_path()
-        with tempfile.NamedTemporaryFile(prefix="shard-tool-") as staged:
-            yield cast("IO[bytes]", staged)
-            staged.flush()
-            with _errors_of(self.place(name), "written"):
-                fs.put_file(staged.name, f"{path}/{name}")
+        is_local = isinstance(fs, LocalFileSystem)
+        try:
+            if is_local:
+                with _publish_local(Path(path, name)) as file:
+                    yield file
+                return
+            # gone with its process, except where another library must be told its name
+            stage = tempfile.TemporaryFile if is_s3(fs) else tempfile.NamedTemporaryFile
+            with stage(prefix="shard-tool-") as staged:
+                yield cast("IO[bytes]", staged)
+                staged.flush()
+                num_bytes = os.fstat(staged.fileno()).st_size
+                content = Staged(staged.fileno(), num_bytes, str(staged.name))
+                upload(fs, _below(path, name), self.place(name), content, self.timeout_s)
+        except ShardToolError:  # some are OSErrors too, and none is the disk's
+            raise
+        except OSError as exc:
+            where = "written" if is_local else f"staged in {tempfile.gettempdir()}"
+            problem = f"cannot be {where}: {exc.strerror or type(exc).__name__}"
+            raise StoreError(self.place(name), problem) from exc
 
     def _fs_path(self) -> tuple[Any, str]:
-        """The file system (fsspec keeps one per process and options) and the path in it."""
-        try:
-            fs, path = url_to_fs(self._absolute, **_with_defaults(self._absolute, self.options))
-            _kept_alive[id(fs)] = fs
-        except (ValueError, ImportError) as exc:
-            hint = f"known protocols: {', '.join(sorted(fsspec.available_protocols()))}"
-            raise StoreError(str(self), f"cannot be opened: {exc}", hint) from exc
-        return fs, path.rstrip("/")
+        return _fs_path(self._absolute, self.options)
+
+
+def _absolute(url: str) -> str:
+    """A relative path means what it meant here, wherever a worker stands later."""
+    return url if "://" in url else str(Path(url).absolute())
+
+
+def _below(url: str, name: str) -> str:
+    """The URL of an object or folder in a folder; the folder's query stays at the end.
+
+    >>> _below("https://host/voc/?token=abc", "a.tar")
+    'https://host/voc/a.tar?token=abc'
+    """
+    is_web = url.startswith(("http://", "https://"))
+    path, mark, query = url.partition("?") if is_web else (url, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
+def _fs_path(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The file system (fsspec keeps one per process and options) and the path in it."""
+    try:
+        fs, path = url_to_fs(url, **_with_defaults(url, options))
+        _kept_alive[id(fs)] = fs
+    except (ValueError, ImportError) as exc:
+        hint = f"known protocols: {', '.join(sorted(fsspec.available_protocols()))}"
+        raise StoreError(public_url(url), f"cannot be opened: {exc}", hint) from exc
+    return fs, path if "?" in path else path.rstrip("/")  # a signature may end with a slash
 
 
 def _with_defaults(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under which s3fs fails soon and honestly; the user's own win.
+    """Options under which file systems fail soon and honestly; the user's own win.
 
-    Above `max_concurrency=1` it reads large objects without retries and returns a short answer as
+    Above `max_concurrency=1` s3fs reads large objects without retries and returns a short answer as
     a hole of zeros. Its retries and botocore's would multiply; ours, which go on with the part that
-    failed, come on top of one repetition of theirs. A fresh dict each time: botocore changes it.
+    failed, come on top of one repetition of theirs. Uploads are checked by MD5, which every store
+    knows, unlike botocore's newer checksums. A fresh dict each time: botocore changes it.
     """
+    if url.startswith(("http://", "https://")) and "?" in url:
+        return {"encoded": True, **options}  # a signature is of the URL as it was given
     if not url.startswith(("s3://", "s3a://")):
         return dict(options)
     config = {
@@ -185,6 +358,7 @@ def _with_defaults(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "read_timeout": 15,
         "max_pool_connections": 24,
         "retries": {"total_max_attempts": 2, "mode": "standard"},
+        "request_checksum_calculation": "when_required",
     }
     config |= options.get("config_kwargs", {})
     return {"max_concurrency": 1, **options, "config_kwargs": config}
@@ -202,7 +376,7 @@ def load_manifest(folder: Folder) -> Manifest:
     except ObjectMissing:
         names = folder.names()
         shards = [name for name in names if name.endswith(".tar")]
-        if shards or any(PARTIAL in name for name in names):
+        if shards or any(name == JOURNAL_NAME or PARTIAL in name for name in names):
             problem = f"conversion not finished ({len(shards)} shards, no {MANIFEST_NAME})"
             raise ObjectMissing(str(folder), problem, "convert again") from None
         hint = "make a dataset with `shard-tool convert SOURCE DEST`"
@@ -240,27 +414,64 @@ def public_url(url: str) -> str:
 
 @contextmanager
 def _errors_of(place: str, what: str) -> Iterator[None]:
-    """One type for callers, whatever a storage library raises (botocore's, aiohttp's, OSError)."""
+    """One type for callers, on local disks too."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise ObjectMissing(place, "there is no such object") from shown_cause(exc)
-    except Exception as exc:  # noqa: BLE001  (storage libraries share no base class)
-        reason = getattr(exc, "strerror", None) or type(exc).__name__
-        raise StoreError(place, f"cannot be {what}: {reason}") from shown_cause(exc)
+        raise ObjectMissing(place, "there is no such object") from exc
+    except ShardToolError:
+        raise
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        raise StoreError(place, f"cannot be {what}: {reason}") from exc
+
+
+def _read_local(wanted: Sequence[Range]) -> list[bytes]:
+    """Ranges of one file on a local disk."""
+    found = list[bytes]()
+    if not wanted:
+        return found
+    path, place = wanted[0].path, wanted[0].place
+    with _errors_of(place, "read"), Path(path).open("rb", buffering=0) as file:
+        for _, _, start, stop in wanted:
+            assert stop is not None
+            found.append(_pread(file.fileno(), start, stop, place))
+    return found
+
+
+def _pread(descriptor: int, start: int, stop: int, place: str) -> bytes:
+    """Bytes of an open file; one call brings at most 2 GiB."""
+    content = os.pread(descriptor, stop - start, start)
+    while len(content) < stop - start:
+        at = start + len(content)
+        if not (more := os.pread(descriptor, stop - at, at)):
+            problem = f"ends at byte {at}, before byte {stop}"
+            raise ShardError(place, problem, "put it there again")
+        content += more
+    return content
+
+
+def _list_local(folder: Path) -> list[Entry]:
+    """What is in a folder; a file that vanishes meanwhile is none of it."""
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            found.append(Entry(path.name, state.st_size if S_ISREG(state.st_mode) else None))
+    return sorted(found)
 
 
 @contextmanager
 def _publish_local(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file under another name, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent)
+    partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    # The kernel applies the umask. Reading it here would change it for threads beside this one.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(partial).chmod(0o666 & ~umask)  # mkstemp's 0600 would hide shards from other users
-        Path(partial).replace(path)
+        partial.replace(path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise

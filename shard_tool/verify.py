@@ -13,20 +13,25 @@ import time
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from shard_tool.errors import DataError, ShardError, StoreError
-from shard_tool.pool import process_pool
+from shard_tool.links import folder_of
+from shard_tool.manifest import GENERIC
+from shard_tool.pool import open_pool
 from shard_tool.sample import parse_sample
+from shard_tool.shardscan import printable, scan_stored
 from shard_tool.storage import Folder, load_manifest
+from shard_tool.tally import Tally
 from shard_tool.tarshard import (
     INDEX_SUFFIX,
     ShardIndex,
     read_at_of,
+    sample_part,
     sample_starts,
-    split_name,
     walk,
 )
 from shard_tool.voc.record import picture_size
@@ -36,9 +41,13 @@ if TYPE_CHECKING:
 
     from shard_tool.manifest import Manifest, ShardEntry, Split
     from shard_tool.sample import Sample
+    from shard_tool.shardscan import ScannedShard
+    from shard_tool.storage import StoredObject
 
 _MAX_PROBLEMS_OF_SHARD = 20
 """More problems of one shard than this are counted, not listed."""
+_PICTURES = {"jpg": "JPEG", "class.png": "PNG", "object.png": "PNG"}
+"""Members that are looked at as pictures; others than these and the JSON are nobody's business."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +69,8 @@ class _Findings:
     num_samples: int = 0
     num_bytes: int = 0
     keys: list[str] = field(default_factory=list)
-    objects: Counter[str] = field(default_factory=Counter)
-    difficult: Counter[str] = field(default_factory=Counter)
+    totals: dict[str, Any] = field(default_factory=lambda: Tally("").as_json())
+    """As `Tally.as_json` gives them."""
 
 
 def verify(
@@ -88,13 +97,16 @@ def verify(
     began = time.monotonic()
     manifest = load_manifest(folder)
     entries = [(name, entry) for name, split in manifest.splits.items() for entry in split.shards]
-    found: dict[str, list[_Findings]] = {name: [] for name in manifest.splits}
-    with process_pool(workers or len(os.sched_getaffinity(0))) as pool:
-        tasks = [pool.submit(_check_shard, folder, entry, decode) for _, entry in entries]
-        for number, ((split, _), task) in enumerate(zip(entries, tasks, strict=True), start=1):
-            found[split].append(task.result())
+    by_number: dict[int, _Findings] = {}
+    with open_pool("local", workers or len(os.sched_getaffinity(0))) as pool:
+        tasks = ((folder, entry, decode, manifest.task) for _, entry in entries)
+        for number, its_findings in pool.run(_check_shard, tasks):
+            by_number[number] = its_findings
             if on_progress:
-                on_progress(number, len(entries))
+                on_progress(len(by_number), len(entries))
+    found: dict[str, list[_Findings]] = {name: [] for name in manifest.splits}
+    for number, (split, _) in enumerate(entries):  # as the manifest has them, whoever was first
+        found[split].append(by_number[number])
     findings = [item for items in found.values() for item in items]
     problems = [problem for item in findings for problem in item.problems]
     for name, its_findings in found.items():
@@ -103,43 +115,108 @@ def verify(
             problems += _check_totals(place, manifest.splits[name], its_findings)
     return VerifyReport(
         manifest=manifest,
-        problems=tuple(problems),
+        problems=tuple(map(printable, problems)),
         num_samples=sum(item.num_samples for item in findings),
         num_bytes=sum(item.num_bytes for item in findings),
         seconds=time.monotonic() - began,
     )
 
 
-def _check_shard(folder: Folder, entry: ShardEntry, decode: bool) -> _Findings:  # noqa: FBT001
+def _check_shard(
+    folder: Folder,
+    entry: ShardEntry,
+    decode: bool,  # noqa: FBT001
+    task: str,
+) -> _Findings:
     """Check one shard. Runs in a worker."""
-    findings, place = _Findings(), folder.place(entry.name)
+    its_folder, file = (folder, entry.name) if entry.url is None else folder_of(entry.url, folder)
+    if task == GENERIC:
+        return _check_generic(folder, entry, its_folder.object(file))
+    findings, place = _Findings(), its_folder.place(file)
     content, index_content = (
-        _read(findings, folder, name) for name in (entry.name, entry.name + INDEX_SUFFIX)
+        _read(findings, *at) for at in ((its_folder, file), (folder, entry.name + INDEX_SUFFIX))
     )
-    expected: dict[str, tuple[int | str, int | str]] = {}
     if content is not None:
         findings.num_bytes = len(content)
-        expected["bytes"] = (len(content), entry.num_bytes)
-        expected["sha256"] = (hashlib.sha256(content).hexdigest(), entry.sha256)
+        _compare(findings, place, "bytes", len(content), entry.num_bytes)
+        _compare(findings, place, "sha256", hashlib.sha256(content).hexdigest(), entry.sha256)
     if index_content is not None:
         got = hashlib.sha256(index_content).hexdigest()
-        expected["index sha256"] = (got, entry.index_sha256)
-    for what, (found, claimed) in expected.items():
-        if found != claimed:
-            findings.problems.append(f"{place}: {what} {found}, the manifest says {claimed}")
+        _compare(findings, place, "index sha256", got, entry.index_sha256)
     if content is None or index_content is None:
         return findings
     try:
-        _check_samples(findings, content, index_content, place, decode=decode)
+        _check_samples(findings, content, index_content, place, task=task, decode=decode)
+        if entry.url is not None:  # somebody else's: each run of members is a sample there
+            findings.keys = []
+        elif len(set(findings.keys)) != len(findings.keys):
+            findings.problems.append(f"{place}: a key occurs twice")
     except ShardError as exc:
         findings.problems.append(str(exc))
     if findings.num_samples != entry.num_samples:
         problem = f"{findings.num_samples} samples, the manifest says {entry.num_samples}"
         findings.problems.append(f"{place}: {problem}")
+    return _shortened(findings, place)
+
+
+def _shortened(findings: _Findings, place: str) -> _Findings:
     extra = len(findings.problems) - _MAX_PROBLEMS_OF_SHARD
     if extra > 0:
         findings.problems[_MAX_PROBLEMS_OF_SHARD:] = [f"{place}: and {extra} problems more"]
     return findings
+
+
+def _compare(
+    findings: _Findings, place: str, what: str, found: int | str, claimed: int | str
+) -> None:
+    if found != claimed:
+        findings.problems.append(f"{place}: {what} {found}, the manifest says {claimed}")
+
+
+def _check_generic(folder: Folder, entry: ShardEntry, shard: StoredObject) -> _Findings:
+    """Check a shard of which nothing is known but its samples, part by part: it may be large."""
+    findings, place = _Findings(), shard.place
+    index_content = _read(findings, folder, entry.name + INDEX_SUFFIX)
+    try:
+        findings.num_bytes = shard.num_bytes()
+        _compare(findings, place, "bytes", findings.num_bytes, entry.num_bytes)
+        scanned = scan_stored(shard, findings.num_bytes)
+    except (ShardError, StoreError) as exc:
+        findings.problems.append(str(exc))
+        return findings
+    findings.num_samples = len(scanned.index)
+    if scanned.members is not None:
+        findings.totals["counts"] = {"members": dict(scanned.members)}
+    _compare(findings, place, "sha256", scanned.sha256, entry.sha256)
+    _compare(findings, place, "samples", findings.num_samples, entry.num_samples)
+    if index_content is not None:
+        try:
+            index_place = folder.place(entry.name + INDEX_SUFFIX)
+            _check_index(findings, (place, index_place), index_content, entry, scanned)
+        except ShardError as exc:
+            findings.problems.append(str(exc))
+    return _shortened(findings, place)
+
+
+def _check_index(
+    findings: _Findings,
+    places: tuple[str, str],
+    content: bytes,
+    entry: ShardEntry,
+    scanned: ScannedShard,
+) -> None:
+    """Compare a generic shard's index with what was found, and with the manifest."""
+    place, its_place = places
+    got = hashlib.sha256(content).hexdigest()
+    _compare(findings, its_place, "sha256", got, entry.index_sha256)
+    index = ShardIndex.from_bytes(content, place=its_place, shard_bytes=scanned.num_bytes)
+    if not np.array_equal(index.starts, scanned.index.starts):
+        findings.problems.append(f"{its_place}: its offsets are not where the samples are")
+        return
+    for row in np.flatnonzero(index.crcs != scanned.index.crcs):
+        got, claimed = f"{scanned.index.crcs[row]:08x}", f"{index.crcs[row]:08x}"
+        problem = f"sample {row} has CRC-32 {got}, the index says {claimed}"
+        findings.problems.append(f"{place}: {problem}")
 
 
 def _read(findings: _Findings, folder: Folder, name: str) -> bytes | None:
@@ -151,7 +228,13 @@ def _read(findings: _Findings, folder: Folder, name: str) -> bytes | None:
 
 
 def _check_samples(
-    findings: _Findings, content: bytes, index_content: bytes, place: str, *, decode: bool
+    findings: _Findings,
+    content: bytes,
+    index_content: bytes,
+    place: str,
+    *,
+    task: str,
+    decode: bool,
 ) -> None:
     read_at = read_at_of(memoryview(content))
     members = list(walk(read_at, 0, len(content), place=place))
@@ -167,21 +250,22 @@ def _check_samples(
             if (got := zlib.crc32(content[start:stop])) != crc:
                 problem = f"sample {key!r} has CRC-32 {got:08x}, the index says {crc:08x}"
                 findings.problems.append(f"{place}: {problem}")
-    samples: dict[str, dict[str, bytes]] = {}
+    samples: list[tuple[str, dict[str, bytes]]] = []
     for member in members:
-        if member.is_file and (named := split_name(member.name)):
+        if part := sample_part(member):
+            if not samples or samples[-1][0] != part[0]:
+                samples.append((part[0], {}))
             span = content[member.offset : member.offset + member.size]
-            samples.setdefault(named[0], {})[named[1]] = span
-    if len(samples) != len(findings.keys):
-        findings.problems.append(f"{place}: a key occurs twice")
-    for key, parts in samples.items():
+            samples[-1][1][part[1]] = span
+    tally = Tally(task)
+    for key, parts in samples:
         try:
             sample = _check_sample(key, parts, f"{place}: {key}", decode=decode)
         except DataError as exc:
             findings.problems.append(str(exc))
             continue
-        findings.objects.update(item.name for item in sample.objects)
-        findings.difficult.update(item.name for item in sample.objects if item.difficult)
+        tally.add(sample)
+    findings.totals = tally.as_json()
 
 
 def _check_sample(key: str, parts: Mapping[str, bytes], place: str, *, decode: bool) -> Sample:
@@ -190,8 +274,7 @@ def _check_sample(key: str, parts: Mapping[str, bytes], place: str, *, decode: b
     sample = parse_sample(parts["json"], place=f"{place}.json")
     if sample.key != key:
         raise DataError(f"{place}.json", f"its key is {sample.key!r}")
-    pictures = {name: "JPEG" if name == "jpg" else "PNG" for name in parts if name != "json"}
-    for name, format_ in pictures.items():
+    for name, format_ in [(name, _PICTURES[name]) for name in parts if name in _PICTURES]:
         size_wh = picture_size(parts[name], format_, f"{place}.{name}")
         if size_wh != (sample.width, sample.height):
             problem = f"is {size_wh[0]} x {size_wh[1]} px, the JSON says"
@@ -211,13 +294,23 @@ def _decode(content: bytes, place: str) -> None:
 
 def _check_totals(place: str, split: Split, findings: list[_Findings]) -> list[str]:
     """Problems that only show over all shards of a split."""
-    totals = {
-        "objects": (sum((item.objects for item in findings), Counter()), split.objects),
-        "difficult": (sum((item.difficult for item in findings), Counter()), split.difficult),
+    tally = Tally("")
+    for item in findings:
+        tally.merge(item.totals)
+    counted_kinds: dict[str, Counter[str]] = {
+        "objects": tally.objects,
+        "difficult": tally.difficult,
+        **tally.counts,
     }
+    claimed_kinds = {"objects": split.objects, "difficult": split.difficult, **split.counts}
+    if not split.counts:  # too many kinds of members to be told
+        counted_kinds.pop("members", None)
     problems = [
         f"{place}: {what} of {name!r} is {claimed.get(name, 0)}, counted {counted[name]}"
-        for what, (counted, claimed) in totals.items()
+        for what in {**counted_kinds, **claimed_kinds}
+        for counted, claimed in [
+            (counted_kinds.get(what, Counter[str]()), claimed_kinds.get(what, {}))
+        ]
         for name in sorted(counted.keys() | claimed.keys())
         if counted[name] != claimed.get(name, 0)
     ]

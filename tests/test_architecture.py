@@ -11,13 +11,21 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = """
 shard_tool.errors shard_tool.release
 shard_tool.sizes
-shard_tool.keyed shard_tool.tarshard shard_tool.sample shard_tool.manifest shard_tool.ranges
+shard_tool.keyed shard_tool.tarshard shard_tool.sample shard_tool.manifest shard_tool.forward
+shard_tool.attempts shard_tool.engines
+shard_tool.ranges shard_tool.objects shard_tool.reencode shard_tool.tally shard_tool.pool
+shard_tool.uploads
 shard_tool.storage
+shard_tool.claim shard_tool.links shard_tool.shardscan
+shard_tool.publication
+shard_tool.room
 shard_tool.voc shard_tool.voc.annotation shard_tool.voc.imagesets shard_tool.voc.archives
+shard_tool.voc.files
 shard_tool.voc.devkit shard_tool.voc.download
-shard_tool.voc.record
-shard_tool.plan shard_tool.pool shard_tool.progress
-shard_tool.convert shard_tool.verify
+shard_tool.voc.record shard_tool.voc.fetching shard_tool.dedupe
+shard_tool.plan shard_tool.progress
+shard_tool.sources
+shard_tool.convert shard_tool.verify shard_tool.adopt shard_tool.copying
 shard_tool
 datamodules.world datamodules.order datamodules.partition datamodules.cursor datamodules.geometry
 datamodules.table datamodules.pieces datamodules.cache datamodules.cost
@@ -33,13 +41,13 @@ datamodules.loader
 datamodules.voc datamodules.forecast datamodules.bench datamodules.preview
 datamodules
 shard_tool.cli_options
-shard_tool.cli_streaming
+shard_tool.cli_streaming shard_tool.cli_convert shard_tool.cli_adopt shard_tool.cli_copy
 shard_tool.cli
 """
 HEIGHT = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 
 FROM_SHARD_TOOL = {"errors", "keyed", "manifest", "ranges", "tarshard", "storage", "sample"}
-FROM_SHARD_TOOL |= {"sizes"}
+FROM_SHARD_TOOL |= {"sizes", "links"}
 """What datamodules may use of shard_tool at the top of a module."""
 PREPARING = {"convert", "voc.archives", "voc.download"}
 """What datamodules.voc uses of it inside the functions that make a dataset."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., tuple[str | int | None, str, str]]
 
-COMMANDS = ("convert", "verify", "info", "download", "plan", "bench", "preview")
+COMMANDS = ("convert", "verify", "info", "download", "copy", "index", "plan", "bench", "preview")
 SIZE_HINT = "\n\nhint: write 64MiB or 100MB"
 SIZE = r"\d+(\.\d)? (B|KiB|MiB)"
 
@@ -129,6 +129,8 @@ def test_convert_takes_every_option_and_gives_json(
         "dest": str(tmp_path / "voc"),
         "fingerprint": manifest["fingerprint"],
         "num_bad_records": 1,
+        "num_duplicates": 0,
+        "num_kept_shards": 0,
         "splits": {"mine": {"num_shards": 2, "num_samples": 2}},
     }
     assert manifest["name"] == "odd"

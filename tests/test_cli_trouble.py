@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import signal
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,15 @@ def test_ctrl_c_exits_130_commits_nothing_and_says_how_to_go_on(
         assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
     assert process.returncode == 130
     assert out == ""
-    assert err.strip() == "interrupted: nothing is committed; repeat with --on-existing overwrite"
+    said, resuming = err.strip().splitlines()
+    assert said == "interrupted: nothing is committed; go on with"
     assert not (dest / "manifest.json").exists()
     with pytest.raises(ObjectMissing, match=r"conversion not finished \(\d+ shards"):
         load_manifest(Folder(str(dest)))
+    finished = {path.name: path.stat().st_ino for path in dest.glob("*.tar")}
+    done = shard_tool(*shlex.split(resuming)[1:])
+    assert (done.returncode, done.stdout.startswith("train: 3000 samples")) == (0, True)
+    assert f"{len(finished)} shards were finished before and are kept" in done.stderr
+    assert (
+        finished.items() <= {path.name: path.stat().st_ino for path in dest.glob("*.tar")}.items()
+    )

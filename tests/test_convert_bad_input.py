@@ -57,9 +57,11 @@ def test_archive_cut_short_is_refused_wherever_the_cut_is(archive: Path, tmp_pat
     content = archive.read_bytes()
     devkit = open_devkit(str(archive))
     name = "JPEGImages/000002.jpg"
-    offset, size = devkit.files["JPEGImages"]["000002"]
+    span = devkit.find("JPEGImages", "000002")
+    assert span
+    offset, size = span.offset, span.size
     member = f"member 'VOCdevkit/VOC2012/{name}' needs {offset + size} bytes"
-    end = max(sum(span) for spans in devkit.files.values() for span in spans.values())
+    end = max(int((f.offsets + f.sizes).max()) for f in devkit.files.folders.values())
     end += -end % 512
     messages = {
         0: "cut short: no end-of-archive marker in its 0 bytes",
@@ -76,7 +78,9 @@ def test_archive_cut_short_is_refused_wherever_the_cut_is(archive: Path, tmp_pat
 
 
 def test_damaged_header_of_an_archive_is_refused(archive: Path, tmp_path: Path) -> None:
-    offset, _ = open_devkit(str(archive)).files["Annotations"]["000003"]
+    span = open_devkit(str(archive)).find("Annotations", "000003")
+    assert span
+    offset = span.offset
     content = bytearray(archive.read_bytes())
     content[offset - 512] ^= 1
     archive.write_bytes(content)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shard_tool.convert import ConvertOptions
 from shard_tool.errors import ManifestError, ObjectExists, OptionError, ShardToolError
 from shard_tool.storage import Folder
 from tests.kit.datasets import converted, files_of
@@ -23,6 +24,7 @@ def test_destination_that_holds_something_is_left_alone(
     tree: Path, tmp_path: Path, mini_dataset: Path
 ) -> None:
     hint = "use --on-existing overwrite to replace it, or another DEST"
+    adopt = "give another DEST, or make a dataset of them with `shard-tool index`"
     shutil.copytree(mini_dataset, tmp_path / "other")
     shutil.copytree(mini_dataset, tmp_path / "unfinished")
     (tmp_path / "unfinished/manifest.json").unlink()
@@ -32,10 +34,11 @@ def test_destination_that_holds_something_is_left_alone(
     write(tmp_path / "foreign/sub/a.txt", b"")
     messages = {
         "other": f"already holds a dataset; {hint}",
-        "unfinished": f"holds {shards} shards of a conversion that did not finish; {hint}",
+        "unfinished": f"holds {shards} tars that nobody recorded here, and no dataset; {adopt}",
         "foreign": "is not empty ('sub' is there) and holds no dataset; "
         "give an empty or a new folder",
-        "partial": f"holds 0 shards of a conversion that did not finish; {hint}",
+        "partial": "holds what a killed conversion was writing; "
+        "use --on-existing overwrite to start again",
     }
     for name, problem in messages.items():
         before = sorted((tmp_path / name).rglob("*"))
@@ -44,6 +47,31 @@ def test_destination_that_holds_something_is_left_alone(
         assert str(caught.value) == f"{tmp_path}/{name}: {problem}"
         assert sorted((tmp_path / name).rglob("*")) == before
     assert files_of(tmp_path / "other") == files_of(mini_dataset)
+
+
+def test_overwriting_takes_no_tar_that_nobody_recorded(tree: Path, tmp_path: Path) -> None:
+    """A folder of somebody's WebDataset tars, which are usually called so."""
+    write(tmp_path / "out/train-000000.tar", b"mine")
+    write(tmp_path / "out/train-000007.tar", b"mine")
+    for on_existing in ("fail", "resume", "overwrite"):
+        with pytest.raises(ObjectExists, match=r"nobody recorded .*; give another DEST"):
+            converted(tree, tmp_path / "out", on_existing=on_existing)
+    assert files_of(tmp_path / "out") == {
+        "train-000000.tar": b"mine",
+        "train-000007.tar": b"mine",
+    }
+
+
+def test_empty_names_are_refused(tree: Path, tmp_path: Path) -> None:
+    """An unset variable of a shell must not mean the folder somebody stands in."""
+    for options, message in (
+        ({"source": "", "dest": "x"}, "SOURCE: is empty"),
+        ({"source": [], "dest": "x"}, "SOURCE: none is given"),
+        ({"source": str(tree), "dest": ""}, "DEST: is empty"),
+    ):
+        with pytest.raises(OptionError) as caught:
+            ConvertOptions(**options)
+        assert str(caught.value) == message
 
 
 def test_overwriting_leaves_foreign_files_alone(tree: Path, tmp_path: Path) -> None:
@@ -72,8 +100,11 @@ def test_destination_that_cannot_be_a_folder_is_an_error_of_ours(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "pose"}, "--task: 'pose' is not one of detection, segmentation"),
-        ({"on_existing": "ask"}, "--on-existing: 'ask' is not one of fail, overwrite"),
+        (
+            {"task": "pose"},
+            "--task: 'pose' is not one of detection, segmentation, classification, layout, action",
+        ),
+        ({"on_existing": "ask"}, "--on-existing: 'ask' is not one of fail, resume, overwrite"),
         ({"on_bad_record": "ask"}, "--on-bad-record: 'ask' is not one of fail, skip"),
         ({"workers": 0}, "--workers: 0 is below 1"),
         ({"shard_bytes": 0}, "--shard-size: 0 bytes are below 1"),

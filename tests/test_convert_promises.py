@@ -111,11 +111,13 @@ def test_promise_2_killed_conversion_is_no_dataset_and_is_made_whole_by_another(
         converted(mini_archive, dest, shard_bytes=150_000)
     assert str(exists.value) == (
         f"{dest}: holds {shards} shards of a conversion that did not finish; "
-        "use --on-existing overwrite to replace it, or another DEST"
+        "use --on-existing resume to continue, or --on-existing overwrite to start again"
     )
+    shutil.copytree(dest, tmp_path / "copy")
     converted(mini_archive, dest, shard_bytes=150_000, on_existing="overwrite")
+    converted(mini_archive, tmp_path / "copy", shard_bytes=150_000, on_existing="resume")
     converted(mini_archive, tmp_path / "undisturbed", shard_bytes=150_000)
-    assert files_of(dest) == files_of(tmp_path / "undisturbed")
+    assert files_of(dest) == files_of(tmp_path / "undisturbed") == files_of(tmp_path / "copy")
 
 
 def test_promise_2_killed_overwriting_leaves_nothing_of_the_old_dataset(
@@ -145,32 +147,40 @@ class Store:
         self.deeds: list[str] = []
         self.fail_at, self.when = -1, ""
         monkeypatch.setattr(Folder, "publish", self._wrapped_publish(Folder.publish))
-        monkeypatch.setattr(Folder, "remove", self._wrapped_remove(Folder.remove))
+        for name in ("remove", "remove_all"):
+            monkeypatch.setattr(Folder, name, self._wrapped_remove(name, getattr(Folder, name)))
 
     def plan(self, fail_at: int, when: str) -> None:
         self.deeds, self.fail_at, self.when = [], fail_at, when
 
-    def _at(self, when: str) -> None:
-        if len(self.deeds) - 1 == self.fail_at and when == self.when:
+    def _at(self, deed: int, when: str) -> None:
+        if deed == self.fail_at and when == self.when:
+            self.fail_at = -2  # from here on everything fails, as behind a cut network
+        if self.fail_at == -2:
             raise OutageError("store", "is down")
+
+    def _begun(self, what: str) -> int:
+        self.deeds.append(what)
+        return len(self.deeds) - 1
 
     def _wrapped_publish(self, publish: Any) -> Any:
         @contextmanager
         def wrapped(folder: Folder, name: str) -> Iterator[Any]:
-            self.deeds.append(f"publish {name}")
+            deed = self._begun(f"publish {name}")
             with publish(folder, name) as file:
                 yield file
-                self._at("before")
-            self._at("after")
+                self._at(deed, "before")
+            self._at(deed, "after")
 
         return wrapped
 
-    def _wrapped_remove(self, remove: Any) -> Any:
-        def wrapped(folder: Folder, name: str) -> None:
-            self.deeds.append(f"remove {name}")
-            self._at("before")
-            remove(folder, name)
-            self._at("after")
+    def _wrapped_remove(self, deed_name: str, remove: Any) -> Any:
+        def wrapped(folder: Folder, which: Any) -> None:
+            which = which if deed_name == "remove" else sorted(which)
+            deed = self._begun(f"{deed_name} {which}")
+            self._at(deed, "before")
+            remove(folder, which)
+            self._at(deed, "after")
 
         return wrapped
 
@@ -178,44 +188,61 @@ class Store:
 def test_promise_2_manifest_goes_first_and_comes_last(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before it goes the plan says what has to go; after it came only the journal goes."""
     converted(tree, tmp_path / "out", shard_bytes=SMALL)
-    old = shards_of(tmp_path / "out")
     store = Store(monkeypatch)
     converted(tree, tmp_path / "out", shard_bytes=SMALL, on_existing="overwrite")
-    removals = [deed for deed in store.deeds if deed.startswith("remove")]
-    assert store.deeds[: len(removals)] == removals
-    assert removals[0] == "remove manifest.json"
-    assert sorted(removals[1:]) == sorted(f"remove {name}" for name in old)
-    assert store.deeds[-1] == "publish manifest.json"
-    assert len(store.deeds) == 2 * len(removals)
+    deeds = [deed for deed in store.deeds if ".conversion" not in deed]
+    assert deeds[:2] == ["publish plan.json", "remove manifest.json"]
+    published = [deed for deed in deeds if deed.startswith("publish") and "plan.json" not in deed]
+    assert published[-1] == "publish manifest.json"
+    shards = [deed for deed in published if deed.endswith((".tar", ".tar.idx", ".tar.json"))]
+    names = [deed.removeprefix("publish ") for deed in shards if deed.endswith(".tar")]
+    assert shards == [f"publish {name}{end}" for name in names for end in ("", ".idx", ".json")]
+    after = deeds[deeds.index("publish manifest.json") + 1 :]
+    assert all(deed.startswith("remove") and "manifest" not in deed for deed in after)
+    assert after[-1] == "remove plan.json"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_promise_2_readers_see_the_old_the_new_or_no_dataset_whatever_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    old_tree = voc_tree(tmp_path / "in1", pictures(3), year="2011")
-    new_tree = voc_tree(tmp_path / "in2", pictures(4, first=2), year="2012")
+    """And whatever failed, the same command with `resume` ends with an undisturbed run's bytes."""
+    old_tree = voc_tree(
+        tmp_path / "in1", [*pictures(2), *pictures(1, split="val", first=3)], year="2011"
+    )
+    new_tree = voc_tree(tmp_path / "in2", pictures(3, first=2), year="2012")
     converted(old_tree, tmp_path / "old", shard_bytes=SMALL)
     converted(new_tree, tmp_path / "new", shard_bytes=SMALL)
-    old, new = files_of(tmp_path / "old"), files_of(tmp_path / "new")
+    new = files_of(tmp_path / "new")
     store = Store(monkeypatch)
-    seen = []
-    for number in range(len(old) + len(new)):
+    shutil.copytree(tmp_path / "old", tmp_path / "count")
+    converted(new_tree, tmp_path / "count", shard_bytes=SMALL, on_existing="overwrite")
+    num_deeds = len(store.deeds)
+    assert num_deeds > 15
+    seen, refused = [], []
+    for number in range(num_deeds):
         dest = tmp_path / f"{number}"
         shutil.copytree(tmp_path / "old", dest)
         store.plan(number, when)
         with pytest.raises(OutageError):
             converted(new_tree, dest, shard_bytes=SMALL, on_existing="overwrite")
-        if (dest / "manifest.json").exists():
-            assert verify(Folder(str(dest)), workers=1).problems == ()
-        seen.append(manifest_of(dest)["name"] if (dest / "manifest.json").exists() else "")
         store.plan(-1, "")
-        converted(new_tree, dest, shard_bytes=SMALL, on_existing="overwrite")
-        assert files_of(dest) == new
-    old_first = ["voc2011"] if when == "before" else [""]
-    new_last = ["voc2012"] if when == "after" else [""]
-    assert seen == old_first + [""] * (len(seen) - 2) + new_last
+        is_there = (dest / "manifest.json").exists()
+        seen.append(manifest_of(dest)["name"] if is_there else "")
+        if is_there:
+            assert verify(Folder(str(dest)), workers=1).problems == ()
+        try:
+            converted(new_tree, dest, shard_bytes=SMALL, on_existing="resume")
+        except ObjectExists:
+            refused.append(number)  # nothing had been begun: the old dataset is whole
+            assert files_of(dest) == files_of(tmp_path / "old")
+        else:
+            assert files_of(dest) == new
+    assert refused == ([0] if when == "before" else [])
+    changes = [name for name, before in zip(seen, [None, *seen], strict=False) if name != before]
+    assert changes == ["voc2011", "", "voc2012"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -20,10 +20,12 @@ from urllib.error import URLError
 
 import pytest
 
+from datamodules.cache import default_folder
 from shard_tool.errors import OptionError, StoreError
-from shard_tool.voc import download
+from shard_tool.voc import archives, download
 from shard_tool.voc.archives import ARCHIVES, OFFICIAL_HOSTS, Archive, KnownBad, archives_of
 from shard_tool.voc.download import download_archive
+from shard_tool.voc.fetching import archives_folder, fetched_archives, wanted_archives
 from tests.kit.http_server import Reply, not_found, redirect, serve, unavailable
 
 if TYPE_CHECKING:
@@ -105,6 +107,31 @@ def test_a_right_file_is_not_fetched_again(tmp_path: Path) -> None:
         assert fetch(server, tmp_path) == tmp_path / FILE
     assert server.requests == []
     assert names(tmp_path) == [FILE]
+
+
+def test_what_lies_there_already_is_seen_to_be_hashed(tmp_path: Path) -> None:
+    content = bytes(3 << 20)
+    archive = Archive(year="2099", set_="test", file=FILE, md5=hashlib.md5(content).hexdigest())
+    (tmp_path / FILE).write_bytes(content)
+    checked: list[tuple[int, int]] = []
+    with serve(content) as server:
+        fetch(server, tmp_path, archive, on_check=lambda *got: checked.append(got))
+    assert checked == [(n << 20, 3 << 20) for n in (1, 2, 3)]
+
+
+def test_a_part_is_hashed_before_it_is_continued_and_counts_as_got(tmp_path: Path) -> None:
+    (tmp_path / f"{FILE}.part").write_bytes(CONTENT[:200_000])
+    seen: list[tuple[str, int, int | None]] = []
+    with serve(CONTENT) as server:
+        fetch(
+            server,
+            tmp_path,
+            on_check=lambda *got: seen.append(("checked", *got)),
+            on_progress=lambda *got: seen.append(("got", *got)),
+        )
+    # Before the first new byte: a rate must not take old bytes for fresh ones.
+    assert seen[:2] == [("checked", 200_000, 200_000), ("got", 200_000, SIZE)]
+    assert seen[-1] == ("got", SIZE, SIZE)
 
 
 def test_a_wrong_file_is_moved_aside_and_said_so(
@@ -260,6 +287,23 @@ def test_a_part_that_another_process_renames_meanwhile_is_left_alone(
     assert published.read_bytes() == OTHER
 
 
+def test_an_archive_that_another_process_finishes_meanwhile_is_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is published between the look for it and the lock on the part."""
+    real_flock = fcntl.flock
+
+    def flock_once_it_is_there(file: FileIO, operation: int) -> None:
+        (tmp_path / FILE).write_bytes(CONTENT)
+        real_flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_once_it_is_there)
+    with serve(CONTENT) as server:
+        assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.requests == []
+    assert names(tmp_path) == [FILE]
+
+
 def test_two_processes_do_not_write_one_part(tmp_path: Path) -> None:
     part = tmp_path / f"{FILE}.part"
     with part.open("wb") as held, serve(CONTENT) as server:
@@ -272,8 +316,9 @@ def test_two_processes_do_not_write_one_part(tmp_path: Path) -> None:
 # --- refused and unavailable ---------------------------------------------------------------------
 
 
-def test_an_overloaded_server_is_asked_again(tmp_path: Path) -> None:
-    with serve(CONTENT, unavailable(), unavailable(500), Reply()) as server:
+@pytest.mark.parametrize("status", [500, 503, 408, 425, 429])
+def test_a_server_that_cannot_just_now_is_asked_again(tmp_path: Path, status: int) -> None:
+    with serve(CONTENT, unavailable(), unavailable(status), Reply()) as server:
         assert fetch(server, tmp_path, attempts=3).read_bytes() == CONTENT
     assert len(server.requests) == 3
 
@@ -318,7 +363,7 @@ def test_a_closed_port_is_an_attempt_like_any_other(tmp_path: Path) -> None:
     assert f"after 2 attempts: {server.url}/{FILE}: Connection refused; " in message
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 410, 416, 429])
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 416])
 def test_a_4xx_sends_to_the_next_mirror_at_once(tmp_path: Path, status: int) -> None:
     with serve(CONTENT, not_found(status)) as first, serve(CONTENT) as second:
         mirrors = [f"{server.url}/{FILE}" for server in (first, second)]
@@ -611,6 +656,98 @@ def test_a_folder_in_the_archives_place_is_an_error(tmp_path: Path) -> None:
         message = failure(server, tmp_path)
     assert message == f"{tmp_path / FILE}: disk trouble: Is a directory"
     assert server.requests == []
+
+
+# --- named sources -------------------------------------------------------------------------------
+
+TRAINVAL = Archive(year="2099", set_="trainval", file="VOCtrainval.tar", md5=MD5, num_bytes=SIZE)
+
+
+@pytest.fixture
+def _a_year_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "ARCHIVES", (TRAINVAL, ARCHIVE))
+
+
+@pytest.mark.usefixtures("_a_year_of_two")
+def test_a_year_becomes_its_archives_with_each_step_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(CONTENT)
+    steps: dict[str, tuple[int, int | None]] = {}
+    with serve(CONTENT) as server:
+        paths = fetched_archives(
+            "2099",
+            tmp_path,
+            mirrors=[server.url],
+            on_progress=lambda what, *got: steps.update({what: got}),
+        )
+    assert paths == [tmp_path / "VOCtrainval.tar", tmp_path / FILE]
+    assert [path.read_bytes() for path in paths] == [CONTENT, CONTENT]
+    assert steps == {
+        "downloading VOCtrainval.tar": (SIZE, SIZE),
+        f"checking {FILE}": (SIZE, SIZE),
+    }
+    assert server.paths == ["/voc2099/VOCtrainval.tar"]
+
+
+@pytest.mark.usefixtures("_a_year_of_two")
+def test_one_set_of_a_year_can_be_asked_for(tmp_path: Path) -> None:
+    with serve(CONTENT) as server:
+        paths = fetched_archives("2099", tmp_path, set_="test", mirrors=[server.url])
+    assert names(tmp_path) == [path.name for path in paths] == [FILE]
+
+
+@pytest.mark.usefixtures("_a_year_of_two")
+def test_what_would_be_fetched_is_said_without_touching_anything(tmp_path: Path) -> None:
+    folder, mirror = tmp_path / "new", "https://me:s3cret@m.org/voc/?key=hunter2"
+    trainval, test = wanted_archives("2099", folder, mirrors=[mirror])
+    assert (trainval.archive, trainval.path) == (TRAINVAL, folder / "VOCtrainval.tar")
+    assert test.url == f"https://m.org/voc{OF_2099}"
+    assert (trainval.is_there, trainval.num_bytes_there) == (False, 0)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "num_bytes", "is_there", "num_bytes_there"),
+    [
+        pytest.param(FILE, SIZE, True, SIZE, id="whole"),
+        pytest.param(FILE, SIZE - 1, False, 0, id="of another length"),
+        pytest.param(f"{FILE}.part", 9, False, 9, id="interrupted"),
+    ],
+)
+@pytest.mark.usefixtures("_a_year_of_two")
+def test_what_is_there_already_is_told_by_name_and_length(
+    tmp_path: Path, name: str, num_bytes: int, is_there: bool, num_bytes_there: int
+) -> None:
+    (tmp_path / name).write_bytes(bytes(num_bytes))
+    (test,) = wanted_archives("2099", tmp_path, set_="test", mirrors=["http://m.org"])
+    assert (test.is_there, test.num_bytes_there) == (is_there, num_bytes_there)
+
+
+@pytest.mark.usefixtures("_a_year_of_two")
+def test_a_disk_that_would_hold_one_archive_but_not_both_is_noticed_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{FILE}.part").write_bytes(CONTENT[:200])
+    _set_free(monkeypatch, 2 * SIZE - 201)
+    with serve(CONTENT) as server, pytest.raises(StoreError) as caught:
+        fetched_archives("2099", tmp_path, mirrors=[server.url])
+    assert str(caught.value) == (
+        f"{tmp_path}: {2 * SIZE - 201} bytes free, VOCtrainval.tar and {FILE} need "
+        f"{2 * SIZE - 200} more; make room or choose another folder"
+    )
+    assert server.requests == []
+    _set_free(monkeypatch, 2 * SIZE - 200)
+    with serve(CONTENT) as server:
+        fetched_archives("2099", tmp_path / "new", set_="test", mirrors=[server.url])
+        fetched_archives("2099", tmp_path, mirrors=[server.url])
+
+
+def test_archives_are_kept_beside_the_cache_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/big/cache")
+    assert str(archives_folder()) == "/big/cache/voc-shards/archives"
+    assert archives_folder().parent == default_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(archives_folder()) == "/home/me/.cache/voc-shards/archives"
 
 
 # --- the table -----------------------------------------------------------------------------------

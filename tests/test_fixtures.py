@@ -143,8 +143,10 @@ def build(tmp_path: Path, xml: bytes, size_wh: tuple[int, int]) -> Sample:
     tree = voc_tree(tmp_path, [Picture(key="a", size_wh=size_wh)])
     write(tree / "Annotations/a.xml", xml)
     devkit = open_devkit(str(tree))
-    (task,) = plan_conversion(devkit, task="detection", splits=["train"], shard_bytes=1, seed=0)
-    return build_sample(devkit, task.records[0]).sample
+    plan = plan_conversion([devkit], task="detection", splits=["train"], shard_bytes=1, seed=0)
+    (record,) = plan.shard_task(0).records
+    contents = [devkit.read(span) for span in record.spans]
+    return build_sample(devkit.source, record, contents).sample
 
 
 def test_every_fixture_is_expected_here(voc_sample: Path) -> None:

@@ -342,3 +342,70 @@ def test_sample_ids_do_not_depend_on_the_splits_selected(
     digests = [item.index_sha256 for item in chosen]
     assert [row.tobytes().hex() for row in arrays.index_sha256] == digests
     assert arrays.sha256.dtype == np.uint8
+
+
+# Adopted shards -------------------------------------------------------------------------------
+
+
+def adopted(*urls: str | None) -> Manifest:
+    shards = [replace(entry(f"train-{i:06d}.tar", i + 1), url=url) for i, url in enumerate(urls)]
+    its_split = replace(split(*shards), objects={}, difficult={}, counts={"members": {"jpg": 5}})
+    return replace(MANIFEST, task="generic", classes={}, splits={"train": its_split})
+
+
+def test_adopted_shards_come_back_with_where_they_lie() -> None:
+    manifest = adopted("../shards/gr\u00fcn.tar", "s3://bucket/a.tar", "/data/b.tar", None)
+    content = encode_manifest(manifest)
+    assert parse_manifest(content, place="manifest.json") == manifest
+    shards = json.loads(content)["splits"]["train"]["shards"]
+    assert [shard.get("url", "none") for shard in shards] == [
+        "../shards/gr\u00fcn.tar",
+        "s3://bucket/a.tar",
+        "/data/b.tar",
+        "none",
+    ]
+    arrays = shard_arrays(manifest, ("train",))
+    assert arrays.urls is not None
+    assert [url.decode() for url in arrays.urls] == [shard.get("url", "") for shard in shards]
+    assert arrays.names.tolist() == [f"train-{i:06d}.tar".encode() for i in range(4)]
+
+
+def test_manifest_without_adopted_shards_says_nothing_of_them() -> None:
+    document = json.loads(encode_manifest(MANIFEST))
+    for its_split in document["splits"].values():
+        assert "members" not in its_split
+        assert not any("url" in shard for shard in its_split["shards"])
+    assert shard_arrays(MANIFEST, ("train", "val")).urls is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "shards/",
+        "a\0.tar",
+        "https://me:secret@host/a.tar",
+        "https://host/a.tar?token=secret",
+        "https://host/a.tar#secret",
+        "https://host/",
+        "://host/a.tar",
+        7,
+        ["a.tar"],
+    ],
+)
+def test_place_that_cannot_be_or_holds_a_secret_is_refused_and_not_shown(url: Any) -> None:
+    def change(document: Document) -> None:
+        document["splits"]["train"]["shards"][0]["url"] = url
+
+    message = refusal(changed(change))
+    assert message.startswith("voc/manifest.json: a field holds what it cannot: ")
+    assert "secret" not in message
+
+
+def test_only_what_is_the_datasets_own_is_named_as_such() -> None:
+    """What is not may be somebody's only copy; overwriting goes by this."""
+    assert adopted("train-000000.tar", None).objects_beside == {
+        "train-000000.tar.idx",
+        "train-000001.tar",
+        "train-000001.tar.idx",
+    }

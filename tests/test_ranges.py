@@ -16,7 +16,7 @@ import pytest
 from fsspec.core import url_to_fs
 from s3fs import S3FileSystem
 
-from shard_tool import ranges
+from shard_tool import attempts, ranges
 from shard_tool.errors import ObjectMissing, ShardError, StoreError
 from shard_tool.ranges import ObjectReplacedError, Range, read_parts, read_ranges
 from shard_tool.storage import Folder
@@ -616,7 +616,7 @@ def pauses_of(num_failures: int, monkeypatch: pytest.MonkeyPatch) -> list[float]
         pauses.append(pause_s)
 
     kept = vars(asyncio) | {"sleep": sleep}
-    monkeypatch.setattr(ranges, "asyncio", SimpleNamespace(**kept))
+    monkeypatch.setattr(attempts, "asyncio", SimpleNamespace(**kept))
     read_ranges(Flaky(num_failures), [Range("it", "it", 0, 9)])
     return pauses
 

@@ -274,6 +274,25 @@ def test_sample_that_contradicts_itself_is_named(
     assert re.fullmatch(rf"{FIRST}: {key}{spaced}", found)
 
 
+def test_members_that_are_no_pictures_of_ours_are_left_alone(folder: Path) -> None:
+    more = replaced(txt=b"a cat", thumb_png=b"no PNG", cls=b"7")
+    resealed(folder, "train", lambda samples: [more(members) for members in samples.values()])
+    for decode in (False, True):
+        assert problems(folder, decode=decode) == []
+
+
+def test_names_of_members_are_shown_without_what_a_terminal_obeys(folder: Path) -> None:
+    key, hostile = first_key(folder), "k\x1b[31m\n"
+
+    def change(samples: Samples) -> None:
+        if key in samples:
+            samples[hostile] = {"json": samples.pop(key)["json"]}
+
+    resealed(folder, "train", change)
+    (problem,) = problems(folder)
+    assert problem == FIRST + r": k\x1b[31m\n: has no jpg member"
+
+
 def test_key_in_two_shards_is_found(folder: Path) -> None:
     key = first_key(folder)
     moved: Samples = {}

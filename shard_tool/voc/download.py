@@ -49,6 +49,8 @@ _PROGRESS_BYTES = 1 << 20
 _LONGEST_PAUSE_S = 60.0
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
+_NOT_NOW = (408, 425, 429)
+"""Request timeout, too early, too many requests: what 4xx a later request may not get."""
 
 
 def download_archive(
@@ -57,14 +59,16 @@ def download_archive(
     *,
     mirrors: Sequence[str] = (),
     on_progress: Callable[[int, int | None], None] | None = None,
+    on_check: Callable[[int, int], None] | None = None,
     timeout_s: float = 30,
     attempts: int = 5,
     backoff_s: float = 1.0,
 ) -> Path:
     """Make sure that an official archive lies in a folder, whole and with the right digest.
 
-    A right file that is there already costs one md5 and no request; a wrong one is moved aside. A
-    ``.part`` left by a process that died is continued.
+    A right file that is there already costs one md5 and no request, each time: a few seconds, and
+    nothing has to be believed that an earlier run may have written down. A wrong one is moved
+    aside. A ``.part`` left by a process that died is continued.
 
     Args:
         archive: Which one.
@@ -73,11 +77,13 @@ def download_archive(
             the archive itself, or of a folder that holds it, with or without ``voc<year>/``
             between; the URL of another archive is passed over, so one list serves several.
             User, password and query may be secret: messages do not show them.
-        on_progress: Called with (bytes got so far, all bytes or None) at every block. Counts what
-            an earlier run got, and falls back where a download has to begin again.
+        on_progress: Called with (bytes got so far, all bytes or None) with every answer and at
+            every block. Counts what an earlier run got, and falls back where a download has to
+            begin again.
+        on_check: Called with (bytes, all bytes) while what lies there already is hashed.
         timeout_s: Longest wait for a connection, or for the next bytes.
         attempts: Failed requests in a row before the next mirror is tried; one that brings at least
-            1 MiB of new bytes does not count. An answer that will not change (4xx, another file's
+            1 MiB of new bytes does not count. An answer that will not change (404, another file's
             length, a wrong digest) is not asked for twice.
         backoff_s: Pause after the first failed request; doubles with each, up to 60 s.
 
@@ -90,16 +96,31 @@ def download_archive(
             kept), another process is at it, or the disk is full or cannot be written.
     """
     _check_options(timeout_s=timeout_s, attempts=attempts, backoff_s=backoff_s)
-    sources = [_urls_of(base, archive) for base in mirrors]
-    sources += [(host + archive.url_path,) for host in OFFICIAL_HOSTS]
+    sources = sources_of(archive, mirrors)
     target = folder / archive.file
-    if _is_right(archive, target):
+    if _is_right(archive, target, on_check):
         return target
-    with closing(_Part(target)) as part:
-        download = _Download(archive, part, on_progress, timeout_s, attempts, backoff_s)
-        download.run(sources)
-        part.publish()
+    with closing(_Part(target, on_check)) as part:
+        # Once more, under the lock: another process may have published it meanwhile.
+        if not _is_right(archive, target, on_check):
+            download = _Download(archive, part, on_progress, timeout_s, attempts, backoff_s)
+            download.run(sources)
+            part.publish()
     return target
+
+
+def sources_of(archive: Archive, mirrors: Sequence[str]) -> list[tuple[str, ...]]:
+    """Where an archive is looked for: the mirrors in turn, then the official hosts.
+
+    Returns:
+        Of each the URLs the archive may have there, most likely first; none at the URL of another
+        archive.
+
+    Raises:
+        OptionError: A mirror is not an http or https URL.
+    """
+    sources = [_urls_of(base, archive) for base in mirrors]
+    return sources + [(host + archive.url_path,) for host in OFFICIAL_HOSTS]
 
 
 class _TransientError(Exception):
@@ -189,6 +210,7 @@ class _Download:
             if body.start == 0:
                 self.part.restart()
             self._check_space(total)
+            self._tell(total)
             self._receive(answer, total)
         self._check_digest(is_continued=body.start > 0)
 
@@ -218,10 +240,13 @@ class _Download:
             if not block:
                 break
             part.append(block)
-            if self.on_progress is not None:
-                self.on_progress(part.size, total)
+            self._tell(total)
         if total is not None and part.size < total:
             raise _TransientError(f"the answer ended after {part.size} of {total} bytes")
+
+    def _tell(self, total: int | None) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self.part.size, total)
 
     def _check_space(self, total: int | None) -> None:
         if total is None:
@@ -255,12 +280,12 @@ class _Download:
 class _Part:
     """The bytes got so far: a locked file, with its length and its md5."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, on_check: Callable[[int, int], None] | None) -> None:
         self.target = target
-        self.path = target.with_name(f"{target.name}.part")
+        self.path = part_of(target)
         with _on_disk(self.path):
             self._file = _open_locked(self.path)
-            self._hash = hashlib.file_digest(self._file, _new_md5)
+            self._hash = _hashed(self._file, on_check)
             self.size = self._file.tell()
 
     @property
@@ -342,7 +367,7 @@ def _body_of(status: int, headers: Message, *, asked_from: int) -> _Body:
     """What an answer brings to somebody who has `asked_from` bytes already.
 
     Raises:
-        _TransientError: A 5xx.
+        _TransientError: A 5xx, or one of the 4xx that say "not now".
         _StartOverError: The server cannot continue at `asked_from`.
         _RefusedError: Any other answer without the archive.
     """
@@ -357,7 +382,7 @@ def _body_of(status: int, headers: Message, *, asked_from: int) -> _Body:
         raise _StartOverError(problem)
     if status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and asked_from:
         raise _StartOverError(f"{_spell(status)}, asked for bytes from {asked_from}")
-    if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR or status in _NOT_NOW:
         raise _TransientError(_spell(status))
     raise _RefusedError(_spell(status))
 
@@ -446,12 +471,17 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _is_right(archive: Archive, target: Path) -> bool:
+def part_of(target: Path) -> Path:
+    """Where the bytes of an archive are kept until they are all there."""
+    return target.with_name(f"{target.name}.part")
+
+
+def _is_right(archive: Archive, target: Path, on_check: Callable[[int, int], None] | None) -> bool:
     """Whether the archive is there already; moves a wrong file of its name out of the way."""
     with _on_disk(target):
         try:
-            with target.open("rb") as file:
-                md5 = hashlib.file_digest(file, _new_md5).hexdigest()
+            with target.open("rb", buffering=0) as file:
+                md5 = _hashed(file, on_check).hexdigest()
         except FileNotFoundError:
             return False
         if md5 == archive.md5:
@@ -463,6 +493,18 @@ def _is_right(archive: Archive, target: Path) -> bool:
 
 def _set_aside(path: Path, name: str, md5: str) -> Path:
     return path.replace(path.with_name(f"{name}.wrong-{md5[:8]}"))
+
+
+def _hashed(file: FileIO, on_check: Callable[[int, int], None] | None) -> hashlib._Hash:
+    """The md5 of a file from its start; leaves it at its end."""
+    found, total, done = _new_md5(), os.fstat(file.fileno()).st_size, 0
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    while num_bytes := file.readinto(buffer):
+        found.update(buffer[:num_bytes])
+        done += num_bytes
+        if on_check is not None:
+            on_check(done, total)
+    return found
 
 
 def _new_md5() -> hashlib._Hash:

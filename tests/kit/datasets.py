@@ -21,13 +21,15 @@ def converted(source: Path, dest: Path, **options: Any) -> ConvertReport:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, hidden ones included; empty where there is no folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*"))}
+    """Every file below a folder, hidden ones included; empty where there is no folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def shards_of(folder: Path) -> dict[str, bytes]:
     """Shards and indexes only."""
-    return {name: content for name, content in files_of(folder).items() if ".tar" in name}
+    files = files_of(folder)
+    return {name: content for name, content in files.items() if ".tar" in name and "/" not in name}
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
