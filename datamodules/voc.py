@@ -179,8 +179,8 @@ class VOCDataModule(LightningDataModule):
 
         Raises:
             ObjectMissing: There is no dataset, and neither `source` nor `download` was given.
-            ObjectExists: The folder holds other files, or an unfinished conversion, which
-                `shard-tool convert --on-existing overwrite` replaces.
+            ObjectExists: The folder holds other files, an unfinished conversion with other options
+                (says which), or another process is converting into it.
         """
         for root in self.roots:
             try:
@@ -280,7 +280,7 @@ class VOCDataModule(LightningDataModule):
                 source=self.source or self._downloaded(root),
                 dest=root,
                 task=self.task,
-                on_existing="fail",  # shards without a manifest may be somebody else's
+                on_existing="resume",  # goes on after a crash, and touches nothing of others
                 storage_options=self.storage_options,
             )
         )

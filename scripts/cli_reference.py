@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 
-VERBS = ("convert", "verify", "info", "plan", "bench", "preview", "download")
+from shard_tool.cli import app
+
+VERBS = tuple(command.name for command in app.registered_commands if command.name)
 
 HEAD = """# shard-tool
 

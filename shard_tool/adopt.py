@@ -32,7 +32,6 @@ from shard_tool.links import (
     link_to,
     local_path,
     options_for,
-    version_of,
     where_seen,
 )
 from shard_tool.manifest import GENERIC, MANIFEST_NAME, Manifest, ShardEntry, Split
@@ -547,7 +546,7 @@ def index_shard(task: _Task, journal: Journal) -> dict[str, Any]:
     checks = _Checks(task.kind, shard.place)
     try:
         size = shard.num_bytes()
-        version = [size, *version_of(shard)]  # told before a byte is read
+        version: list[int | str] = [size, *shard.version()]  # told before a byte is read
         if task.known is not None and _is_as_recorded(task, version, journal.folder):
             return task.known
         scanned = _scanned(shard, size, checks)

@@ -12,20 +12,16 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.attempts import Attempts, coroutine_of, insist, is_s3, run
 from shard_tool.errors import OptionError, StoreError
 from shard_tool.manifest import MANIFEST_NAME, is_shard_url
-from shard_tool.storage import PARTIAL, Folder, _fs_path, public_url
+from shard_tool.storage import PARTIAL, Folder, public_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from shard_tool.storage import StoredObject
 
 _ALIASES = {"s3a": "s3", "gcs": "gs"}
 """Protocols that are another one under a second name."""
-_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "last_modified", "created")
-"""What file systems call that which tells versions of an object apart."""
 
 
 def link_to(shard: str, dest: Folder) -> str:
@@ -107,30 +103,6 @@ def spelled(url: str) -> str:
     """
     protocol, separator, rest = url.partition("://")
     return f"{_ALIASES.get(protocol, protocol)}://{rest}" if separator else url
-
-
-def version_of(shard: StoredObject) -> list[int | str]:
-    """What is another once an object of the same size was replaced, as far as its storage tells.
-
-    Returns:
-        Plain values to compare; none where nothing is told, or nobody answers.
-    """
-    if (path := shard.local) is not None:
-        try:
-            state = path.stat()
-        except OSError:
-            return []
-        return [state.st_mtime_ns, state.st_ino]
-    fs, its_path = _fs_path(shard.url, shard.options)
-    fresh = {"refresh": True} if is_s3(fs) else {}
-    attempts = Attempts(shard.place, "read", shard.timeout_s)
-    try:
-        info = run(
-            fs, lambda: insist(fs, attempts, lambda: coroutine_of(fs, "info")(its_path, **fresh))
-        )
-    except StoreError:
-        return []
-    return [f"{name} {info[name]}" for name in _VERSIONS if info.get(name) is not None]
 
 
 def where_seen(dest: Folder, folders: Iterable[Folder]) -> Folder | None:

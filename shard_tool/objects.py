@@ -36,6 +36,10 @@ _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "MissingContentMD5", "InvalidR
 """Codes of stores that do not know a request."""
 
 
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "last_modified", "created")
+"""What file systems call that which tells versions of an object apart."""
+
+
 class Entry(NamedTuple):
     """Something directly in a folder."""
 
@@ -86,6 +90,19 @@ def size_of(fs: Any, path: str, place: str, timeout_s: float) -> int:
     if size is None:
         raise StoreError(place, "the server does not say how long it is")
     return size
+
+
+def version_of(fs: Any, path: str, place: str, timeout_s: float) -> list[str]:
+    """What tells an object from another of its size that was put in its place; may be nothing.
+
+    Raises:
+        ObjectMissing: There is no such object.
+        StoreError: The storage failed or refused until the time was up.
+    """
+    fresh = {"refresh": True} if is_s3(fs) else {}
+    attempts = Attempts(place, "read", timeout_s)
+    info = run(fs, lambda: insist(fs, attempts, lambda: coroutine_of(fs, "info")(path, **fresh)))
+    return [f"{name} {info[name]}" for name in _VERSIONS if info.get(name) is not None]
 
 
 def remove_objects(fs: Any, paths: Sequence[str], place: str, timeout_s: float) -> None:

@@ -184,7 +184,7 @@ def resolve_splits(devkits: Sequence[Devkit], task: str, wanted: Sequence[str]) 
             raise SourceError(place, f"no list of {', '.join(SPLITS)} names a picture")
     if wanted:
         for split in wanted:
-            if not any(devkit.find(f"ImageSets/{folder}", split) for devkit in devkits):
+            if not any(devkit.names_pictures(folder, split) for devkit in devkits):
                 devkits[0].split_ids(folder, split)  # raises, and names the lists there are
         chosen = tuple(wanted)
     else:

@@ -27,7 +27,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from shard_tool.attempts import is_s3
 from shard_tool.errors import ManifestError, ObjectMissing, ShardError, ShardToolError, StoreError
 from shard_tool.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from shard_tool.objects import Entry, abort_uploads, list_folder, remove_objects, size_of
+from shard_tool.objects import (
+    Entry,
+    abort_uploads,
+    list_folder,
+    remove_objects,
+    size_of,
+    version_of,
+)
 from shard_tool.ranges import TIMEOUT_S, Range, read_parts, read_ranges
 from shard_tool.uploads import PARTIAL as PARTIAL  # for those who know the seam alone
 from shard_tool.uploads import Small, Staged, upload
@@ -94,6 +101,24 @@ class StoredObject:
             with _errors_of(self.place, "read"):
                 return Path(path).stat().st_size
         return size_of(fs, path, self.place, self.timeout_s)
+
+    def version(self) -> list[str]:
+        """What is another once an object of the same size was put there, as far as storage tells.
+
+        Returns:
+            Plain values to compare; none where nothing is told, or nobody answers.
+        """
+        if (path := self.local) is not None:
+            try:
+                state = path.stat()
+            except OSError:
+                return []
+            return [f"mtime {state.st_mtime_ns}", f"inode {state.st_ino}"]
+        fs, its_path = _fs_path(self._absolute, self.options)
+        try:
+            return version_of(fs, its_path, self.place, self.timeout_s)
+        except StoreError:
+            return []
 
     def read_ranges(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
         """Its bytes from start to stop for each pair; elsewhere several requests at a time.

@@ -16,6 +16,7 @@ from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD, detection_train
 from shard_tool.errors import ObjectExists, ObjectMissing, OptionError, ResumeError
 from shard_tool.voc import archives, download
 from tests.kit.http_server import serve
+from tests.kit.killed import killed_conversion
 from tests.kit.stored import stored
 from tests.kit.training import Recorder, trainer
 
@@ -382,9 +383,21 @@ def test_prepare_data_deletes_nothing(mini_archive: Path, tmp_path: Path) -> Non
     """Shards without a manifest may be somebody's own WebDataset."""
     (tmp_path / "train-000000.tar").write_bytes(b"mine")
     data = module(tmp_path, source=str(mini_archive))
-    with pytest.raises(ObjectExists, match="holds 1 shards of a conversion that did not finish"):
+    with pytest.raises(ObjectExists, match="holds 1 tars that nobody recorded here"):
         data.prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == ["train-000000.tar"]
+
+
+def test_prepare_data_goes_on_with_what_a_killed_one_began(
+    mini_archive: Path, tmp_path: Path
+) -> None:
+    options = {"source": str(mini_archive), "dest": str(tmp_path / "voc")}
+    assert killed_conversion(options, deed=6, when="after")
+    record = next((tmp_path / "voc/.conversion").glob("*.tar.json"))
+    inode = (tmp_path / "voc" / record.stem).stat().st_ino
+    module(tmp_path / "voc", source=str(mini_archive)).prepare_data()
+    assert (tmp_path / "voc" / record.stem).stat().st_ino == inode
+    assert len(ShardDataset(str(tmp_path / "voc"), "train")) > 0
 
 
 def test_prepare_data_without_dataset_or_source_says_how_to_make_one(tmp_path: Path) -> None:
