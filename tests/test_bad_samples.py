@@ -389,8 +389,14 @@ def test_promise_7_wrong_bytes_are_noticed_where_a_batch_spans_more_shards_than_
 
 def test_an_error_lets_the_workers_go_at_once(sound: Path) -> None:
     """torch waits 5 s for each worker of an iterator that the garbage collector finds."""
-    gc.collect()  # what other tests left is theirs
-    loader = ShardLoader(dataset(sound, transform=Fails(share=1.0)), batch_size=5, num_workers=2)
+    gc.collect()  # what other tests left is theirs; so is what a fork would inherit of them:
+    # where a Dask client was in this process, forked workers do not end by themselves.
+    loader = ShardLoader(
+        dataset(sound, transform=Fails(share=1.0)),
+        batch_size=5,
+        num_workers=2,
+        multiprocessing_context="forkserver",
+    )
     with pytest.raises(SampleError, match="ZeroDivisionError"):
         list(loader)
     del loader
