@@ -1,9 +1,11 @@
-"""What a conversion will do, decided before anything is written; reads lists, nothing else.
+"""What a conversion will do, decided before anything is written.
 
 Which records a split has, in which shard each one goes and in which order, follows from the
 sources' lists, the sizes of their files and the options alone: so every shard is a task of its own,
-any worker may write any of them, and the bytes do not depend on who did. A plan holds some tens of
-bytes a record; the records themselves are made shard by shard, when a worker wants them.
+any worker may write any of them, and the bytes do not depend on who did. Of several sources those
+pictures are read, too, whose size another source has, to leave out the ones that are the same. A
+plan holds some tens of bytes a record; the records themselves are made shard by shard, when a
+worker wants them.
 """
 
 from __future__ import annotations
