@@ -143,21 +143,25 @@ def photometric_distortion(
     )
 
 
-def recolored(pixels: torch.Tensor, change: ColorChange) -> torch.Tensor:
+def recolored(
+    pixels: torch.Tensor, change: ColorChange, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Change the colours of one picture, each to within 0.9 of a level: factors have 10 bits.
 
     Args:
-        pixels: uint8 [H, W, 3], contiguous.
+        pixels: uint8 [H, W, 3], a line's pixels side by side.
         change: What is to be changed.
+        out: Where the result is written, which may be `pixels`; None: in memory of its own.
 
     Returns:
-        uint8 [H, W, 3]; `pixels` itself where there is nothing to change.
+        uint8 [H, W, 3]; `pixels` itself where there is nothing to change and no `out`.
     """
     if change.is_nothing:
-        return pixels
+        return pixels if out is None else out.copy_(pixels)
     values = pixels.numpy()
-    mean = np.zeros(3)
+    mean = (0.0, 0.0, 0.0)
     if change.contrast is not None:
-        mean = np.array(cv2.mean(values)[:3])
+        mean = cv2.mean(values)[:3]
     # One pass over the pixels, which no chain of torch's or NumPy's operations is.
-    return torch.from_numpy(cv2.transform(values, change.matrix(mean)))
+    target = None if out is None else out.numpy()
+    return torch.from_numpy(cv2.transform(values, change.matrix(np.array(mean)), target))

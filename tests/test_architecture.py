@@ -31,6 +31,7 @@ datamodules.world datamodules.order datamodules.partition datamodules.cursor dat
 datamodules.table datamodules.pieces datamodules.cache datamodules.cost
 datamodules.fetch
 datamodules.shards datamodules.decode datamodules.randomness datamodules.color datamodules.per_box
+datamodules.resample
 datamodules.render
 datamodules.fused
 datamodules.targets

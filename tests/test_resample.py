@@ -1,0 +1,119 @@
+"""The compiled scaling beside torch's: the same to the last bit, and nothing written beside it."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as tvf
+
+from datamodules import resample as module
+from datamodules.geometry import Plan, View
+from datamodules.render import render
+from datamodules.resample import Span, resample
+
+FILL = (1, 254, 77)
+SENTINEL = 93
+
+if module._kernel() is None:
+    pytest.skip("resample.c was not compiled, or there is no AVX2", allow_module_level=True)
+
+
+def noise(height: int, width: int) -> torch.Tensor:
+    values = np.random.Generator(np.random.Philox(height * 1000 + width))
+    return torch.from_numpy(values.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def both_ways(
+    pixels: torch.Tensor, rows: Span, columns: Span, *, is_flipped: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the kernel, into a part of something larger, and by torch."""
+    size = (rows.seen.stop - rows.seen.start, columns.seen.stop - columns.seen.start)
+    around = torch.full((size[0] + 2, size[1] + 2, 3), SENTINEL, dtype=torch.uint8)
+    out = around[1:-1, 1:-1]
+    resample(pixels, rows, columns, fill=FILL, is_flipped=is_flipped, out=out)
+    found = out.clone()
+    out[:] = SENTINEL
+    assert (around == SENTINEL).all(), "written beside what is seen"
+    expected = torch.empty(*size, 3, dtype=torch.uint8)
+    module._resample_by_torch(pixels, rows, columns, FILL, is_flipped=is_flipped, out=expected)
+    return found, expected
+
+
+side = st.integers(1, 90)
+
+
+@given(
+    st.tuples(side, side),
+    st.tuples(st.integers(-120, 89), st.integers(1, 200)),
+    st.tuples(st.integers(-120, 89), st.integers(1, 200)),
+    st.tuples(st.integers(1, 130), st.integers(1, 130)),
+    st.booleans(),
+)
+@example((375, 500), (0, 375), (0, 500), (300, 300), False)
+@example((375, 500), (0, 375), (0, 500), (375, 500), True)
+@example((37, 64), (-3, 900), (0, 9000), (2, 3), False)  # 3,000 pixels to one: tiny weights
+@example((64, 64), (63, 1), (63, 1), (128, 128), True)
+@settings(max_examples=400, deadline=None)
+def test_promise_5_compiled_or_by_torch_pixels_are_the_same(
+    size_hw: tuple[int, int],
+    down: tuple[int, int],
+    across: tuple[int, int],
+    scaled: tuple[int, int],
+    is_flipped: bool,
+) -> None:
+    """A node without a compiler, or with another processor, must not see other pixels."""
+    for first, stored in ((down, size_hw[0]), (across, size_hw[1])):
+        if first[0] >= stored or first[0] + first[1] <= 0:
+            return  # nothing of the picture is seen
+    rows = Span.of(*down, size_hw[0], 1, scaled[0])
+    columns = Span.of(*across, size_hw[1], 1, scaled[1])
+    found, expected = both_ways(noise(*size_hw), rows, columns, is_flipped=is_flipped)
+    assert torch.equal(found, expected)
+
+
+def test_whole_pictures_are_torchvisions_resize_to_the_last_bit() -> None:
+    pixels = noise(333, 500)
+    plan = Plan(View(0, 0, 500, 333), (300, 280))
+    found = render(pixels, plan, (333, 500))
+    assert torch.equal(found, tvf.resize(pixels.permute(2, 0, 1), [300, 280], antialias=True))
+
+
+def test_a_part_of_a_larger_array_is_read_where_it_lies() -> None:
+    """Lines may be further apart than they are long."""
+    pixels = noise(80, 100)[5:65, 7:91]
+    assert not pixels.is_contiguous()
+    rows, columns = Span.of(3, 50, 60, 1, 40), Span.of(-9, 90, 84, 1, 33)
+    found, expected = both_ways(pixels, rows, columns, is_flipped=True)
+    assert torch.equal(found, expected)
+
+
+def test_threads_scale_at_the_same_time_without_each_others_pixels() -> None:
+    pictures = [noise(200 + i, 300) for i in range(4)]
+    plan = Plan(View(0, 0, 300, 200), (150, 150))
+    expected = [render(pixels, plan, tuple(pixels.shape[:2])) for pixels in pictures]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            found = render(pictures[number], plan, tuple(pictures[number].shape[:2]))
+            if not torch.equal(found, expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_without_the_kernel_torch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, plan = noise(120, 160), Plan(View(-20, 10, 200, 140), (64, 96), is_flipped=True)
+    compiled = render(pixels, plan, (120, 160), fill=FILL)
+    monkeypatch.setattr(module, "_kernel", lambda: None)
+    assert torch.equal(render(pixels, plan, (120, 160), fill=FILL), compiled)
