@@ -2,7 +2,7 @@
 
 JPEG goes through simplejpeg (libjpeg-turbo, accurate DCT: the pixels Pillow gives as well; CMYK
 within 2 levels of them); whatever that refuses (12 bits, PNG) goes through Pillow. Masks keep
-their palette indices and never pass through colours.
+their palette indices and never pass through colours; `png` reads plain ones, Pillow others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import simplejpeg
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from datamodules.png import plain_png
 from shard_tool.errors import SampleError
 
 if TYPE_CHECKING:
@@ -104,7 +105,10 @@ def decode_mask(content: bytes | memoryview, *, place: str) -> torch.Tensor:
     Raises:
         SampleError: Not a picture, in colours instead of a palette, damaged or too large.
     """
-    return torch.from_numpy(_decode_by_pillow(content, None, place))
+    values = plain_png(content, MAX_PIXELS)
+    return torch.from_numpy(
+        _decode_by_pillow(content, None, place) if values is None else values.copy()
+    )
 
 
 def _decode_by_pillow(

@@ -11,7 +11,7 @@ Boxes are float32 [N, 4], xyxy in pixels, half-open: (0, 0, W, H) is one over a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -124,7 +124,7 @@ def zoom_out(
     low, high = side_range
     factor = low + generator.random() * (high - low)
     width, height = int(view.width * factor), int(view.height * factor)
-    across, down = generator.random(2)
+    across, down = generator.random(2).tolist()
     left = view.left - int((width - view.width) * across)
     return View(left, view.top - int((height - view.height) * down), width, height)
 
@@ -265,7 +265,8 @@ def letterbox(view: View, size: int) -> Plan:
 
 def flip(plan: Plan, generator: np.random.Generator, *, probability: float = 0.5) -> Plan:
     """Mirror the output left to right, or not."""
-    return replace(plan, is_flipped=bool(generator.random() < probability))
+    is_flipped = bool(generator.random() < probability)
+    return Plan(plan.view, plan.size_hw, plan.inner_hw, is_flipped)
 
 
 def kept_boxes(

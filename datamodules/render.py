@@ -11,6 +11,8 @@ from datamodules.color import ColorChange, recolored
 from datamodules.resample import Span, filled, resample
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from datamodules.geometry import Plan
 
 VOID = 255
@@ -80,14 +82,23 @@ def render_mask(mask: torch.Tensor, plan: Plan) -> torch.Tensor:
         uint8 [H, W] of the output.
     """
     (height, width), view = plan.scaled_hw, plan.view
-    rows = view.top + ((np.arange(height) + 0.5) * (view.height / height)).astype(np.int64)
-    columns = view.left + ((np.arange(width) + 0.5) * (view.width / width)).astype(np.int64)
-    is_row, row_limit = (rows >= 0) & (rows < mask.shape[0]), mask.shape[0] - 1
-    is_column, column_limit = (columns >= 0) & (columns < mask.shape[1]), mask.shape[1] - 1
+    rows = _nearest_pixels(view.top, view.height, height)
+    columns = _nearest_pixels(view.left, view.width, width)
     stored = mask.numpy()
-    output = np.full(plan.size_hw, VOID, np.uint8)
-    part = stored.take(rows.clip(0, row_limit), 0).take(columns.clip(0, column_limit), 1)
-    part[~is_row] = VOID
-    part[:, ~is_column] = VOID
-    output[:height, :width] = part
-    return torch.from_numpy(output[:, ::-1].copy() if plan.is_flipped else output)
+    last_row, last_column = stored.shape[0] - 1, stored.shape[1] - 1
+    is_inside = min(rows[0], columns[0]) >= 0  # neither ever turns back
+    if is_inside and rows[-1] <= last_row and columns[-1] <= last_column:
+        part = stored[rows][:, columns]
+    else:
+        part = stored[rows.clip(0, last_row)][:, columns.clip(0, last_column)]
+        part[(rows < 0) | (rows > last_row)] = VOID
+        part[:, (columns < 0) | (columns > last_column)] = VOID
+    if (height, width) != plan.size_hw:
+        inner, part = part, np.full(plan.size_hw, VOID, np.uint8)
+        part[:height, :width] = inner
+    return torch.from_numpy(part[:, ::-1].copy() if plan.is_flipped else part)
+
+
+def _nearest_pixels(first: int, length: int, scaled: int) -> NDArray[np.int64]:
+    """int64 [scaled]: the stored pixel under the middle of each output pixel."""
+    return first + ((np.arange(scaled) + 0.5) * (length / scaled)).astype(np.int64)

@@ -30,8 +30,8 @@ shard_tool
 datamodules.world datamodules.order datamodules.partition datamodules.cursor datamodules.geometry
 datamodules.table datamodules.pieces datamodules.cache datamodules.cost
 datamodules.fetch
-datamodules.shards datamodules.decode datamodules.randomness datamodules.color datamodules.per_box
-datamodules.resample
+datamodules.shards datamodules.png datamodules.randomness datamodules.color datamodules.per_box
+datamodules.decode datamodules.resample
 datamodules.render
 datamodules.fused
 datamodules.targets
