@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from datamodules import ShardDataset, ShardLoader, VOCDataModule, presets
+from datamodules import ShardDataset, ShardLoader, VOCDataModule, fused, presets
 from datamodules.color import ColorChange
 from datamodules.fused import Drawn, FusedTransform
 from datamodules.geometry import (
@@ -463,3 +464,22 @@ def test_a_size_that_is_none_is_refused(size: Any) -> None:
 def test_transforms_that_are_no_name_are_refused_with_the_way_out(transforms: Any) -> None:
     with pytest.raises(OptionError, match="give transforms themselves as train_transforms"):
         VOCDataModule("voc", transforms=transforms)
+
+
+def test_what_draws_is_a_new_philox_for_each_sample_and_each_threads_own() -> None:
+    """One generator is set back for each sample: nothing of the one before may be left in it."""
+    key = np.arange(2, dtype=np.uint64) + 7
+    fresh = np.random.Generator(np.random.Philox(key=key))
+    expected = [fresh.random(3).tolist(), fresh.integers(2**31, dtype=np.int32).item()]
+    for before in range(4):
+        used = fused._drawing.keyed(np.array([before, 1], np.uint64))
+        used.random(before)
+        used.integers(2**31, size=before, dtype=np.int32)  # leaves half a word behind
+        used.standard_normal()
+        found = fused._drawing.keyed(key)
+        assert [found.random(3).tolist(), found.integers(2**31, dtype=np.int32).item()] == expected
+    theirs: list[object] = []
+    thread = threading.Thread(target=lambda: theirs.append(fused._drawing.keyed(key)))
+    thread.start()
+    thread.join()
+    assert theirs[0] is not fused._drawing.keyed(key)
