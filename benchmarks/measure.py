@@ -22,10 +22,10 @@ if not __package__:  # run as a file: only its own folder is on the path, not th
 
 import torch
 
-from benchmarks import contenders, memory
+from benchmarks import augment, contenders, memory
 from benchmarks.data import open_data
 from benchmarks.servers import Bucket
-from benchmarks.work import BATCH, SIZE
+from benchmarks.work import BATCH, SIZE, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -144,6 +144,41 @@ def epoch(loader: Iterable[Any], expected: int, excluded: int) -> dict[str, Any]
     }
 
 
+def augmented(contender: ModuleType, data: Data, options: argparse.Namespace) -> dict[str, Any]:
+    """Samples a second after the first batches, for `--seconds`; CPU time of all processes.
+
+    Counted between two batches, of which there are as many of each worker: they come in pairs.
+    """
+    batches = iter(_augmenting(contender, data, options.augment))
+    for _ in range(WORKERS):
+        _check_batch(*next(batches))
+    num_samples = num_boxes = 0
+    start, cpu = time.perf_counter(), memory.cpu_seconds()
+    for number, (images, targets) in enumerate(batches, start=1):
+        num_samples += len(images)
+        num_boxes += sum(len(target["boxes"]) for target in targets)
+        if number % WORKERS == 0 and time.perf_counter() - start >= options.seconds:
+            break
+    seconds, cpu_s = time.perf_counter() - start, memory.cpu_seconds() - cpu
+    return {
+        "samples_per_s": num_samples / seconds,
+        "cpu_us": cpu_s / num_samples * 1e6,
+        "boxes_per_picture": num_boxes / num_samples,
+        "num_samples": num_samples,
+    }
+
+
+def _augmenting(contender: ModuleType, data: Data, name: str) -> Iterable[Any]:
+    """The contender's loader with its own recipe, or with that of a library."""
+    if name == "own":
+        own: Iterable[Any] = contender.augmented(data)
+        return own
+    recipe = augment.load(name)
+    by_batch = (recipe.ssd_batch,) if hasattr(recipe, "ssd_batch") else ()
+    loader: Iterable[Any] = contender.augmented(data, recipe.ssd, *by_batch)
+    return loader
+
+
 def save_state(contender: ModuleType, data: Data, options: argparse.Namespace) -> dict[str, Any]:
     """Run 90 % of an epoch and keep the state, and beside it what was seen."""
     loader, path = contender.batches(data), options.state
@@ -237,7 +272,7 @@ def _cpu_seconds() -> float:
 
 CASES = {
     case.__name__: case
-    for case in (make, raw, decode, remote, save_state, resume, rss, make_huge, startup)
+    for case in (make, raw, decode, remote, augmented, save_state, resume, rss, make_huge, startup)
 }
 
 
@@ -245,9 +280,10 @@ def main() -> None:
     """Measure one contender in one case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("contender", choices=contenders.NAMES)
+    parser.add_argument("contender", choices=(*contenders.NAMES, *contenders.AUGMENTED_SETTINGS))
     parser.add_argument("data", type=Path)
-    parser.add_argument("--seconds", type=float, default=2.0, help="raw: passes go on as long")
+    parser.add_argument("--seconds", type=float, default=2.0, help="raw, augmented: go on as long")
+    parser.add_argument("--augment", choices=("own", *augment.NAMES), help="augmented: by this")
     parser.add_argument("--native", action="store_true", help="decode: by the peer's own decoder")
     parser.add_argument("--state", type=Path, help="resume: from this state")
     parser.add_argument("--bucket", help="remote: a Bucket as JSON; without it local files")

@@ -33,7 +33,9 @@ _COLUMNS = {
         *("pickle_s", "unpickle_s"),
     ),
 }
-_ORDER = tuple(_COLUMNS)
+_STREAMING = tuple(_COLUMNS)
+"""Cases of `stream.py`, in the order of its table."""
+_COLUMNS["loaders"] = ("samples_per_s", "cpu_us", "boxes_per_picture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,19 @@ def memory_verdicts(rows: list[Row]) -> list[Verdict]:
 
 def markdown(folder: Path) -> str:
     """The table of every results file in a folder."""
-    paths = [folder / f"stream-{case}.json" for case in _ORDER]
+    paths = [folder / f"stream-{case}.json" for case in _STREAMING]
     documents = [json.loads(path.read_text()) for path in paths if path.exists()]
     head = "# Streaming, measured\n\nMade by `benchmarks/stream.py` from the JSON files beside it."
     return "\n\n".join([head, *(_section(document) for document in documents)]) + "\n"
+
+
+def loaders_markdown(document: dict[str, Any]) -> str:
+    """What `loaders.py` found, for people."""
+    head = (
+        "# SSD's recipe through every loader\n\n"
+        "Made by `benchmarks/loaders.py` from the JSON file beside it."
+    )
+    return f"{head}\n\n{_section(document)}\n"
 
 
 def _section(document: dict[str, Any]) -> str:

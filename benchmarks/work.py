@@ -7,6 +7,7 @@ flipped with it, through one `torchvision.transforms.v2` pipeline on tv_tensors.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
 SIZE = 300
 BATCH = 32
@@ -24,6 +27,9 @@ WORKERS = 2
 
 Prepared = tuple[torch.Tensor, dict[str, torch.Tensor]]
 """A picture uint8 [3, 300, 300], and {'boxes': float32 [N, 4], 'labels': int64 [N]}."""
+
+Prepare = Callable[[bytes, bytes], Prepared]
+"""Makes a sample of its JPEG and its JSON."""
 
 TRANSFORM = v2.Compose([v2.Resize((SIZE, SIZE), antialias=True), v2.RandomHorizontalFlip()])
 """(image, target) -> (image, target)."""
@@ -43,16 +49,22 @@ def prepared(jpeg: bytes, text: bytes) -> Prepared:
 
 def transformed(image: torch.Tensor, text: bytes) -> Prepared:
     """The same for a picture that is decoded already."""
-    objects = json.loads(text)["objects"]
-    boxes = np.array([item["bbox"] for item in objects], np.float32).reshape(-1, 4)
+    boxes, labels = objects_of(text)
     target: dict[str, Any] = {
         "boxes": tv_tensors.BoundingBoxes(
             torch.from_numpy(boxes), format="XYXY", canvas_size=tuple(image.shape[1:])
         ),
-        "labels": torch.tensor([item["label"] for item in objects], dtype=torch.int64),
+        "labels": torch.from_numpy(labels),
     }
     picture, target = TRANSFORM(tv_tensors.Image(image), target)
     return plain(picture), {name: plain(value) for name, value in target.items()}
+
+
+def objects_of(text: bytes) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """A sample's boxes, float32 [N, 4] xyxy pixels, and labels, int64 [N]."""
+    objects = json.loads(text)["objects"]
+    boxes = np.array([item["bbox"] for item in objects], np.float32).reshape(-1, 4)
+    return boxes, np.array([item["label"] for item in objects], np.int64)
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

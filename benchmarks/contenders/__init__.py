@@ -3,6 +3,8 @@
 * `make(data)` writes its own copy of the data, where it needs one.
 * `raw(data)` gives samples as dicts of bytes, anew each time it is iterated.
 * `batches(data)` gives the loader of case 2; `native(data)` the same with the peer's own decoder.
+* `augmented(data, prepare)` gives the loader of `loaders.py`, whose workers make samples by
+  `prepare`; `augmented(data)` the one of a loader that has its own recipe.
 * `remote(bucket, cache)` gives the same loader over a bucket.
 * `save_state(loader, path)` keeps where a loader is;
   `resumed(data, path)` gives one that goes on from there.
@@ -39,7 +41,15 @@ NAMES = tuple(SETTINGS)
 PEERS = ("webdataset", "litdata", "mosaic", "loose")
 WITH_COPIES = ("litdata", "mosaic")
 """Those that read a format of their own."""
-_MODULES = {"webdataset": "wds"}
+AUGMENTED_SETTINGS = {
+    "datasets": (
+        "Dataset with Arrow files of our shard size, save_to_disk, bytes undecoded; with_transform on "
+        "batches; DataLoader(shuffle=True, num_workers=2)"
+    ),
+    "dali": "readers.coco over loose files, num_threads=2, device_id=None: all on the CPU",
+}
+"""Those that `loaders.py` has beside them: they are in no other benchmark."""
+_MODULES = {"webdataset": "wds", "datasets": "hf"}
 
 
 def load(name: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from benchmarks.data import Data
     from benchmarks.servers import Bucket
+    from benchmarks.work import Prepare
 
 
 def make(data: Data) -> None:
@@ -49,6 +51,13 @@ def native(data: Data) -> StreamingDataLoader:
     """The same with its own decoder."""
     folder = str(data.copy_of("litdata_jpeg"))
     dataset = StreamingDataset(folder, shuffle=True, transform=_prepared_natively)
+    return _batched(dataset, WORKERS)
+
+
+def augmented(data: Data, prepare: Prepare) -> StreamingDataLoader:
+    """The loader of `loaders.py`."""
+    folder = str(data.copy_of("litdata"))
+    dataset = StreamingDataset(folder, shuffle=True, transform=partial(_prepared, prepare=prepare))
     return _batched(dataset, WORKERS)
 
 
@@ -115,8 +124,8 @@ def _as_jpeg(path: str) -> dict[str, Any]:
     return {"jpg": Jpeg(path=path), "json": _texts(path)}
 
 
-def _prepared(sample: dict[str, Any]) -> Any:
-    return prepared(sample["jpg"], bytes(sample["json"]))
+def _prepared(sample: dict[str, Any], prepare: Prepare = prepared) -> Any:
+    return prepare(sample["jpg"], bytes(sample["json"]))
 
 
 def _prepared_natively(sample: dict[str, Any]) -> Any:

@@ -13,9 +13,10 @@ from torchvision.transforms import v2
 from benchmarks.work import BATCH, TRANSFORM, WORKERS, Passes, collated, plain, prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from benchmarks.data import Data
+    from benchmarks.work import Prepare, Prepared
 
 
 def raw(data: Data) -> Iterable[dict[str, Any]]:
@@ -37,6 +38,15 @@ def native(data: Data) -> DataLoader[Any]:
     return _loader(_Plain(wrapped), num_workers=WORKERS)
 
 
+def augmented(
+    data: Data,
+    prepare: Prepare,
+    collate: Callable[[Sequence[Prepared]], Any] = collated,
+) -> DataLoader[Any]:
+    """The loader of `loaders.py`; `collate` makes a batch of samples."""
+    return _loader(_Files(data, prepare), num_workers=WORKERS, collate=collate)
+
+
 def save_state(_: Any, path: Path) -> None:
     """It has no state: what is kept is how many batches to skip."""
     path.write_text(path.with_suffix(".batches").read_text())
@@ -52,7 +62,8 @@ def resumed(data: Data, path: Path) -> DataLoader[Any]:
 class _Files(Dataset[Any]):
     """(picture, JSON) of VOCDetection's lists, prepared as everybody's."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, prepare: Prepare = prepared) -> None:
+        self._prepare = prepare
         listed = VOCDetection(data.loose, year="2007", image_set="train")
         self._folder = data.loose / "json"
         # a blank line of the list gives it a picture without a name
@@ -69,7 +80,7 @@ class _Files(Dataset[Any]):
 
     def __getitem__(self, at: int) -> Any:
         sample = self.read(at)
-        return prepared(sample["jpg"], sample["json"])
+        return self._prepare(sample["jpg"], sample["json"])
 
 
 class _Plain(Dataset[Any]):
@@ -92,7 +103,11 @@ def _raw(files: _Files) -> Iterator[dict[str, bytes]]:
 
 
 def _loader(
-    dataset: Dataset[Any], *, num_workers: int, order: Iterable[int] | None = None
+    dataset: Dataset[Any],
+    *,
+    num_workers: int,
+    order: Iterable[int] | None = None,
+    collate: Callable[[Sequence[Prepared]], Any] = collated,
 ) -> DataLoader[Any]:
     sampler = None if order is None else list(order)
     return DataLoader(
@@ -101,5 +116,5 @@ def _loader(
         shuffle=sampler is None,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collated,
+        collate_fn=collate,
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.data import Data
     from benchmarks.servers import Bucket
+    from benchmarks.work import Prepare
 
 
 def make(data: Data) -> None:
@@ -36,9 +37,11 @@ def make(data: Data) -> None:
 
 
 class _Prepared(StreamingDataset):  # type: ignore[misc]  # it ships no types
+    prepare: Prepare = staticmethod(prepared)
+
     def __getitem__(self, at: int) -> Any:
         sample = super().__getitem__(at)
-        return prepared(sample["jpg"], sample["json"])
+        return self.prepare(sample["jpg"], sample["json"])
 
 
 class _PreparedNatively(StreamingDataset):  # type: ignore[misc]
@@ -64,6 +67,13 @@ def batches(data: Data, *, num_workers: int = WORKERS) -> StreamingDataLoader:
 def native(data: Data) -> StreamingDataLoader:
     """The same with its own decoder."""
     return _batched(_opened(_PreparedNatively, local=str(data.copy_of("mosaic_jpeg"))), WORKERS)
+
+
+def augmented(data: Data, prepare: Prepare) -> StreamingDataLoader:
+    """The loader of `loaders.py`."""
+    dataset = _opened(_Prepared, local=str(data.copy_of("mosaic")))
+    dataset.prepare = prepare
+    return _batched(dataset, WORKERS)
 
 
 def remote(bucket: Bucket, cache: Path) -> StreamingDataLoader:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.work import BATCH, TRANSFORM, WORKERS
-from datamodules import ShardDataset, ShardLoader
+from benchmarks.work import BATCH, SIZE, TRANSFORM, WORKERS
+from datamodules import ShardDataset, ShardLoader, presets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,12 @@ def raw(data: Data) -> Iterable[dict[str, Any]]:
 def batches(data: Data, *, num_workers: int = WORKERS) -> ShardLoader:
     """The loader of case 2."""
     return _loader(str(data.shards), num_workers=num_workers)
+
+
+def augmented(data: Data) -> ShardLoader:
+    """The loader of `loaders.py`; the recipe is `presets.ssd`."""
+    dataset = ShardDataset(str(data.shards), "train", transform=presets.ssd(SIZE))
+    return ShardLoader(dataset, batch_size=BATCH, num_workers=WORKERS)
 
 
 def remote(bucket: Bucket, cache: Path) -> ShardLoader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import webdataset as wds
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from benchmarks.data import Data
     from benchmarks.servers import Bucket
+    from benchmarks.work import Prepare
 
 
 def raw(data: Data) -> Iterable[dict[str, Any]]:
@@ -31,6 +33,12 @@ def native(data: Data) -> wds.WebLoader:
     """The same with its own decoder."""
     dataset = _dataset([str(path) for path in data.shard_paths()])
     return _batched(dataset.decode("torchrgb8", only=["jpg"]).map(_prepared_natively), WORKERS)
+
+
+def augmented(data: Data, prepare: Prepare) -> wds.WebLoader:
+    """The loader of `loaders.py`."""
+    dataset = _dataset([str(path) for path in data.shard_paths()])
+    return _batched(dataset.map(partial(_prepared, prepare=prepare)), WORKERS)
 
 
 def remote(bucket: Bucket, cache: Path) -> wds.WebLoader:
@@ -75,8 +83,8 @@ def _batched(dataset: wds.WebDataset, num_workers: int) -> wds.WebLoader:
     return wds.WebLoader(dataset, batch_size=None, num_workers=num_workers)
 
 
-def _prepared(sample: dict[str, Any]) -> Any:
-    return prepared(sample["jpg"], sample["json"])
+def _prepared(sample: dict[str, Any], prepare: Prepare = prepared) -> Any:
+    return prepare(sample["jpg"], sample["json"])
 
 
 def _prepared_natively(sample: dict[str, Any]) -> Any:
