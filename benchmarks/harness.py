@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).absolute().parents[1]
 PACKAGES = (
     *("torch", "torchvision", "numpy", "simplejpeg", "pillow", "fsspec", "s3fs"),
-    *("webdataset", "litdata", "mosaicml-streaming", "boto3", "obstore"),
+    *("webdataset", "litdata", "mosaicml-streaming", "boto3", "obstore", "opencv-python-headless"),
+    *("datasets", "albumentations", "kornia", "nvidia-dali-cuda130"),
 )
 TIMEOUT_S = 900
 

@@ -1,10 +1,17 @@
 """Fused recipes beside torchvision's own, and both beside decoding alone, on real photographs.
 
-    VOC_SAMPLE_DIR=... python benchmarks/pixels.py [--rounds 7] [--pictures 200]
+    VOC_SAMPLE_DIR=... .venv-bench/bin/python benchmarks/pixels.py [--rounds 5] [--pictures 120]
+    python benchmarks/pixels.py --toy            # seconds; drawn pictures; writes nothing
 
-One core. Each round runs every contender over the same pictures, beginning with another one each
-time. Figures are medians over rounds; ratios are of medians. Writes `pixels.json` into the results
-folder.
+On one core, and on two: as many processes, each on a core of its own and of one thread, share the
+pictures, and their rates are added up as the slower one's end allows. Each round runs every
+contender over the same pictures, beginning with another one each time. Figures are medians over
+rounds; ratios are of medians. Writes `pixels.json` and `pixels.md` into the results folder.
+
+torchvision's recipes run after its own decoders (`decode_jpeg`, and Pillow as its VOC datasets do),
+on Pillow's own pictures, and after our decoder, where the transform alone differs. Targets are
+against the fastest of the first three. Albumentations and Kornia are measured where they are
+installed: `benchmarks/environment` makes an environment with both.
 """
 
 from __future__ import annotations
@@ -15,142 +22,319 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: only its own folder is on the path, not the root
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cv2
 import torch
+import torch.multiprocessing as mp
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from benchmarks import augment, report
+from benchmarks.augment import torchvision as reference
+from benchmarks.data import ARCHIVE
 from benchmarks.harness import circumstances
+from benchmarks.report import Verdict
 from datamodules import ShardDataset, presets
 from datamodules.cost import Cost
-from datamodules.decode import decode_image
+from datamodules.decode import decode_image, decode_mask
 from datamodules.randomness import preserved_generators
 from datamodules.shards import RawSample
 from datamodules.targets import annotated, load_item, planned
+from scripts.mini_voc import draw_archive
 from shard_tool import ConvertOptions, convert
 from shard_tool.keyed import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.synchronize import Barrier
 
     from datamodules.targets import Annotated, Item
 
-RESULTS = Path(__file__).parent / "results/pixels.json"
+RESULTS = Path(__file__).parent / "results"
+CORES = (1, 2)
+BATCH = 16
+"""What a recipe draws for at a time, as in a worker."""
+_WARM = 4
+"""Pictures of each process before the clock starts."""
 
-SSD = v2.Compose(
-    [
-        v2.RandomPhotometricDistort(),
-        v2.RandomZoomOut(fill={tv_tensors.Image: (123, 117, 104), "others": 0}),
-        v2.RandomIoUCrop(),
-        v2.RandomHorizontalFlip(),
-        v2.Resize((300, 300), antialias=True),
-        v2.ClampBoundingBoxes(),
-        v2.SanitizeBoundingBoxes(),
-    ]
-)
-SSDLITE = v2.Compose(
-    [
-        v2.RandomIoUCrop(),
-        v2.RandomHorizontalFlip(),
-        v2.Resize((320, 320), antialias=True),
-        v2.ClampBoundingBoxes(),
-        v2.SanitizeBoundingBoxes(),
-    ]
-)
-SEGMENTATION = v2.Compose(
-    [
-        v2.RandomResizedCrop((256, 256), scale=(0.5, 1.0), antialias=True),
-        v2.RandomHorizontalFlip(),
-    ]
-)
-"""torchvision's recipes, on pictures by the same decoder: they differ in the transform alone."""
+
+class Bytes(NamedTuple):
+    """A stored sample's members, as a library gets them."""
+
+    jpeg: bytes
+    other: bytes
+    """The JSON, or the mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """What is run over pictures."""
+
+    work: Callable[[Sequence[Any]], None]
+    pictures: Sequence[Any]
+    """Samples, their bytes, or decoded pictures: what `work` takes."""
 
 
 def main() -> None:
     """Measure and write."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--rounds", type=int, default=7)
-    options.add_argument("--pictures", type=int, default=200)
-    chosen = options.parse_args()
-    torch.set_num_threads(1)
-    boxes, masks = samples(chosen.pictures)
-    decoded_once = [
-        decode_image(sample.raw.members["jpg"], place="") for sample in boxes[: len(boxes) // 4]
-    ]
-    contenders: dict[str, Callable[[], None]] = {
-        "decode": lambda: decoded(boxes),
-        "ssd": lambda: loaded(boxes, presets.ssd(300)),
-        "ssd, torchvision": lambda: loaded(boxes, SSD),
-        "ssdlite": lambda: loaded(boxes, presets.ssdlite(320)),
-        "ssdlite, torchvision": lambda: loaded(boxes, SSDLITE),
-        "resize 300": lambda: loaded(boxes, presets.detection_eval(300)),
-        "resize 300, torchvision": lambda: loaded(boxes, v2.Resize((300, 300), antialias=True)),
-        "resize 300, fast": lambda: loaded(boxes, fast(300)),
-        "resize 224": lambda: loaded(boxes, presets.detection_eval(224)),
-        "resize 224, fast": lambda: loaded(boxes, fast(224)),
-        "resize alone": lambda: resized(decoded_once),
-        "segmentation": lambda: loaded(masks, presets.segmentation_train(256)),
-        "segmentation, torchvision": lambda: loaded(masks, SEGMENTATION),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for round_number in range(chosen.rounds):
-        for name in names[round_number % len(names) :] + names[: round_number % len(names)]:
-            begun = time.perf_counter()
-            contenders[name]()
-            count = {"segmentation": len(masks), "resize alone": len(decoded_once)}.get(
-                name.partition(",")[0], len(boxes)
-            )
-            seconds[name].append((time.perf_counter() - begun) / count)
-    rates = {name: 1 / median(found) for name, found in seconds.items()}
-    ratios = {
-        "ssd / torchvision (target 8)": rates["ssd"] / rates["ssd, torchvision"],
-        "ssd / decoding alone (target 0.5)": rates["ssd"] / rates["decode"],
-        "ssdlite / torchvision": rates["ssdlite"] / rates["ssdlite, torchvision"],
-        "resize 300 / decoding alone (target 0.6)": rates["resize 300"] / rates["decode"],
-        "the bound of that": 1 / (1 + rates["decode"] / rates["resize alone"]),
-        "resize 300, fast / decoding alone": rates["resize 300, fast"] / rates["decode"],
-        "resize 224 / decoding alone": rates["resize 224"] / rates["decode"],
-        "resize 224, fast / decoding alone (target 0.85)": rates["resize 224, fast"]
-        / rates["decode"],
-        "segmentation / torchvision (target 4)": rates["segmentation"]
-        / rates["segmentation, torchvision"],
-    }
-    report: dict[str, Any] = {
-        **circumstances(),
+    chosen = _parser().parse_args()
+    rounds, count = (1, 12) if chosen.toy else (chosen.rounds, chosen.pictures)
+    before = circumstances()
+    with tempfile.TemporaryDirectory() as folder:
+        archive = _archive(Path(folder), is_toy=chosen.toy)
+        boxes, masks = (samples(archive, task, count) for task in ("detection", "segmentation"))
+    contenders = {**detection(boxes), **segmentation(masks)}
+    names = _chosen(list(contenders), chosen.only)
+    cores = [number for number in CORES if number <= len(os.sched_getaffinity(0))]
+    seconds = in_turns({name: contenders[name] for name in names}, rounds, cores)
+    rates = {number: {n: 1 / median(of) for n, of in seconds[number].items()} for number in cores}
+    document: dict[str, Any] = {
+        **before,
         "pictures": len(boxes),
         "with_masks": len(masks),
-        "samples_per_s": rates,
-        "ratios": ratios,
+        "rounds": rounds,
+        "samples_per_s": {_title(number): of for number, of in rates.items()},
+        "ratios": {_title(number): ratios(of) for number, of in rates.items()},
+        "verdicts": [
+            {**asdict(verdict), "is_met": verdict.is_met}
+            for number, of in rates.items()
+            for verdict in ([] if chosen.toy else verdicts(of, _title(number)))
+        ],
+        "bounds": bounds(rates[1]),
         "levels_by_which_fast_differs": {
             size: difference(boxes, presets.detection_eval(size), fast(size)) for size in (224, 300)
         },
-        "seconds": seconds,
+        "absent": [name for name in augment.NAMES if not augment.is_installed(name)],
+        "seconds": {_title(number): of for number, of in seconds.items()},
     }
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+    text = report.pixels_markdown(document)
+    print(text)
+    out = chosen.out or (None if chosen.toy else RESULTS)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "pixels.json").write_text(json.dumps(document, indent=1) + "\n")
+        (out / "pixels.md").write_text(text)
+
+
+def detection(boxes: list[Annotated]) -> dict[str, Contender]:
+    """What is done to pictures with boxes, by name."""
+    stored = [_bytes(sample, "json") for sample in boxes]
+    decoded_once = [
+        decode_image(sample.raw.members["jpg"], place="") for sample in boxes[: len(boxes) // 4]
+    ]
+    found = {
+        "decode": Contender(decoded, boxes),
+        "ssd": _through(presets.ssd(300), boxes),
+        "ssd, torchvision after decode_jpeg": _by(_ssd_after(reference.by_torchvision), stored),
+        "ssd, torchvision after Pillow": _by(_ssd_after(reference.by_pillow), stored),
+        "ssd, torchvision on Pillow's": _by(_ssd_on_pillows, stored),
+        "ssd, torchvision after our decoder": _through(reference.SSD, boxes),
+        "ssdlite": _through(presets.ssdlite(320), boxes),
+        "ssdlite, torchvision after our decoder": _through(reference.SSDLITE, boxes),
+        "resize 300": _through(presets.detection_eval(300), boxes),
+        "resize 300, torchvision after our decoder": _through(
+            v2.Resize((300, 300), antialias=True), boxes
+        ),
+        "resize 300, fast": _through(fast(300), boxes),
+        "resize 224": _through(presets.detection_eval(224), boxes),
+        "resize 224, fast": _through(fast(224), boxes),
+        "resize alone": Contender(resized, decoded_once),
+    }
+    if augment.is_installed("albumentations"):
+        found["ssd, Albumentations"] = _by(augment.load("albumentations").ssd, stored)
+    if augment.is_installed("kornia"):
+        found["ssd, Kornia"] = Contender(_by_kornia, stored)
+    return found
+
+
+def segmentation(masks: list[Annotated]) -> dict[str, Contender]:
+    """What is done to pictures with masks, by name."""
+    stored = [_bytes(sample, "class.png") for sample in masks]
+    found = {
+        "decode, with masks": Contender(decoded_with_masks, masks),
+        "segmentation": _through(presets.segmentation_train(256), masks),
+        "segmentation, torchvision after decode_jpeg": _by(
+            _segmentation_after(reference.by_torchvision), stored
+        ),
+        "segmentation, torchvision after Pillow": _by(
+            _segmentation_after(reference.by_pillow), stored
+        ),
+        "segmentation, torchvision after our decoder": _through(reference.SEGMENTATION, masks),
+    }
+    if augment.is_installed("albumentations"):
+        recipe = augment.load("albumentations").segmentation
+        found["segmentation, Albumentations"] = _by(recipe, stored)
+    return found
+
+
+def _bytes(sample: Annotated, other: str) -> Bytes:
+    return Bytes(bytes(sample.raw.members["jpg"]), bytes(sample.raw.members[other]))
+
+
+def _through(transform: Any, found: list[Annotated]) -> Contender:
+    """Samples as a worker makes them."""
+
+    def work(some: Sequence[Annotated]) -> None:
+        for _ in items(some, transform):
+            pass
+
+    return Contender(work, found)
+
+
+def _by(prepare: Callable[[bytes, bytes], Any], stored: list[Bytes]) -> Contender:
+    """Samples made of their bytes, one by one."""
+
+    def work(some: Sequence[Bytes]) -> None:
+        for sample in some:
+            prepare(*sample)
+
+    return Contender(work, stored)
+
+
+def _by_kornia(some: Sequence[Bytes]) -> None:
+    """In batches, as it works."""
+    recipe = augment.load("kornia")
+    for first in range(0, len(some), BATCH):
+        recipe.ssd_batch([recipe.ssd(*sample) for sample in some[first : first + BATCH]])
+
+
+def _ssd_after(decode: Callable[[bytes], torch.Tensor]) -> Callable[[bytes, bytes], Any]:
+    return lambda jpeg, text: reference.ssd_of(tv_tensors.Image(decode(jpeg)), text)
+
+
+def _ssd_on_pillows(jpeg: bytes, text: bytes) -> Any:
+    return reference.ssd_of(reference.opened(jpeg), text)
+
+
+def _segmentation_after(decode: Callable[[bytes], torch.Tensor]) -> Callable[[bytes, bytes], Any]:
+    return lambda jpeg, mask: reference.segmentation_of(decode(jpeg), mask)
+
+
+def in_turns(
+    contenders: dict[str, Contender], rounds: int, cores: Sequence[int]
+) -> dict[int, dict[str, list[float]]]:
+    """Seconds of a picture in each round, by number of cores and contender."""
+    seconds = {number: {name: list[float]() for name in contenders} for number in cores}
+    names = list(contenders)
+    for round_number in range(rounds):
+        turn = round_number % len(names)
+        for name in [*names[turn:], *names[:turn]]:
+            for number in cores:
+                seconds[number][name].append(timed(contenders[name], number))
+    return seconds
+
+
+def timed(contender: Contender, cores: int) -> float:
+    """Seconds of a picture, on so many cores together: until the slowest process is done."""
+    context = mp.get_context("fork")
+    barrier, results = context.Barrier(cores), context.SimpleQueue()
+    places = sorted(os.sched_getaffinity(0))[:cores]
+    processes = [
+        context.Process(
+            target=_loop,
+            args=(contender.work, contender.pictures[number::cores], core, barrier, results),
+        )
+        for number, core in enumerate(places)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        message = "a process failed: what it wrote on stderr says why"
+        raise RuntimeError(message)
+    return max(results.get() for _ in processes) / len(contender.pictures)
+
+
+def _loop(
+    work: Callable[[Sequence[Any]], None],
+    pictures: Sequence[Any],
+    core: int,
+    barrier: Barrier,
+    results: Any,
+) -> None:
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    work(pictures[:_WARM])
+    barrier.wait(timeout=60)  # the other one may have failed
+    begun = time.perf_counter()
+    work(pictures)
+    results.put(time.perf_counter() - begun)
+
+
+def ratios(rates: dict[str, float]) -> dict[str, float]:
+    """Each contender beside the others of its kind, and ours beside decoding alone."""
+    found = {}
     for name, rate in rates.items():
-        print(f"{name:30} {rate:8.0f} samples/s")
-    for name, ratio in ratios.items():
-        print(f"{name:45} {ratio:6.2f}")
+        kind, _, other = name.partition(", ")
+        if kind == "decode" or name == "resize alone":
+            continue
+        if other not in ("", "fast") and kind in rates:
+            found[f"{kind} / {other}"] = rates[kind] / rate
+        elif "decode" in rates:
+            found[f"{name} / decoding alone"] = rate / rates["decode"]
+    return found
 
 
-def samples(count: int) -> tuple[list[Annotated], list[Annotated]]:
-    """Photographs with boxes, and ones with masks."""
-    archive = Path(os.environ["VOC_SAMPLE_DIR"]) / "VOCtrainval_sample-2007.tar"
+def verdicts(rates: dict[str, float], where: str) -> list[Verdict]:
+    """The targets, as far as what they need was measured."""
     found = []
-    for task in ("detection", "segmentation"):
-        with tempfile.TemporaryDirectory() as folder:
-            convert(ConvertOptions(source=str(archive), dest=f"{folder}/voc", task=task, workers=1))
-            raws = islice(ShardDataset(f"{folder}/voc", "trainval", decode=False), count)
-            found.append([_annotated(sample, task) for sample in raws])
-    return found[0], found[1]
+    for kind, target in (("ssd", 8.0), ("segmentation", 4.0)):
+        if own := _own_decoders(kind, rates):
+            best = max(own, key=lambda name: rates[name])
+            other = best.partition(", ")[2]
+            found.append(Verdict(f"{where}: {kind} / {other}", rates[kind] / rates[best], target))
+    for name, target in (("ssd", 0.5), ("resize 300", 0.6), ("resize 224, fast", 0.85)):
+        with suppress(KeyError):
+            what = f"{where}: {name} / decoding alone"
+            found.append(Verdict(what, rates[name] / rates["decode"], target))
+    return found
+
+
+def bounds(rates: dict[str, float]) -> dict[str, float]:
+    """What can be reached at most, if whole pictures are decoded.
+
+    *Resizing to 300 x 300 / decoding alone*: a picture takes 1/d seconds to decode and 1/r to
+    resize, d and r being the rates of each alone. One after the other that is 1/d + 1/r, so the
+    rate is 1 / (1/d + 1/r), and as a share of d it is 1 / (1 + d/r). Only a faster resize, or
+    decoding less, can raise it.
+
+    *Segmentation / torchvision*: as if everything after decoding took no time.
+    """
+    found = {}
+    with suppress(KeyError):
+        share = 1 / (1 + rates["decode"] / rates["resize alone"])
+        found["resize 300 / decoding alone: 1 / (1 + decode rate / resize rate)"] = share
+    own = [rates[name] for name in _own_decoders("segmentation", rates)]
+    if own and "decode, with masks" in rates:
+        most = rates["decode, with masks"] / max(own)
+        found["segmentation / torchvision: decoding pictures and masks alone"] = most
+    return found
+
+
+def _own_decoders(kind: str, rates: dict[str, float]) -> list[str]:
+    """The rows of torchvision's recipe that are without our decoder."""
+    own = [name for name in rates if name.startswith(f"{kind}, torchvision")]
+    return [name for name in own if not name.endswith("our decoder")]
+
+
+def samples(archive: Path, task: str, count: int) -> list[Annotated]:
+    """Photographs with boxes, or ones with masks."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ConvertOptions(source=str(archive), dest=f"{folder}/voc", task=task, workers=1)
+        convert(options)
+        raws = islice(ShardDataset(f"{folder}/voc", "trainval", decode=False), count)
+        return [_annotated(sample, task) for sample in raws]
 
 
 def _annotated(sample: dict[str, Any], task: str) -> Annotated:
@@ -159,26 +343,35 @@ def _annotated(sample: dict[str, Any], task: str) -> Annotated:
     return annotated(raw, sample_id=0, task=task)
 
 
-def decoded(found: list[Annotated]) -> None:
+def _archive(folder: Path, *, is_toy: bool) -> Path:
+    """The real one; drawn pictures in a toy."""
+    if not is_toy:
+        return Path(os.environ["VOC_SAMPLE_DIR"]) / ARCHIVE
+    draw_archive(folder / "devkit.tar", num_pictures=24, year="2007")
+    return folder / "devkit.tar"
+
+
+def decoded(found: Sequence[Annotated]) -> None:
     """The pictures alone."""
     for sample in found:
         decode_image(sample.raw.members["jpg"], place="")
 
 
-def loaded(found: list[Annotated], transform: Any) -> None:
-    """Samples as a worker makes them."""
-    for _ in items(found, transform):
-        pass
+def decoded_with_masks(found: Sequence[Annotated]) -> None:
+    """The pictures and masks alone."""
+    for sample in found:
+        decode_image(sample.raw.members["jpg"], place="")
+        decode_mask(sample.raw.members["class.png"], place="")
 
 
-def items(found: list[Annotated], transform: Any) -> Iterator[Item]:
-    """One by one, but what a recipe draws for a batch of 16 first."""
+def items(found: Sequence[Annotated], transform: Any) -> Iterator[Item]:
+    """One by one, but what a recipe draws for a batch first."""
     cost, keys = Cost(), [digest_of((number,)) for number in range(len(found))]
     with preserved_generators():
-        for first in range(0, len(found), 16):
+        for first in range(0, len(found), BATCH):
             batch = [
                 planned(sample, transform=transform, random_key=key)
-                for sample, key in zip(found[first : first + 16], keys[first:], strict=False)
+                for sample, key in zip(found[first : first + BATCH], keys[first:], strict=False)
             ]
             for sample, key in zip(batch, keys[first:], strict=False):
                 yield load_item(sample, transform=transform, random_key=key, cost=cost)
@@ -189,8 +382,8 @@ def fast(size: int) -> Any:
     return replace(presets.detection_eval(size), decode="fast")
 
 
-def resized(pictures: list[torch.Tensor]) -> None:
-    """Decoded pictures, to 300 x 300: what no pipeline can be faster at by these means."""
+def resized(pictures: Sequence[torch.Tensor]) -> None:
+    """Decoded pictures, to 300 x 300, by torchvision."""
     for picture in pictures:
         v2.functional.resize(picture, [300, 300], antialias=True)
 
@@ -200,6 +393,28 @@ def difference(found: list[Annotated], one: Any, other: Any) -> dict[str, float]
     pairs = zip(items(found, one), items(found, other), strict=True)
     means = [float((a.image.float() - b.image.float()).abs().mean()) for a, b in pairs]
     return {"mean": sum(means) / len(means), "worst_picture": max(means)}
+
+
+def _title(cores: int) -> str:
+    return {1: "one core", 2: "two cores"}[cores]
+
+
+def _chosen(names: list[str], kinds: str) -> list[str]:
+    """Those of the kinds asked for; decoding alone is always there."""
+    wanted = {"decode", *kinds.split(",")} if kinds else set[str]()
+    return [name for name in names if not wanted or name.partition(",")[0] in wanted]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=120)
+    parser.add_argument("--only", default="", help="kinds, with commas: ssd,segmentation")
+    parser.add_argument("--toy", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--out", type=Path, help=f"folder of results ({RESULTS}; a toy: none)")
+    return parser
 
 
 if __name__ == "__main__":

@@ -114,14 +114,50 @@ def loaders_markdown(document: dict[str, Any]) -> str:
     return f"{head}\n\n{_section(document)}\n"
 
 
+def pixels_markdown(document: dict[str, Any]) -> str:
+    """What `pixels.py` found, for people."""
+    rates = document["samples_per_s"]
+    names = list(next(iter(rates.values())))
+    lines = [
+        "# Pixels, measured",
+        "",
+        "Made by `benchmarks/pixels.py` from the JSON file beside it.",
+        "",
+        f"{_where(document)}, {document['rounds']} rounds. "
+        f"{document['pictures']} pictures with boxes, {document['with_masks']} with masks.",
+        "",
+        *verdict_lines(document),
+        "| samples/s | " + " | ".join(rates) + " |",
+        "|---|" + "--:|" * len(rates),
+        *(f"| {n} | " + " | ".join(_short(of[n]) for of in rates.values()) + " |" for n in names),
+        "",
+        *(f"- not installed, so not measured: {name}" for name in document["absent"]),
+    ]
+    lines += [f"- at most, {what}: {found:.2f}" for what, found in document["bounds"].items()]
+    for size, found in document["levels_by_which_fast_differs"].items():
+        lines.append(
+            f"- at {size} x {size} 'fast' differs from 'exact' by {found['mean']:.2f} levels in "
+            f"the mean, in the worst picture by {found['worst_picture']:.2f}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _where(document: dict[str, Any]) -> str:
+    """When and on what it ran, in words."""
+    hardware = document["hardware"]
+    return (
+        f"{document['date']}, commit {document['commit'][:10]}"
+        f"{' with local changes' if document['changed_files'] else ''}, "
+        f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_gib']} GiB"
+    )
+
+
 def _section(document: dict[str, Any]) -> str:
-    hardware, data = document["hardware"], document["data"]
+    data = document["data"]
     lines = [
         f"## {document['case']}",
         "",
-        f"{document['date']}, commit {document['commit'][:10]}"
-        f"{' with local changes' if document['changed_files'] else ''}, {document['runs']} runs, "
-        f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_gib']} GiB. "
+        f"{_where(document)}, {document['runs']} runs. "
         f"{data['num_samples']:,} samples, {data['jpeg_bytes'] / 1e6:.0f} MB of JPEG in "
         f"{data['num_shards']} shards: {data['source']}.",
         "",

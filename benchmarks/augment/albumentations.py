@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer release
 
-import albumentations as A  # noqa: E402, N812  (its documentation's name)
+import albumentations as A  # noqa: N812  (its documentation's name)
 import cv2
 import numpy as np
 import simplejpeg

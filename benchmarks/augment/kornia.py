@@ -1,8 +1,7 @@
 """Kornia: pictures decoded by simplejpeg and made equal in size, then changed as a batch.
 
 It works on float batches of one size. So pictures are scaled to 300 x 300 first, and zooming out is
-an affine map; in place of the IoU crop there is a random resized crop, which looks at no boxes. Each
-change of colour is drawn for each picture.
+an affine map; in place of the IoU crop there is a random resized crop, which looks at no boxes.
 """
 
 from __future__ import annotations
@@ -44,12 +43,11 @@ def ssd(jpeg: bytes, text: bytes) -> Prepared:
 def ssd_batch(
     samples: Sequence[Prepared],
 ) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
-    """A batch of what `ssd` made: uint8 [B, 3, 300, 300], and targets without the boxes left out."""
+    """A batch of what `ssd` made: uint8 [B, 3, 300, 300], and targets of the boxes still seen."""
     pictures = torch.stack([picture for picture, _ in samples]).float() / 255
     changed, boxes = SSD(pictures, [target["boxes"] for _, target in samples])
     targets = [
-        _clipped(moved, target["labels"])
-        for moved, (_, target) in zip(boxes, samples, strict=True)
+        _clipped(moved, target["labels"]) for moved, (_, target) in zip(boxes, samples, strict=True)
     ]
     return (changed * 255).round().to(torch.uint8), targets
 

@@ -86,9 +86,7 @@ def ssd_of(image: Any, text: bytes) -> Prepared:
     """The recipe on a decoded picture: a tv_tensor, or Pillow's for the chain on Pillow's."""
     corners, labels = objects_of(text)
     size_hw = tuple(v2.functional.get_size(image))
-    boxes = tv_tensors.BoundingBoxes(
-        torch.from_numpy(corners), format="XYXY", canvas_size=size_hw
-    )
+    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners), format="XYXY", canvas_size=size_hw)
     picture, target = SSD(image, {"boxes": boxes, "labels": torch.from_numpy(labels)})
     if isinstance(picture, Image.Image):
         picture = v2.functional.pil_to_tensor(picture)

@@ -43,8 +43,8 @@ WITH_COPIES = ("litdata", "mosaic")
 """Those that read a format of their own."""
 AUGMENTED_SETTINGS = {
     "datasets": (
-        "Dataset with Arrow files of our shard size, save_to_disk, bytes undecoded; with_transform on "
-        "batches; DataLoader(shuffle=True, num_workers=2)"
+        "Dataset.save_to_disk(max_shard_size = our shard size), bytes undecoded; with_transform on "
+        "whole batches; DataLoader(shuffle=True, num_workers=2)"
     ),
     "dali": "readers.coco over loose files, num_threads=2, device_id=None: all on the CPU",
 }

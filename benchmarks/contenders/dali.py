@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def make(data: Data) -> None:
-    """Write our annotations as COCO's JSON, which its reader takes; pictures are the loose files."""
+    """Write our annotations as COCO's JSON, for its reader; its pictures are the loose files."""
     path = _annotations(data)
     if path.exists():
         return
