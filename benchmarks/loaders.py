@@ -77,11 +77,12 @@ def main() -> None:
     size = TOY if options.toy else SIZE
     data = make_data(options.data / ("toy" if options.toy else "loaders"), size)
     before = circumstances()
-    present = [entry for entry in ENTRIES if is_installed(entry.needs)]
-    absent = {entry.label: HOW_TO for entry in ENTRIES if entry not in present}
+    wanted = [entry for entry in ENTRIES if not options.only or entry.label in options.only]
+    present = [entry for entry in wanted if is_installed(entry.needs)]
+    absent = {entry.label: HOW_TO for entry in wanted if entry not in present}
     for name in [entry.contender for entry in present if entry.contender in _WITH_COPIES]:
         run(_job("make", data, Entry(name, name, "own", "")))
-    seconds = options.seconds or (0.2 if options.toy else 4.0)
+    seconds = options.seconds or (0.2 if options.toy else 3.0)
     jobs = [_job("augmented", data, entry, "--seconds", str(seconds)) for entry in present]
     rows = in_turns(jobs, options.runs or (1 if options.toy else 3))
     peers = [entry.label for entry in present if entry.is_peer]
@@ -123,8 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--only", nargs="+", choices=[entry.label for entry in ENTRIES])
     parser.add_argument("--runs", type=int, help="of each loader (3; a toy: 1)")
-    parser.add_argument("--seconds", type=float, help="counted of each run (4; a toy: 0.2)")
+    parser.add_argument("--seconds", type=float, help="counted of each run (3; a toy: 0.2)")
     parser.add_argument("--toy", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--data", type=Path, default=ROOT / "benchmarks/.data")
     parser.add_argument("--out", type=Path, help=f"folder of results ({RESULTS}; a toy: none)")

@@ -8,10 +8,11 @@ pictures, and their rates are added up as the slower one's end allows. Each roun
 contender over the same pictures, beginning with another one each time. Figures are medians over
 rounds; ratios are of medians. Writes `pixels.json` and `pixels.md` into the results folder.
 
-torchvision's recipes run after its own decoders (`decode_jpeg`, and Pillow as its VOC datasets do),
-on Pillow's own pictures, and after our decoder, where the transform alone differs. Targets are
-against the fastest of the first three. Albumentations and Kornia are measured where they are
-installed: `benchmarks/environment` makes an environment with both.
+torchvision's recipes run after its own decoders (`decode_jpeg`; torchcodec, which is to take its
+place; Pillow, as its VOC datasets do), on Pillow's own pictures, and after our decoder, where the
+transform alone differs. Targets are against the fastest of all but the last. torchcodec,
+Albumentations and Kornia are measured where they are installed: `benchmarks/environment` makes an
+environment with them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -63,7 +65,9 @@ RESULTS = Path(__file__).parent / "results"
 CORES = (1, 2)
 BATCH = 16
 """What a recipe draws for at a time, as in a worker."""
-_WARM = 4
+LIBRARIES = ("torchcodec", "albumentations", "kornia")
+"""Measured where they are installed."""
+_WARM = 2
 """Pictures of each process before the clock starts."""
 
 
@@ -73,6 +77,15 @@ class Bytes(NamedTuple):
     jpeg: bytes
     other: bytes
     """The JSON, or the mask."""
+
+
+class Timing(NamedTuple):
+    """Of one picture."""
+
+    seconds: float
+    """Until the slowest process is done with all of them."""
+    cpu_s: float
+    """CPU time, which says more where the machine is shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,7 @@ class Contender:
 def main() -> None:
     """Measure and write."""
     chosen = _parser().parse_args()
-    rounds, count = (1, 12) if chosen.toy else (chosen.rounds, chosen.pictures)
+    rounds, count = (1, 4) if chosen.toy else (chosen.rounds, chosen.pictures)
     before = circumstances()
     with tempfile.TemporaryDirectory() as folder:
         archive = _archive(Path(folder), is_toy=chosen.toy)
@@ -95,14 +108,18 @@ def main() -> None:
     contenders = {**detection(boxes), **segmentation(masks)}
     names = _chosen(list(contenders), chosen.only)
     cores = [number for number in CORES if number <= len(os.sched_getaffinity(0))]
-    seconds = in_turns({name: contenders[name] for name in names}, rounds, cores)
-    rates = {number: {n: 1 / median(of) for n, of in seconds[number].items()} for number in cores}
+    found = in_turns({name: contenders[name] for name in names}, rounds, cores)
+    rates = {
+        number: {name: 1 / median(one.seconds for one in of) for name, of in found[number].items()}
+        for number in cores
+    }
     document: dict[str, Any] = {
         **before,
         "pictures": len(boxes),
         "with_masks": len(masks),
         "rounds": rounds,
         "samples_per_s": {_title(number): of for number, of in rates.items()},
+        "cpu_us": {name: median(one.cpu_s for one in of) * 1e6 for name, of in found[1].items()},
         "ratios": {_title(number): ratios(of) for number, of in rates.items()},
         "verdicts": [
             {**asdict(verdict), "is_met": verdict.is_met}
@@ -113,8 +130,11 @@ def main() -> None:
         "levels_by_which_fast_differs": {
             size: difference(boxes, presets.detection_eval(size), fast(size)) for size in (224, 300)
         },
-        "absent": [name for name in augment.NAMES if not augment.is_installed(name)],
-        "seconds": {_title(number): of for number, of in seconds.items()},
+        "absent": [name for name in LIBRARIES if not augment.is_installed(name)],
+        "seconds": {
+            _title(number): {name: [one.seconds for one in of] for name, of in timings.items()}
+            for number, timings in found.items()
+        },
     }
     text = report.pixels_markdown(document)
     print(text)
@@ -134,8 +154,10 @@ def detection(boxes: list[Annotated]) -> dict[str, Contender]:
     found = {
         "decode": Contender(decoded, boxes),
         "ssd": _through(presets.ssd(300), boxes),
-        "ssd, torchvision after decode_jpeg": _by(_ssd_after(reference.by_torchvision), stored),
-        "ssd, torchvision after Pillow": _by(_ssd_after(reference.by_pillow), stored),
+        **{
+            f"ssd, torchvision after {name}": _by(_ssd_after(decode), stored)
+            for name, decode in reference.own_decoders().items()
+        },
         "ssd, torchvision on Pillow's": _by(_ssd_on_pillows, stored),
         "ssd, torchvision after our decoder": _through(reference.SSD, boxes),
         "ssdlite": _through(presets.ssdlite(320), boxes),
@@ -162,12 +184,10 @@ def segmentation(masks: list[Annotated]) -> dict[str, Contender]:
     found = {
         "decode, with masks": Contender(decoded_with_masks, masks),
         "segmentation": _through(presets.segmentation_train(256), masks),
-        "segmentation, torchvision after decode_jpeg": _by(
-            _segmentation_after(reference.by_torchvision), stored
-        ),
-        "segmentation, torchvision after Pillow": _by(
-            _segmentation_after(reference.by_pillow), stored
-        ),
+        **{
+            f"segmentation, torchvision after {name}": _by(_segmentation_after(decode), stored)
+            for name, decode in reference.own_decoders().items()
+        },
         "segmentation, torchvision after our decoder": _through(reference.SEGMENTATION, masks),
     }
     if augment.is_installed("albumentations"):
@@ -221,9 +241,9 @@ def _segmentation_after(decode: Callable[[bytes], torch.Tensor]) -> Callable[[by
 
 def in_turns(
     contenders: dict[str, Contender], rounds: int, cores: Sequence[int]
-) -> dict[int, dict[str, list[float]]]:
-    """Seconds of a picture in each round, by number of cores and contender."""
-    seconds = {number: {name: list[float]() for name in contenders} for number in cores}
+) -> dict[int, dict[str, list[Timing]]]:
+    """What each round took, by number of cores and contender."""
+    seconds = {number: {name: list[Timing]() for name in contenders} for number in cores}
     names = list(contenders)
     for round_number in range(rounds):
         turn = round_number % len(names)
@@ -233,8 +253,8 @@ def in_turns(
     return seconds
 
 
-def timed(contender: Contender, cores: int) -> float:
-    """Seconds of a picture, on so many cores together: until the slowest process is done."""
+def timed(contender: Contender, cores: int) -> Timing:
+    """On so many cores together."""
     context = mp.get_context("fork")
     barrier, results = context.Barrier(cores), context.SimpleQueue()
     places = sorted(os.sched_getaffinity(0))[:cores]
@@ -252,7 +272,9 @@ def timed(contender: Contender, cores: int) -> float:
     if any(process.exitcode for process in processes):
         message = "a process failed: what it wrote on stderr says why"
         raise RuntimeError(message)
-    return max(results.get() for _ in processes) / len(contender.pictures)
+    found = [results.get() for _ in processes]
+    count = len(contender.pictures)
+    return Timing(max(wall for wall, _ in found) / count, sum(cpu for _, cpu in found) / count)
 
 
 def _loop(
@@ -265,11 +287,13 @@ def _loop(
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    # since torchvision 0.29 each call of decode_jpeg says that torchcodec is to take its place
+    warnings.filterwarnings("ignore", message=".*capabilities of TorchVision are deprecated")
     work(pictures[:_WARM])
     barrier.wait(timeout=60)  # the other one may have failed
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     work(pictures)
-    results.put(time.perf_counter() - begun)
+    results.put((time.perf_counter() - begun, time.process_time() - cpu))
 
 
 def ratios(rates: dict[str, float]) -> dict[str, float]:
@@ -347,7 +371,7 @@ def _archive(folder: Path, *, is_toy: bool) -> Path:
     """The real one; drawn pictures in a toy."""
     if not is_toy:
         return Path(os.environ["VOC_SAMPLE_DIR"]) / ARCHIVE
-    draw_archive(folder / "devkit.tar", num_pictures=24, year="2007")
+    draw_archive(folder / "devkit.tar", num_pictures=12, year="2007")
     return folder / "devkit.tar"
 
 

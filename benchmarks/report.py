@@ -117,7 +117,8 @@ def loaders_markdown(document: dict[str, Any]) -> str:
 def pixels_markdown(document: dict[str, Any]) -> str:
     """What `pixels.py` found, for people."""
     rates = document["samples_per_s"]
-    names = list(next(iter(rates.values())))
+    columns = [*rates.values(), document["cpu_us"]]
+    names = list(columns[0])
     lines = [
         "# Pixels, measured",
         "",
@@ -127,9 +128,12 @@ def pixels_markdown(document: dict[str, Any]) -> str:
         f"{document['pictures']} pictures with boxes, {document['with_masks']} with masks.",
         "",
         *verdict_lines(document),
-        "| samples/s | " + " | ".join(rates) + " |",
-        "|---|" + "--:|" * len(rates),
-        *(f"| {n} | " + " | ".join(_short(of[n]) for of in rates.values()) + " |" for n in names),
+        "| samples/s | " + " | ".join([*rates, "cpu_us, one core"]) + " |",
+        "|---|" + "--:|" * (len(rates) + 1),
+        *(
+            f"| {name} | " + " | ".join(map(_short, [of[name] for of in columns])) + " |"
+            for name in names
+        ),
         "",
         *(f"- not installed, so not measured: {name}" for name in document["absent"]),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +12,13 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from benchmarks.augment import FILL, SEGMENTATION_PX, SSD_PX
+from benchmarks.augment import FILL, SEGMENTATION_PX, SSD_PX, is_installed
 from benchmarks.work import decoded, objects_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.work import Prepared
-
-# since 0.29 it says at each call that torchcodec is to take its place
-warnings.filterwarnings("ignore", message=".*decode_jpeg.*")
 
 SSD = v2.Compose(
     [
@@ -70,11 +66,20 @@ def opened(jpeg: bytes) -> Image.Image:
     return Image.open(io.BytesIO(jpeg)).convert("RGB")
 
 
-DECODERS: dict[str, Callable[[bytes], torch.Tensor]] = {
-    "decode_jpeg": by_torchvision,
-    "Pillow": by_pillow,
-}
-"""torchvision's own: what its documentation shows, and what its datasets use."""
+def by_torchcodec(jpeg: bytes) -> torch.Tensor:
+    """torchcodec, which torchvision says is to take its decoders' place: uint8 [3, H, W]."""
+    from torchcodec.decoders import decode_image
+
+    picture: torch.Tensor = decode_image(
+        torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode="RGB"
+    )
+    return picture
+
+
+def own_decoders() -> dict[str, Callable[[bytes], torch.Tensor]]:
+    """What its documentation shows, what its datasets use, and the first one's successor."""
+    found = {"decode_jpeg": by_torchvision, "Pillow": by_pillow}
+    return {**found, "torchcodec": by_torchcodec} if is_installed("torchcodec") else found
 
 
 def ssd(jpeg: bytes, text: bytes) -> Prepared:
