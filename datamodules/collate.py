@@ -31,22 +31,23 @@ class Batch:
     """Samples of one rank's part of a global batch. Unpacks: ``images, targets = batch``.
 
     Detection: images is a list of [3, H, W] (views of one tensor), targets a list of dicts.
-    Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void. Images are channels last
-    in memory.
+    Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void. Classification: images
+    [B, 3, H, W], labels float32 [B, 20]: 1 where the picture shows the class of label k + 1 in
+    column k, 0 where not, -1 where only difficult ones. Images are channels last in memory.
 
     Not a dataclass on purpose: Lightning looks into those, and under ``bf16-true`` would round the
     boxes to 8 bits of mantissa.
 
     Attributes:
-        task: 'detection' or 'segmentation'.
+        task: 'detection', 'segmentation' or 'classification'.
         pixels: uint8 (or float, after scaling) [sum of H·W·3]: all pictures, each [H, W, 3], end
             to end.
         sizes: int64 [B, 2]: (height, width) of each picture.
-        masks: uint8 [sum of H·W]; empty for detection.
-        boxes: float32 [sum of N, 4]: xyxy pixels; empty for segmentation, as are the next two.
-        labels: int64 [sum of N].
-        difficult: bool [sum of N].
-        num_boxes: int64 [B].
+        masks: uint8 [sum of H·W]; empty but for segmentation.
+        boxes: float32 [sum of N, 4]: xyxy pixels; empty but for detection.
+        labels: int64 [sum of N]; float32 [B, 20] for classification; empty for segmentation.
+        difficult: bool [sum of N]; empty but for detection.
+        num_boxes: int64 [B]; empty but for detection.
         sample_ids: int64 [B].
         orig_sizes: int64 [B, 2]: (height, width) of each stored picture.
         keys: The samples' keys.
@@ -98,9 +99,9 @@ class Batch:
 
     @property
     def images(self) -> Any:
-        """Detection: list of [3, H, W]; segmentation: [B, 3, H, W]. Views, no copies."""
+        """Detection: list of [3, H, W]; other tasks: [B, 3, H, W]. Views, no copies."""
         sizes = self.sizes.tolist()
-        if self.task == "segmentation":
+        if self.task != "detection":
             rows = self.pixels.view(len(self), *self._common_size(sizes), 3)
             return rows.permute(0, 3, 1, 2)
         flat = torch.split(self.pixels, [3 * height * width for height, width in sizes])
@@ -111,7 +112,9 @@ class Batch:
 
     @property
     def targets(self) -> Any:
-        """Detection: list of dicts; segmentation: masks int64 [B, H, W]."""
+        """Detection: list of dicts; segmentation: masks int64 [B, H, W]; classification: labels."""
+        if self.task == "classification":
+            return self.labels
         if self.task == "segmentation":
             height, width = self._common_size(self.sizes.tolist())
             return self.masks.view(len(self), height, width).to(torch.int64)
@@ -165,7 +168,7 @@ class Packing:
 
     Args:
         num_samples: Samples there will be.
-        task: 'detection' or 'segmentation'.
+        task: 'detection', 'segmentation' or 'classification'.
         memory: `(num_bytes) -> uint8 [at least num_bytes]`, where the pixels shall lie; asked again
             where they turn out to be more. None: in memory of the process, just enough.
         usual_bytes: Bytes of pixels of the batch before, as a first guess.
@@ -223,7 +226,9 @@ class Packing:
             [target[name] for target in targets] if is_detection else []
             for name in ("boxes", "labels", "difficult")
         )
-        masks = [] if is_detection else [target.reshape(-1) for target in targets]
+        if self._task == "classification":
+            labels = [torch.stack(targets)]
+        masks = [target.reshape(-1) for target in targets if self._task == "segmentation"]
         pixels = self._room[: self._used]
         if self._memory is None and len(self._room) > self._used:
             pixels = pixels.clone()  # else a pickled batch would hold the room as well

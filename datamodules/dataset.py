@@ -28,6 +28,7 @@ from datamodules.cache import ShardCache, default_folder
 from datamodules.collate import Batch, Packing
 from datamodules.cursor import Cursor, cursor_from_state
 from datamodules.fused import FusedTransform
+from datamodules.multi_scale import MultiScale
 from datamodules.order import CanonicalOrder
 from datamodules.partition import EpochPartition
 from datamodules.pieces import NodePieces
@@ -35,6 +36,7 @@ from datamodules.randomness import preserved_generators
 from datamodules.shards import RawSample, ShardReader
 from datamodules.table import ShardTable, chosen_splits
 from datamodules.targets import (
+    SERVED,
     TASKS,
     annotated,
     load_generic,
@@ -110,7 +112,12 @@ class ShardDataset(IterableDataset[Any]):
         shuffle: False: manifest order.
         transform: `(image, target) -> (image, target)`, or None. Of generic samples
             `(sample) -> anything`, where sample is the dict that `decode=False` yields; None leaves
-            it as it is.
+            it as it is. One of `presets.multi_scale` has a size for each batch of a `ShardLoader`;
+            iterated bare, each sample is a batch of its own, whose size its id draws.
+        task: What samples become targets for: 'detection', 'segmentation' or 'classification'.
+            None: what the shards were made for. Those made for another task can serve too: for
+            detection all whose annotation marks boxes, for classification those made for detection
+            or segmentation, for segmentation those alone that hold masks.
         decode: False yields what webdataset yields before decoding:
             `{"__key__": str, "__url__": str, "jpg": bytes, "json": bytes, …}`.
         world: This process's place among all; None: detected at the first iteration.
@@ -155,6 +162,7 @@ class ShardDataset(IterableDataset[Any]):
         max_bad_samples: int = 10,
         check_crc: bool = False,
         fetch_timeout_s: float = TIMEOUT_S,
+        task: str | None = None,
     ) -> None:
         super().__init__()
         if on_bad_sample not in ON_BAD_SAMPLE:
@@ -172,7 +180,7 @@ class ShardDataset(IterableDataset[Any]):
         if not folders:
             raise OptionError("roots", "there is no dataset in the list")
         manifests = [load_manifest(folder) for folder in folders]
-        self.task, self.classes = _common(folders, manifests)
+        self.task, self.classes = _common(folders, manifests, task)
         self.is_generic = self.task not in TASKS
         _check_callable(transform, is_generic=self.is_generic)
         splits = chosen_splits(folders, manifests, split)
@@ -256,8 +264,10 @@ class ShardDataset(IterableDataset[Any]):
         if not self.decode:
             return next(self._reader.copies([place]))
         (raw,) = self._reader.read([place])
+        (transform,) = self._transforms(epoch, [sample_id], None)
         with preserved_generators():
-            return self._sample(self._item(raw, sample_id, self._key(epoch, sample_id)))
+            item = self._item(raw, sample_id, transform, self._key(epoch, sample_id))
+            return self._sample(item)
 
     def sample_id_at(self, position: int, *, epoch: int = 0) -> int:
         """Id of the sample at a position of an epoch."""
@@ -322,11 +332,23 @@ class ShardDataset(IterableDataset[Any]):
         return Reading(order.epoch(epoch), self._pieces, share)
 
     def load(
-        self, reading: Reading, positions: NDArray[np.int64], take: Callable[[Any], None]
+        self,
+        reading: Reading,
+        positions: NDArray[np.int64],
+        take: Callable[[Any], None],
+        *,
+        batch_start: int | None = None,
     ) -> dict[int, str]:
         """Read, decode and transform the samples at these positions, and hand over one by one.
 
         Each is handed over as an `Item`; a generic one as its transform made it.
+
+        Args:
+            reading: What is read of which epoch.
+            positions: Where they stand in it.
+            take: Called with each in turn.
+            batch_start: First position of their global batch, by which its size is drawn; None:
+                they are no batch.
 
         Returns:
             Sample id to reason of bad ones, in whose place another was handed over.
@@ -336,16 +358,18 @@ class ShardDataset(IterableDataset[Any]):
         # Small things first and for all, pictures after them: see `annotated`.
         samples = [self._annotated(raw, i) for raw, i in zip(raws, sample_ids, strict=True)]
         keys = [self._key(reading.epoch.number, sample_id) for sample_id in sample_ids]
+        transforms = self._transforms(reading.epoch.number, sample_ids, batch_start)
         with preserved_generators():
-            samples = [self._planned(*both) for both in zip(samples, keys, strict=True)]
+            samples = [self._planned(*one) for one in zip(samples, transforms, keys, strict=True)]
             for i, (sample, sample_id) in enumerate(zip(samples, sample_ids, strict=True)):
                 try:
-                    item = self._loaded(sample, keys[i])
+                    item = self._loaded(sample, transforms[i], keys[i])
                 except SampleError as exc:
                     self._reader.check(*places[i])  # wrong bytes are no bad sample
                     if self.on_bad_sample == "raise":
                         raise
-                    item = self._substitute(reading, int(positions[i]), sample_id, exc)
+                    position, transform = int(positions[i]), transforms[i]
+                    item = self._substitute(reading, position, sample_id, transform, exc)
                     bad[sample_id] = str(exc)
                 take(item)
         return bad
@@ -391,8 +415,19 @@ class ShardDataset(IterableDataset[Any]):
         """What a sample's transform draws by."""
         return digest_of(("transform", self.seed, epoch, sample_id, *more))
 
-    def _item(self, raw: RawSample, sample_id: int, key: bytes) -> Any:
-        return self._loaded(self._annotated(raw, sample_id), key)
+    def _transforms(
+        self, epoch: int, sample_ids: list[int], batch_start: int | None
+    ) -> list[Transform | None]:
+        """Of each sample: the one of its batch, or where it is in none, one of its own."""
+        transform = self.transform
+        if not isinstance(transform, MultiScale):
+            return [transform] * len(sample_ids)
+        if batch_start is not None:
+            return [transform.drawn("batch", self.seed, epoch, batch_start)] * len(sample_ids)
+        return [transform.drawn("sample", self.seed, epoch, one) for one in sample_ids]
+
+    def _item(self, raw: RawSample, sample_id: int, transform: Transform | None, key: bytes) -> Any:
+        return self._loaded(self._annotated(raw, sample_id), transform, key)
 
     def _annotated(self, raw: RawSample, sample_id: int) -> Prepared:
         """The sample with its annotation, or what is wrong with it, for when its turn comes."""
@@ -400,34 +435,39 @@ class ShardDataset(IterableDataset[Any]):
             return raw
         begun = time.perf_counter()
         try:
-            return annotated(raw, sample_id=sample_id, task=self.task)
+            return annotated(raw, sample_id=sample_id, task=self.task, classes=self.classes)
         except SampleError as exc:
             return exc
         finally:
             self._reader.cost.decode_s += time.perf_counter() - begun
 
-    def _planned(self, sample: Prepared, key: bytes) -> Prepared:
+    def _planned(self, sample: Prepared, transform: Transform | None, key: bytes) -> Prepared:
         """The sample with what a recipe does to it, or what is wrong, for when its turn comes."""
         if isinstance(sample, SampleError | RawSample):
             return sample
         begun = time.perf_counter()
         try:
-            return planned(sample, transform=self.transform, random_key=key)
+            return planned(sample, transform=transform, random_key=key)
         except SampleError as exc:
             return exc
         finally:
             self._reader.cost.transform_s += time.perf_counter() - begun
 
-    def _loaded(self, sample: Prepared, key: bytes) -> Any:
+    def _loaded(self, sample: Prepared, transform: Transform | None, key: bytes) -> Any:
         if isinstance(sample, SampleError):
             raise sample
         cost = self._reader.cost
         if isinstance(sample, RawSample):
-            return load_generic(sample, transform=self.transform, random_key=key, cost=cost)
-        return load_item(sample, transform=self.transform, random_key=key, cost=cost)
+            return load_generic(sample, transform=transform, random_key=key, cost=cost)
+        return load_item(sample, transform=transform, random_key=key, cost=cost)
 
     def _substitute(
-        self, reading: Reading, position: int, sample_id: int, error: SampleError
+        self,
+        reading: Reading,
+        position: int,
+        sample_id: int,
+        transform: Transform | None,
+        error: SampleError,
     ) -> Any:
         """Another sample of the window at `position`; the same on every topology.
 
@@ -445,7 +485,7 @@ class ShardDataset(IterableDataset[Any]):
             (other_id,) = self._table.sample_ids(shards, rows).tolist()
             try:
                 other_key = self._key(reading.epoch.number, other_id, "for", sample_id)
-                return self._item(raw, other_id, other_key)
+                return self._item(raw, other_id, transform, other_key)
             except SampleError:
                 continue
         raise error
@@ -546,13 +586,13 @@ class BatchStream(IterableDataset[Any]):
             sent: Batch | Parcel | Collated
             try:
                 if dataset.is_generic:
-                    sent = self._collated(reading, positions)
+                    sent = self._collated(reading, positions, start)
                     sent.cost.network_bytes += fetched_bytes
                 else:
                     packing = Packing(
                         len(positions), task=dataset.task, memory=memory, usual_bytes=usual_bytes
                     )
-                    bad = dataset.load(reading, positions, packing.add)
+                    bad = dataset.load(reading, positions, packing.add, batch_start=start)
                     made = packing.batch(epoch=epoch, start=start, stop=stop)
                     made.bad_samples, made.cost = bad, made.cost + dataset.take_cost()
                     made.cost.network_bytes += fetched_bytes
@@ -571,10 +611,10 @@ class BatchStream(IterableDataset[Any]):
                     memory.release()  # nothing, where it is sent
             yield sent
 
-    def _collated(self, reading: Reading, positions: NDArray[np.int64]) -> Collated:
+    def _collated(self, reading: Reading, positions: NDArray[np.int64], start: int) -> Collated:
         """A batch of generic samples."""
         samples: list[Any] = []
-        bad = self.dataset.load(reading, positions, samples.append)
+        bad = self.dataset.load(reading, positions, samples.append, batch_start=start)
         cost, begun = self.dataset.take_cost(), time.perf_counter()
         value = samples if self.collate_fn is None else self.collate_fn(samples)
         cost.collate_s = time.perf_counter() - begun
@@ -617,21 +657,42 @@ def note_bad_samples(known: dict[int, str], found: dict[int, str], limit: int) -
 
 def _check_callable(transform: Any, *, is_generic: bool) -> None:
     what = "(sample)" if is_generic else "(image, target)"
-    if transform is not None and not callable(transform):
-        raise OptionError("transform", f"{type(transform).__name__} is not callable as {what}")
-    if is_generic and isinstance(transform, FusedTransform):
-        problem = f"recipe {transform.__name__!r} is for pictures with boxes or masks"
-        raise OptionError("transform", problem, f"generic samples take a callable as {what}")
+    given = transform.transforms if isinstance(transform, MultiScale) else [transform]
+    for one in given if transform is not None else ():
+        if not callable(one):
+            raise OptionError("transform", f"{type(one).__name__} is not callable as {what}")
+        if is_generic and isinstance(one, FusedTransform):
+            problem = f"recipe {one.__name__!r} is for pictures with boxes, a mask or labels"
+            raise OptionError("transform", problem, f"generic samples take a callable as {what}")
 
 
-def _common(folders: list[Folder], manifests: list[Manifest]) -> tuple[str, dict[str, int]]:
-    """Task and classes, which all roots must share."""
+def _common(
+    folders: list[Folder], manifests: list[Manifest], task: str | None
+) -> tuple[str, dict[str, int]]:
+    """Task, which all roots must share or be able to serve, and classes, which they must share."""
     first = manifests[0]
-    for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
-        if (manifest.task, manifest.classes) != (first.task, first.classes):
+    for folder, manifest in zip(folders, manifests, strict=True):
+        if task is not None:
+            _check_serves(folder, manifest.task, task)
+        is_other_task = task is None and manifest.task != first.task
+        if is_other_task or manifest.classes != first.classes:
             problem = f"task {manifest.task!r} and its classes differ from those of {folders[0]}"
             raise OptionError(str(folder), f"{problem} ({first.task!r})")
-    return first.task, first.classes
+    return task or first.task, first.classes
+
+
+def _check_serves(folder: Folder, made_for: str, task: str) -> None:
+    """Refuse a task that shards made for another cannot serve."""
+    served = dict.fromkeys((made_for, *SERVED.get(made_for, ())))
+    if task in served:
+        return
+    if task not in SERVED:
+        raise OptionError("task", f"{task!r} is not one of {', '.join(TASKS)}")
+    problem = f"its samples are for {made_for}, and cannot serve task {task!r}"
+    hint = f"give task {' or '.join(map(repr, served))}, or convert the source with --task {task}"
+    if made_for not in SERVED:
+        hint = "where they hold what `convert` writes, adopt them with `shard-tool index --task`"
+    raise OptionError(str(folder), problem, hint)
 
 
 def _fingerprint(manifests: list[Manifest], splits: list[tuple[str, ...]], *, shuffle: bool) -> str:

@@ -133,7 +133,7 @@ class FusedTransform:
         return replace(self, after=(*self.after, *transforms))
 
     def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
-        """Transform a decoded picture: uint8 [3, H, W], and its target or mask.
+        """Transform a decoded picture: uint8 [3, H, W], and its target, mask or labels.
 
         Raises:
             TypeError: The picture, its boxes or its mask are not of a kind that can be moved.
@@ -141,20 +141,17 @@ class FusedTransform:
         """
         pixels = _checked_image(image)
         size_hw = (int(pixels.shape[1]), int(pixels.shape[2]))
+        boxes, mask = _NO_BOXES, None
         if isinstance(target, dict):
             target = _checked_target(target, size_hw)
-        else:
-            target = _checked_mask(target, size_hw)
-        boxes = _NO_BOXES
-        if isinstance(target, dict):
             boxes = target["boxes"].as_subclass(torch.Tensor).numpy()
+        elif not _is_labels(target):
+            mask = _checked_mask(target, size_hw)
         seeds = torch.randint(2**63 - 1, (2,)).tolist()
         planned = self._planned(size_hw, boxes, _drawing.keyed(np.array(seeds, np.uint64)))
         if isinstance(target, dict):
-            decoded = Decoded(pixels.permute(1, 2, 0), None, size_hw)
             target = _moved(target, planned)
-        else:
-            decoded = Decoded(pixels.permute(1, 2, 0), target, size_hw)
+        decoded = Decoded(pixels.permute(1, 2, 0), mask, size_hw)
         image, target = self._rendered(planned, decoded, target)
         return self._finished(tv_tensors.Image(image), target)
 
@@ -164,7 +161,7 @@ class FusedTransform:
         """Draw what is to be done to a stored sample, and move its boxes.
 
         Args:
-            boxes: float32 [N, 4]; none where there is a mask.
+            boxes: float32 [N, 4]; none but for detection.
             size_hw: (height, width) of the stored picture.
             random_key: What is drawn by; 32 bytes.
         """
@@ -186,7 +183,7 @@ class FusedTransform:
         Args:
             planned: What is to be done.
             jpeg: The picture's bytes.
-            mask: The mask's bytes; None where there are boxes.
+            mask: The mask's bytes; None but for segmentation.
             size_hw: (height, width) of the stored picture.
             place: What errors call the sample.
 
@@ -211,7 +208,7 @@ class FusedTransform:
         self,
         planned: Planned,
         decoded: Decoded,
-        target: dict[str, Any] | None,
+        target: dict[str, Any] | torch.Tensor | None,
         *,
         random_key: bytes,
     ) -> tuple[Any, Any]:
@@ -220,7 +217,7 @@ class FusedTransform:
         Args:
             planned: What is to be done.
             decoded: The pixels.
-            target: The target, its boxes moved already; None where there is a mask.
+            target: The target, its boxes moved already, or labels; None where there is a mask.
             random_key: What the transforms after it draw by; 32 bytes.
         """
         image, moved = self._rendered(planned, decoded, target)
@@ -313,11 +310,16 @@ def _checked_target(target: dict[str, Any], size_hw: tuple[int, int]) -> dict[st
     return {**target, "boxes": boxes}
 
 
+def _is_labels(target: object) -> bool:
+    """Whether it is about the picture as a whole: a row of numbers."""
+    return isinstance(target, torch.Tensor) and target.ndim == 1
+
+
 def _checked_mask(mask: object, size_hw: tuple[int, int]) -> torch.Tensor:
     """A mask of the picture's size, uint8 [H, W]."""
     if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
         found = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise TypeError(f"a recipe takes a dict or a mask [H, W], not {found}")
+        raise TypeError(f"a recipe takes a dict, a mask [H, W] or labels [C], not {found}")
     if mask.dtype != torch.uint8:
         raise TypeError(f"a recipe takes a mask of uint8, not {mask.dtype}")
     if tuple(mask.shape) != size_hw:

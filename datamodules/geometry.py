@@ -234,6 +234,36 @@ def resized_crop(
     return View(view.left + left, view.top + top, width, height)
 
 
+def scaled_crop(
+    view: View, generator: np.random.Generator, *, size: int, shorter: tuple[int, int]
+) -> View:
+    """What size x size pixels show of the view once its shorter side has a drawn length.
+
+    Where that is less than they hold, the view lies in their upper left corner.
+
+    Source: torchvision's reference recipe for segmentation: RandomResize, then RandomCrop.
+
+    Args:
+        view: What is scaled and cropped.
+        generator: What draws.
+        size: Pixels of the output that will show it.
+        shorter: The least and the largest length, each whole number between them as likely.
+    """
+    scale, across, down = generator.random(3)
+    length = shorter[0] + int(scale * (shorter[1] - shorter[0] + 1))
+    side = max(1, round(size * min(view.width, view.height) / length))
+    left = int(across * (max(view.width - side, 0) + 1))
+    top = int(down * (max(view.height - side, 0) + 1))
+    return View(view.left + left, view.top + top, side, side)
+
+
+def center_crop(view: View, share: float) -> View:
+    """The square in the middle of the view, with a share of its shorter side."""
+    side = max(1, round(min(view.width, view.height) * share))
+    left, top = (view.width - side) // 2, (view.height - side) // 2
+    return View(view.left + left, view.top + top, side, side)
+
+
 # Plans ------------------------------------------------------------------------------------------
 
 

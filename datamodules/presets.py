@@ -13,13 +13,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from datamodules import geometry
 from datamodules.color import photometric_distortion
 from datamodules.fused import Drawn, FusedTransform
-from datamodules.geometry import View, flip, iou_crop, resized_crop, short_side, stretch, zoom_out
+from datamodules.geometry import (
+    View,
+    center_crop,
+    flip,
+    iou_crop,
+    resized_crop,
+    scaled_crop,
+    short_side,
+    stretch,
+    zoom_out,
+)
+from datamodules.multi_scale import MultiScale
 from shard_tool.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
@@ -30,6 +43,10 @@ IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
 """RGB standard deviation of ImageNet in [0, 1]."""
 _MEAN_RGB = (123, 117, 104)
 """The same mean in 0 … 255, with which SSD fills what lies beyond a picture."""
+_GREY = (114, 114, 114)
+"""With which YOLO fills it."""
+_SHOWN = 224 / 256
+"""Share of the shorter side that the centre crop of evaluation on ImageNet shows."""
 
 
 def ssd(size: int = 300) -> FusedTransform:
@@ -132,6 +149,63 @@ def _random_resized_crop(
     return Drawn(flip(stretch(view, (size, size)), generator))
 
 
+def random_scale_crop(size: int = 480, scale: tuple[float, float] = (0.5, 2.0)) -> FusedTransform:
+    """Scaled, cropped to size x size, flipped; aspects stay, and what lies beyond is void in masks.
+
+    The shorter side becomes `scale` times 13/12 of `size`, which is 520 for 480.
+
+    Source: torchvision's reference recipe for segmentation, with its 520, 480 and ranges.
+    """
+    base = size * 520 // 480
+    shorter = (max(1, int(base * scale[0])), max(1, int(base * scale[1])))
+    return FusedTransform(partial(_random_scale_crop, size, shorter))
+
+
+def _random_scale_crop(
+    size: int,
+    shorter: tuple[int, int],
+    size_hw: tuple[int, int],
+    boxes: NDArray[np.float32],  # noqa: ARG001
+    generator: np.random.Generator,
+) -> Drawn:
+    view = scaled_crop(View.whole(size_hw), generator, size=size, shorter=shorter)
+    return Drawn(flip(stretch(view, (size, size)), generator))
+
+
+def letterbox(size: int = 640) -> FusedTransform:
+    """Scaled into size x size with its aspect kept, the rest grey (void in masks), and flipped.
+
+    Source: YOLOX (Ge et al., "YOLOX: Exceeding YOLO series in 2021"), which puts pictures into the
+    upper left corner; YOLO's grey.
+    """
+    return FusedTransform(partial(_letterbox, size, 0.5), fill=_GREY)
+
+
+def letterbox_eval(size: int = 640) -> FusedTransform:
+    """The same without the flip; every box is kept."""
+    return FusedTransform(partial(_letterbox, size, 0.0), fill=_GREY, min_size=0)
+
+
+def _letterbox(
+    size: int,
+    flipped: float,
+    size_hw: tuple[int, int],
+    boxes: NDArray[np.float32],  # noqa: ARG001
+    generator: np.random.Generator,
+) -> Drawn:
+    plan = geometry.letterbox(View.whole(size_hw), size)
+    return Drawn(flip(plan, generator, probability=flipped))
+
+
+def _center_crop(
+    size: int,
+    size_hw: tuple[int, int],
+    boxes: NDArray[np.float32],  # noqa: ARG001
+    generator: np.random.Generator,  # noqa: ARG001
+) -> Drawn:
+    return Drawn(stretch(center_crop(View.whole(size_hw), _SHOWN), (size, size)))
+
+
 def detection_train(size: int = 300) -> FusedTransform:
     """The default for training detectors: `ssdlite`."""
     return ssdlite(size)
@@ -152,6 +226,45 @@ def segmentation_eval(size: int = 256) -> FusedTransform:
     return resize(size)
 
 
+def classification_train(size: int = 224) -> FusedTransform:
+    """A crop of 0.08 to 1 of the picture's area, flip, resize to size x size.
+
+    Source: Szegedy et al., "Going deeper with convolutions", 2015, section 6; torchvision's
+    reference recipe for classification.
+    """
+    return random_resized_crop(size, scale=(0.08, 1.0))
+
+
+def classification_eval(size: int = 224) -> FusedTransform:
+    """The shorter side to 256/224 of `size`, then size x size in the centre.
+
+    The crop has whole pixels of the stored picture: its sides lie within one of where torchvision's
+    would, which crops after resizing.
+
+    Source: torchvision's reference recipe for classification.
+    """
+    return FusedTransform(partial(_center_crop, size))
+
+
+def multi_scale(make: Callable[[int], Callable[..., Any]], sizes: Sequence[int]) -> MultiScale:
+    """One transform at several sizes, one of which is drawn for each batch, each as likely.
+
+    Which, follows from the seed, the epoch and the first position of the global batch: it is the
+    same on all ranks and for any number of workers, and where a run is resumed with its global
+    batch size, the same as ever. Where a dataset is iterated bare, each sample is a batch of its
+    own.
+
+    Args:
+        make: Makes the transform for a size in pixels: a recipe as it is, or a function of your own
+            (it is called here, so that it may be a lambda).
+        sizes: The sizes.
+
+    Raises:
+        OptionError: There is no size.
+    """
+    return MultiScale(tuple(make(size) for size in sizes))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What belongs together in training and evaluation."""
@@ -164,14 +277,23 @@ class Recipe:
     tasks: tuple[str, ...] = ("detection",)
 
 
+_ALL = ("detection", "segmentation", "classification")
+
 RECIPES = {
     "ssd": Recipe(ssd, resize, 300),
     "ssdlite": Recipe(ssdlite, resize, 320),
     "retinanet": Recipe(retinanet, retinanet_eval, 800),
-    "random_resized_crop": Recipe(random_resized_crop, resize, 256, ("detection", "segmentation")),
+    "letterbox": Recipe(letterbox, letterbox_eval, 640, _ALL),
+    "random_resized_crop": Recipe(random_resized_crop, resize, 256, _ALL),
+    "random_scale_crop": Recipe(random_scale_crop, letterbox_eval, 480, ("segmentation",)),
+    "imagenet": Recipe(classification_train, classification_eval, 224, ("classification",)),
 }
 """By name, as `VOCDataModule(transforms=…)` takes them."""
-DEFAULT_RECIPES = {"detection": "ssdlite", "segmentation": "random_resized_crop"}
+DEFAULT_RECIPES = {
+    "detection": "ssdlite",
+    "segmentation": "random_resized_crop",
+    "classification": "imagenet",
+}
 """By task."""
 
 

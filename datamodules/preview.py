@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torchvision.transforms.v2 import functional
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
@@ -47,7 +47,7 @@ def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
 
     Args:
         image: uint8 [3, H, W], or float in [0, 1].
-        target: A detection target, or a mask [H, W].
+        target: A detection target, a mask [H, W], or labels [20].
         side: Pixels.
     """
     image = torch.as_tensor(image).as_subclass(torch.Tensor)
@@ -60,6 +60,8 @@ def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
     if isinstance(target, dict):
         boxes = target["boxes"] * torch.tensor([size[1] / width, size[0] / height] * 2)
         image = marked(image, {**target, "boxes": boxes})
+    elif target.ndim == 1:
+        image = named(image, target)
     else:
         mask = torch.as_tensor(target).as_subclass(torch.Tensor)
         resized = functional.resize(mask[None], size, functional.InterpolationMode.NEAREST)
@@ -84,13 +86,28 @@ def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
         return image
     # What is thinner than a pixel would be refused.
     boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], 1)
-    names = [
-        VOC_CLASSES[label - 1] if 1 <= label <= len(VOC_CLASSES) else str(label)
-        for label in target["labels"].tolist()
-    ]
+    names = [_name(label) for label in target["labels"].tolist()]
     colors = ["red" if difficult else "yellow" for difficult in target["difficult"].tolist()]
     drawn: torch.Tensor = draw_bounding_boxes(image, boxes, names, colors=colors, width=2)
     return drawn
+
+
+def named(image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A uint8 picture with the names of the classes it shows; red where only difficult ones."""
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    draw, at = ImageDraw.Draw(picture), (2, 2)
+    for number, label in enumerate(labels.tolist(), start=1):
+        if label:
+            name = _name(number)
+            draw.rectangle(draw.textbbox(at, name), fill="black")
+            draw.text(at, name, fill="yellow" if label > 0 else "red")
+            at = (2, at[1] + 12)
+    drawn: torch.Tensor = functional.pil_to_tensor(picture)
+    return drawn
+
+
+def _name(label: int) -> str:
+    return VOC_CLASSES[label - 1] if 1 <= label <= len(VOC_CLASSES) else str(label)
 
 
 def _color(label: int) -> tuple[int, int, int]:

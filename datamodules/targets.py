@@ -1,8 +1,9 @@
 """From a sample's verified bytes to what a transform takes, and back from what it returns.
 
 A sample is `(image, target)`: the image uint8 [3, H, W]; for detection the target is a dict (see
-`detection_target`), for segmentation a mask [H, W]. Both are tv_tensors, so any
-`torchvision.transforms.v2` works on them, and so does anything callable as
+`detection_target`), for segmentation a mask [H, W], for classification labels float32 [20], or as
+many as the data has classes (see `picture_labels`). Pictures, boxes and masks are tv_tensors, so
+any `torchvision.transforms.v2` works on them, and so does anything callable as
 `(image, target) -> (image, target)`.
 
 A generic sample is what webdataset yields before decoding, a dict; its transform takes that and
@@ -25,9 +26,11 @@ from datamodules.fused import FusedTransform
 from datamodules.per_box import PerBox, in_step
 from datamodules.randomness import seed_generators
 from shard_tool.errors import SampleError
-from shard_tool.sample import parse_sample
+from shard_tool.sample import VOC_CLASSES, parse_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from datamodules.cost import Cost
@@ -38,7 +41,22 @@ if TYPE_CHECKING:
 Transform: TypeAlias = Callable[..., Any]
 """(image, target) -> (image, target); of generic samples, (sample) -> anything."""
 
-TASKS = ("detection", "segmentation")
+TASKS = ("detection", "segmentation", "classification")
+
+SERVED = {
+    "detection": ("detection", "classification"),
+    "segmentation": ("segmentation", "detection", "classification"),
+    "classification": ("classification", "detection"),
+    "layout": ("detection",),
+    "action": ("detection",),
+}
+"""Task that shards were made for, to the tasks their samples have a target for. Those of layout and
+action mark what their task is about, so that a class nobody marked may be there all the same: no
+classification."""
+
+VOC_LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
+_LABEL_OF_NUMBER = {1: 1.0, 0: -1.0, -1: 0.0}
+"""VOC's number in the list of a class to ours, in which 0 is what it is in a loss: absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +101,31 @@ class Annotated:
     size_hw: tuple[int, int]
     """Of the picture, as the annotation says."""
     boxes: Boxes | None
-    """None for segmentation, whose target is a picture too."""
+    """For detection alone."""
     planned: Planned | None = None
     """What a recipe does to it, once that is drawn."""
+    labels: NDArray[np.float32] | None = None
+    """For classification alone: see `picture_labels`."""
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether its target is a picture too, as for segmentation."""
+        return self.boxes is None and self.labels is None
 
 
-def annotated(raw: RawSample, *, sample_id: int, task: str) -> Annotated:
+def annotated(
+    raw: RawSample, *, sample_id: int, task: str, classes: Mapping[str, int] = VOC_LABELS
+) -> Annotated:
     """Parse a sample's annotation.
 
     Apart from `load_item` because parsing is twice as fast for many samples one after the other as
     between two pictures, which leave nothing of it in the processor's caches.
+
+    Args:
+        raw: The sample.
+        sample_id: Its number.
+        task: What it becomes a target for.
+        classes: Class to label, from 1; what classification has a column for.
 
     Raises:
         SampleError: A member the task needs is missing, or the JSON is not a sample's.
@@ -102,7 +135,10 @@ def annotated(raw: RawSample, *, sample_id: int, task: str) -> Annotated:
             raise SampleError(raw.place, f"has no {needed} member, which {task} needs")
     sample = parse_sample(bytes(raw.members["json"]), place=f"{raw.place}.json")
     boxes = Boxes.of(sample) if task == "detection" else None
-    return Annotated(raw, sample_id, (sample.height, sample.width), boxes)
+    labels = None
+    if task == "classification":
+        labels = picture_labels(sample, classes, place=f"{raw.place}.json")
+    return Annotated(raw, sample_id, (sample.height, sample.width), boxes, labels=labels)
 
 
 def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes) -> Annotated:
@@ -148,6 +184,8 @@ def load_item(
     given: Any
     if sample.boxes is not None:
         given = detection_target(sample)
+    elif sample.labels is not None:
+        given = torch.from_numpy(sample.labels)
     else:
         given = tv_tensors.Mask(
             decode_mask(raw.members["class.png"], place=f"{raw.place}.class.png")
@@ -185,6 +223,36 @@ def load_generic(
         raise _failed(transform, exc, raw.place) from exc
     finally:
         cost.transform_s += time.perf_counter() - begun
+
+
+def picture_labels(
+    sample: Sample, classes: Mapping[str, int], *, place: str
+) -> NDArray[np.float32]:
+    """Which classes a picture shows: float32 [20] of VOC, column k for the class of label k + 1.
+
+    1: it shows one. 0: none. -1: only difficult ones, which neither loss nor metric should count.
+    By the lists of a classification set where the sample has their numbers, else by its objects.
+
+    Raises:
+        SampleError: The lists lack a class, or an object's label is none of the classes'.
+    """
+    labels: NDArray[np.float32] = np.zeros(max(classes.values(), default=0), np.float32)
+    if (numbers := sample.image_labels) is not None:
+        if missing := [name for name in classes if name not in numbers]:
+            raise SampleError(place, f"image_labels have no {', '.join(missing)}")
+        for name, label in classes.items():
+            labels[label - 1] = _LABEL_OF_NUMBER[numbers[name]]
+        return labels
+    for item in sample.objects:
+        if not 1 <= item.label <= len(labels):
+            raise SampleError(
+                place, f"an object has label {item.label}, expected 1 … {len(labels)}"
+            )
+        if not item.difficult:
+            labels[item.label - 1] = 1
+        elif labels[item.label - 1] == 0:
+            labels[item.label - 1] = -1
+    return labels
 
 
 def detection_target(sample: Annotated) -> dict[str, Any]:
@@ -265,10 +333,12 @@ def _fused_item(
     raw, planned = sample.raw, sample.planned
     assert planned is not None
     _check_size(picture_size(raw.members["jpg"], place=f"{raw.place}.jpg"), sample)
-    mask = raw.members["class.png"] if sample.boxes is None else None
+    mask = raw.members["class.png"] if sample.has_mask else None
     target: Any = None
     if sample.boxes is not None:
         target = _planned_target(sample, planned, is_final=not transform.after)
+    elif sample.labels is not None:
+        target = torch.from_numpy(sample.labels)
     try:
         decoded = transform.decoded(
             planned, raw.members["jpg"], mask, size_hw=sample.size_hw, place=raw.place
@@ -315,6 +385,8 @@ def _checked(result: Any, transform: object, sample: Annotated) -> tuple[torch.T
     image, target = _checked_image(result[0], place), result[1]
     if sample.boxes is not None:
         return image, _checked_detection(target, place)
+    if sample.labels is not None:
+        return image, _checked_labels(target, sample.labels.shape, transform, place)
     return image, _checked_mask(target, image, place)
 
 
@@ -361,6 +433,17 @@ def _checked_detection(target: Any, place: str) -> dict[str, Any]:
         for value, dtype in ((boxes, torch.float32), (labels, torch.int64), (flags, torch.bool))
     )
     return {**target, "boxes": boxes, "labels": labels, "difficult": flags}
+
+
+def _checked_labels(
+    labels: Any, shape: tuple[int, ...], transform: object, place: str
+) -> torch.Tensor:
+    """A picture's labels as they were given, whatever the transform made of their values."""
+    found = tuple(labels.shape) if isinstance(labels, torch.Tensor) else type(labels).__name__
+    if found != shape:
+        problem = f"transform {_name_of(transform)!r} returned labels {found}, expected {shape}"
+        raise SampleError(place, problem)
+    return _plain(labels).to(torch.float32)
 
 
 def _checked_mask(mask: Any, image: torch.Tensor, place: str) -> torch.Tensor:

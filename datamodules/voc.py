@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from pytorch_lightning import LightningModule, Trainer
 
+    from datamodules.fused import FusedTransform
+
 
 class VOCDataModule(LightningDataModule):
     """Train, validation and test loaders over datasets of VOC shards.
@@ -56,14 +58,18 @@ class VOCDataModule(LightningDataModule):
             holds no dataset.
         download: `prepare_data` downloads and verifies the official archive of `year` and converts
             it where `data_dir` holds no dataset (the archive stays in ``<data_dir>.archives``).
-        task: 'detection' or 'segmentation': what `prepare_data` converts for.
+        task: 'detection', 'segmentation' or 'classification': what samples become targets for, as
+            for `ShardDataset`, and what `prepare_data` converts for. None: what the shards were
+            made for; 'detection' where they are made.
         transforms: Name of a recipe of `presets.RECIPES` ('ssd', 'ssdlite', 'retinanet', …), for
             stages whose transforms are not given; None: 'ssdlite' for detection,
-            'random_resized_crop' for segmentation.
+            'random_resized_crop' for segmentation, 'imagenet' for classification.
         decode: 'exact', or 'fast' for such a recipe: sooner done, with pixels that differ a little
             (docs/concepts/pixels.md says by how much).
         image_size: Pixels of the recipe's output: height and width, or the shorter side for
-            'retinanet'; None: the recipe's usual size (300, 320, 800, 256).
+            'retinanet'; None: the recipe's usual size (320 for 'ssdlite', 300 for 'ssd', …). A list
+            of them: one is drawn for each training batch (`presets.multi_scale`), and evaluation
+            takes the largest.
         seed: Of the order of samples and the randomness of transforms.
         lanes: Lanes of the order; None: the number of nodes of the first run.
         window: Shards mixed together.
@@ -100,10 +106,10 @@ class VOCDataModule(LightningDataModule):
         *,
         source: str | None = None,
         download: bool = False,
-        task: str = "detection",
+        task: str | None = None,
         transforms: str | None = None,
         decode: str = "exact",
-        image_size: int | None = None,
+        image_size: int | list[int] | None = None,
         seed: int = 0,
         lanes: int | None = None,
         window: int | None = DEFAULT_WINDOW,
@@ -132,9 +138,8 @@ class VOCDataModule(LightningDataModule):
             raise OptionError("transforms", f"{transforms!r} is not one of {known}", hint)
         if decode not in ("exact", "fast"):
             raise OptionError("decode", f"{decode!r} is neither 'exact' nor 'fast'")
-        size: object = image_size  # callers without types give anything
-        if size is not None and not (isinstance(size, int) and size >= 1):
-            raise OptionError("image_size", f"{image_size!r} is not a number of pixels from 1")
+        if image_size is not None:
+            _check_image_size(image_size)
         roots = [str(r) for r in (data_dir if isinstance(data_dir, list | tuple) else [data_dir])]
         if (source or download) and len(roots) > 1:
             problem = f"{len(roots)} folders given, prepare_data can make one dataset"
@@ -169,8 +174,10 @@ class VOCDataModule(LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Labels a model must tell apart: the data's classes, and 0 for background."""
-        return len(load_manifest(Folder(self.roots[0], self.storage_options)).classes) + 1
+        """Labels a model must tell apart: 20 for classification, else 21, for 0 is background."""
+        manifest = load_manifest(Folder(self.roots[0], self.storage_options))
+        has_background = (self.task or manifest.task) != "classification"
+        return max(manifest.classes.values(), default=0) + has_background
 
     # Data ---------------------------------------------------------------------------------
 
@@ -279,7 +286,7 @@ class VOCDataModule(LightningDataModule):
             ConvertOptions(
                 source=self.source or self._downloaded(root),
                 dest=root,
-                task=self.task,
+                task=self.task or "detection",
                 on_existing="resume",  # goes on after a crash, and touches nothing of others
                 storage_options=self.storage_options,
             )
@@ -310,6 +317,7 @@ class VOCDataModule(LightningDataModule):
                 lanes=self.lanes,
                 window=self.window,
                 storage_options=self.storage_options,
+                task=self.task,
                 **self.reading,
             )
         except OptionError as exc:
@@ -319,14 +327,22 @@ class VOCDataModule(LightningDataModule):
             hint += ", or the Trainer limit_val_batches=0" if stage == "val" else ""
             raise OptionError(exc.place, exc.problem, hint) from exc
         if dataset.is_generic and self.recipe is not None:
-            problem = f"{self.recipe!r} is for pictures with boxes or masks, these are generic"
+            problem = f"{self.recipe!r} is for pictures with boxes, a mask or labels"
             raise OptionError("transforms", problem, "give train_transforms and the like")
         if dataset.transform is None and not dataset.is_generic:
-            recipe = presets.recipe_by_name(
-                self.recipe, dataset.task, size=self.image_size, train=stage == "train"
-            )
-            dataset.transform = replace(recipe, decode=self.decode)
+            dataset.transform = self._recipe(dataset.task, train=stage == "train")
         return dataset
+
+    def _recipe(self, task: str, *, train: bool) -> Transform:
+        """The chosen recipe, or the task's; at several sizes where several are given."""
+
+        def at(size: int | None) -> FusedTransform:
+            recipe = presets.recipe_by_name(self.recipe, task, size=size, train=train)
+            return replace(recipe, decode=self.decode)
+
+        if not isinstance(self.image_size, list):
+            return at(self.image_size)
+        return presets.multi_scale(at, self.image_size) if train else at(max(self.image_size))
 
     def _loader(
         self, dataset: ShardDataset, *, drop_last: bool = False, resumable: bool = False
@@ -372,6 +388,16 @@ class _Progress(Callback):
         moved = done - progress.processed
         for name in ("ready", "started", "processed", "completed"):
             setattr(progress, name, getattr(progress, name) + moved)
+
+
+def _check_image_size(given: object) -> None:
+    """Callers without types give anything; a pair would be read as a height and a width."""
+    sizes = given if isinstance(given, list) else [given]
+    if not sizes:
+        raise OptionError("image_size", "there is no size in the list")
+    for size in sizes:
+        if not (isinstance(size, int) and size >= 1):
+            raise OptionError("image_size", f"{size!r} is not a number of pixels from 1")
 
 
 def _world_of(trainer: Trainer) -> World:

@@ -141,7 +141,8 @@ def preview_command(
     stored = ShardDataset(dest, split or "train", **options)
     if stored.is_generic:
         problem = f"there is nothing to draw in a dataset for {stored.task}"
-        raise OptionError(dest, problem, "recipes are for detection and segmentation")
+        hint = "recipes are for detection, segmentation and classification"
+        raise OptionError(dest, problem, hint)
     recipe = presets.recipe_by_name(transforms, stored.task, size=image_size)
     transformed = ShardDataset(dest, split or "train", transform=recipe, **options)
     sheet = preview(stored, transformed, samples=samples, epochs=epochs, side=cell)

@@ -54,6 +54,13 @@ def mini_masks(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def mini_labels(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mini-VOC archive converted for classification. Read only."""
+    dest = tmp_path_factory.mktemp("classification") / "voc"
+    return _converted(mini_archive, dest, "classification")
+
+
+@pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """A real S3 server."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:

@@ -33,7 +33,7 @@ datamodules.fetch
 datamodules.shards datamodules.png datamodules.randomness datamodules.color datamodules.per_box
 datamodules.decode datamodules.resample
 datamodules.render
-datamodules.fused
+datamodules.fused datamodules.multi_scale
 datamodules.targets
 datamodules.collate datamodules.presets
 datamodules.slots

@@ -304,7 +304,7 @@ def test_preview_draws_masks(run_here: Run, mini_masks: Path, tmp_path: Path) ->
     [
         (
             ["--transforms", "sdd"],
-            "transforms: 'sdd' is not one of ssd, ssdlite, retinanet, random",
+            "transforms: 'sdd' is not one of ssd, ssdlite, retinanet, letterbox",
         ),
         (["--samples", 0], "--samples: 0 is below 1"),
         (["--epochs", -1], "--epochs: -1 is below 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,9 +55,19 @@ def segmentation_batch() -> tuple[list[Item], Batch]:
     return items, collate(items, task="segmentation", epoch=4, start=30, stop=36)
 
 
+def classification_batch() -> tuple[list[Item], Batch]:
+    items = []
+    for number in range(3):
+        item = item_of(number, (6, 8), 0)
+        labels = torch.tensor([0.0, 1, -1, number])
+        items.append(Item(item.image, labels, item.sample_id, item.key, item.orig_size))
+    return items, collate(items, task="classification", epoch=4, start=30, stop=36)
+
+
 BATCHES = [
     pytest.param(detection_batch, id="detection"),
     pytest.param(segmentation_batch, id="segmentation"),
+    pytest.param(classification_batch, id="classification"),
 ]
 
 
@@ -139,6 +150,19 @@ def test_segmentation_batch_unpacks_to_stacks() -> None:
     assert torch.equal(images, torch.stack([item.image for item in items]))
     assert torch.equal(masks, torch.stack([item.target for item in items]).to(torch.int64))
     assert (masks[:, 0, 0] == 255).all()
+
+
+def test_classification_batch_unpacks_to_stacks() -> None:
+    items, batch = classification_batch()
+    images, labels = batch
+    assert (images.dtype, images.shape) == (torch.uint8, (3, 3, 6, 8))
+    assert torch.equal(images, torch.stack([item.image for item in items]))
+    assert labels.dtype == torch.float32
+    assert labels.tolist() == [[0, 1, -1, 0], [0, 1, -1, 1], [0, 1, -1, 2]]
+    assert batch.task == "classification"
+    assert [t.numel() for t in (batch.masks, batch.boxes, batch.difficult, batch.num_boxes)] == [
+        0
+    ] * 4
 
 
 def test_unpacking_gives_views_of_the_packed_tensors() -> None:
@@ -227,14 +251,17 @@ def test_batch_with_other_pixels_keeps_the_rest() -> None:
     assert batch.pixels.dtype == torch.uint8
 
 
-def test_segmentation_batch_of_sizes_that_do_not_stack_is_refused_by_name() -> None:
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_batch_of_sizes_that_do_not_stack_is_refused_by_name(task: str) -> None:
     items = [mask_item(0, (6, 8)), mask_item(1, (6, 8)), mask_item(2, (8, 6))]
-    batch = collate(items, task="segmentation", epoch=0, start=0, stop=3)
+    if task == "classification":
+        items = [replace(item, target=torch.zeros(20)) for item in items]
+    batch = collate(items, task=task, epoch=0, start=0, stop=3)
     expected = (
         "samples 'k0' and 'k2': 8 x 6 px beside 6 x 8 px do not stack; "
         "end the transform with a resize or crop to one size"
     )
-    for part in ("images", "targets"):
+    for part in ("images", "targets") if task == "segmentation" else ("images",):
         with pytest.raises(SampleError) as caught:
             getattr(batch, part)
         assert str(caught.value) == expected

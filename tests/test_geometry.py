@@ -16,12 +16,14 @@ from torchvision.transforms.v2 import functional as tvf
 from datamodules.geometry import (
     Plan,
     View,
+    center_crop,
     decode_factor,
     flip,
     iou_crop,
     kept_boxes,
     letterbox,
     resized_crop,
+    scaled_crop,
     short_side,
     stretch,
     zoom_out,
@@ -263,6 +265,63 @@ def test_resized_crop_of_a_strip_is_its_centre(size_hw: tuple[int, int]) -> None
     assert max(width, height) == 13
     assert abs(left + width / 2 - size_hw[1] / 2) <= 1
     assert abs(top + height / 2 - size_hw[0] / 2) <= 1
+
+
+def test_scaled_crop_is_drawn_as_torchvisions_recipe_draws_it() -> None:
+    """RandomResize, padding to the right and below, RandomCrop; all in pixels of the picture."""
+    whole, crop, shorter = View.whole(SIZE), 140, (75, 300)
+    ours = [scaled_crop(whole, generator(9, i), size=crop, shorter=shorter) for i in range(DRAWS)]
+    torch.manual_seed(9)
+    resize, cut = v2.RandomResize(shorter[0], shorter[1] + 1), v2.RandomCrop(crop)
+    theirs = []
+    for _ in range(DRAWS):
+        (short,) = resize.make_params([])["size"]
+        sides = [max(crop, side * short // SIZE[0]) for side in SIZE]
+        found = cut.make_params([torch.empty(1, *sides, device="meta")])
+        scale = SIZE[0] / short
+        theirs.append((found["left"] * scale, found["top"] * scale, crop * scale))
+    for name, values in zip(("left", "top", "width"), zip(*theirs, strict=True), strict=True):
+        assert_alike([getattr(view, name) for view in ours], list(values), 8)
+    assert all(view.width == view.height for view in ours), "aspects stay"
+    beyond = [view for view in ours if view.width > SIZE[1]]
+    assert beyond
+    assert {(view.left, view.top) for view in beyond} == {(0, 0)}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 400), st.integers(1, 400), st.integers(1, 300))
+def test_a_scaled_crop_reaches_beyond_to_the_right_and_below_alone(
+    seed: int, height: int, width: int, size: int
+) -> None:
+    view = View(-3, 5, width, height)
+    found = scaled_crop(view, generator(10, seed), size=size, shorter=(20, 200))
+    for low, side, start, length in (
+        (view.left, view.width, found.left, found.width),
+        (view.top, view.height, found.top, found.height),
+    ):
+        assert length >= 1
+        assert start >= low
+        assert start == low if length >= side else start + length <= low + side
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(8, 1000), st.integers(8, 1000))
+@example(375, 500)
+@example(500, 333)
+def test_a_centre_crop_lies_where_torchvisions_does(height: int, width: int) -> None:
+    """Which is one of 224 pixels after the shorter side became 256; in pixels of the picture."""
+    short = min(height, width)
+    resized = [max(256, 256 * side // short) for side in (height, width)]
+    cut = [round((side - 224) / 2) for side in resized]
+    view = center_crop(View.whole((height, width)), 224 / 256)
+    for start, length, offset, stored, scaled in (
+        (view.top, view.height, cut[0], height, resized[0]),
+        (view.left, view.width, cut[1], width, resized[1]),
+    ):
+        scale = stored / scaled  # of a long side, torchvision's is off by what it cuts
+        assert abs(start - offset * scale) <= 1 + scale
+        assert abs(length - 224 * short / 256) <= 0.5
+        assert 0 <= start <= start + length <= stored
 
 
 @settings(max_examples=500, deadline=None)

@@ -429,7 +429,7 @@ def test_recipes_are_chosen_by_name(mini_dataset: Path) -> None:
     sizes = {tuple(image.shape[1:]) for batch in data.train_dataloader() for image in batch.images}
     sizes |= {tuple(size) for batch in data.val_dataloader() for size in batch.sizes.tolist()}
     assert {min(size) for size in sizes if max(size) < 79} == {48}, "and the longer side is 79"
-    with pytest.raises(OptionError, match="transforms: 'sdd' is not one of random_resized_crop, "):
+    with pytest.raises(OptionError, match="transforms: 'sdd' is not one of imagenet, letterbox, "):
         module(mini_dataset, transforms="sdd")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -110,7 +111,63 @@ def test_random_resized_crop_takes_a_share_of_the_area() -> None:
     assert share([drawn.plan.is_flipped for drawn in found]) == near(0.5)
 
 
-@pytest.mark.parametrize("recipe", [presets.resize(20), presets.retinanet_eval(20)])
+def test_the_recipe_of_imagenet_takes_a_share_of_the_area_and_a_centre() -> None:
+    found = draws(presets.classification_train(), NO_BOX)
+    areas = np.array([d.plan.view.width * d.plan.view.height for d in found]) / (SIZE[0] * SIZE[1])
+    assert (areas.min(), areas.max()) == pytest.approx((0.08, 1), abs=0.04)
+    assert share([drawn.plan.is_flipped for drawn in found]) == near(0.5)
+    assert {drawn.plan.size_hw for drawn in found} == {(224, 224)}
+    found = draws(presets.classification_eval(112), NO_BOX)
+    assert {drawn.plan for drawn in found} == {Plan(View(86, 23, 328, 328), (112, 112))}
+
+
+def test_evaluation_on_imagenet_shows_what_torchvisions_shows() -> None:
+    smooth = Image.fromarray(scene(47, 63)).resize((500, 375), Image.Resampling.BICUBIC)
+    raw = raw_of(sample_of([], wh=(500, 375)), jpg=encoded(smooth, quality=95))
+    ours = load(presets.classification_eval(), raw=raw, task="classification").image
+    stored = load(raw=raw, task="classification").image
+    theirs = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])(stored)
+    assert float((ours.float() - theirs.float()).abs().mean()) < 2, "within a stored pixel"
+    shifted = torch.roll(theirs, 3, 2).float()
+    assert float((ours.float() - shifted).abs().mean()) > 6
+
+
+def test_letterbox_keeps_aspects_and_is_flipped_in_training_alone() -> None:
+    for recipe, flipped in ((presets.letterbox(320), 0.5), (presets.letterbox_eval(320), 0)):
+        found = draws(recipe, BOX)
+        assert recipe.fill == (114, 114, 114)
+        assert {(d.plan.size_hw, d.plan.scaled_hw) for d in found} == {((320, 320), (240, 320))}
+        assert share([drawn.plan.is_flipped for drawn in found]) == near(flipped)
+
+
+def test_random_scale_crop_makes_pictures_half_to_twice_as_large() -> None:
+    found = draws(presets.random_scale_crop(48), NO_BOX)
+    assert {drawn.plan.size_hw for drawn in found} == {(48, 48)}
+    sides = [drawn.plan.view.width for drawn in found]
+    assert (min(sides), max(sides)) == (round(48 * 375 / 104), round(48 * 375 / 26))
+    assert share([drawn.plan.is_flipped for drawn in found]) == near(0.5)
+    assert share([drawn.plan.view.height > SIZE[0] for drawn in found]) == near(22 / 79)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fill"),
+    [(presets.random_scale_crop(12, (0.5, 0.5)), 0), (presets.letterbox(32), 114)],
+)
+def test_what_lies_beyond_a_picture_is_void_in_its_mask(recipe: FusedTransform, fill: int) -> None:
+    values, content = voc_mask()
+    item = load(
+        recipe, raw=raw_of(sample_of([], wh=(16, 12)), class_png=content), task="segmentation"
+    )
+    is_beyond = (item.image == fill).all(0)
+    assert 0.2 < is_beyond.float().mean() < 0.8
+    assert (item.target[is_beyond] == 255).all()
+    assert (item.target[~is_beyond] == 255).float().mean() < 0.3
+    assert set(item.target.unique().tolist()) <= {*np.unique(values).tolist(), 255}
+
+
+@pytest.mark.parametrize(
+    "recipe", [presets.resize(20), presets.retinanet_eval(20), presets.letterbox_eval(20)]
+)
 def test_in_evaluation_every_box_is_kept(recipe: FusedTransform) -> None:
     """However small it becomes."""
     boxes = [(0, 0, 1, 1), (20, 5, 60, 40), (63, 0, 64, 48)]
@@ -134,6 +191,21 @@ GOLDEN: dict[str, Any] = {
         ((0, 0, 500, 375), True, None, None),
         ((0, 0, 500, 375), True, None, None),
         ((0, 0, 500, 375), True, None, None),
+    ],
+    "letterbox": [
+        ((0, 0, 500, 375), True, None, None),
+        ((0, 0, 500, 375), True, None, None),
+        ((0, 0, 500, 375), True, None, None),
+    ],
+    "random_scale_crop": [
+        ((12, 0, 472, 472), True, None, None),
+        ((192, 90, 282, 282), False, None, None),
+        ((17, 0, 422, 422), True, None, None),
+    ],
+    "imagenet": [
+        ((166, 79, 200, 209), False, None, None),
+        ((145, 48, 350, 282), False, None, None),
+        ((212, 15, 211, 247), False, None, None),
     ],
     "random_resized_crop": [
         ((99, 18, 322, 337), False, None, None),
@@ -324,7 +396,7 @@ WRONG = {
     "no tensor": (np.zeros((48, 64, 3)), {"boxes": BOXES}, "not ndarray: v2.PILToTensor"),
     "no boxes": (UINT8, {}, "'boxes' are NoneType"),
     "boxes of two": (UINT8, {"boxes": torch.zeros(3, 2)}, r"'boxes' are \(3, 2\), expected"),
-    "no target": (UINT8, None, r"a dict or a mask \[H, W\], not NoneType"),
+    "no target": (UINT8, None, r"a dict, a mask \[H, W\] or labels \[C\], not NoneType"),
     "int64 mask": (UINT8, torch.zeros(48, 64).long(), "mask of uint8, not torch.int64"),
     "mask of three": (UINT8, torch.zeros(1, 48, 64).byte(), r"not \(1, 48, 64\)"),
     "small mask": (UINT8, torch.zeros(24, 32).byte(), r"a mask \(24, 32\), the picture's"),
@@ -439,9 +511,10 @@ def test_views_beside_the_picture_are_legal() -> None:
 
 @pytest.mark.parametrize(("name", "recipe"), presets.RECIPES.items())
 def test_a_recipes_usual_size_is_the_modules(
-    mini_dataset: Path, name: str, recipe: presets.Recipe
+    mini_masks: Path, name: str, recipe: presets.Recipe
 ) -> None:
-    data = VOCDataModule(str(mini_dataset), transforms=name, batch_size=1)
+    task = recipe.tasks[0]
+    data = VOCDataModule(str(mini_masks), transforms=name, batch_size=1, task=task)
     batch = next(iter(data.val_dataloader()))
     assert min(batch.sizes[0].tolist()) == recipe.size
 
@@ -451,7 +524,8 @@ def test_a_recipe_for_another_task_is_refused(mini_masks: Path) -> None:
     with pytest.raises(OptionError) as caught:
         data.train_dataloader()
     problem = "transforms: 'ssd' is for detection, the data is for segmentation"
-    assert str(caught.value) == f"{problem}; take random_resized_crop"
+    others = "letterbox or random_resized_crop or random_scale_crop"
+    assert str(caught.value) == f"{problem}; take {others}"
 
 
 @pytest.mark.parametrize("size", [0, -5, 2.5, "300", (300, 400)])
