@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -157,7 +157,7 @@ def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes
         found = transform.planned(boxes, size_hw=sample.size_hw, random_key=random_key)
     except Exception as exc:
         raise _failed(transform, exc, sample.raw.place) from exc
-    return Annotated(sample.raw, sample.sample_id, sample.size_hw, sample.boxes, found)
+    return replace(sample, planned=found)
 
 
 def load_item(
