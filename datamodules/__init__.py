@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from datamodules.cursor import Cursor
     from datamodules.dataset import ShardDataset
     from datamodules.loader import ShardLoader
+    from datamodules.monitor import Monitor
     from datamodules.voc import VOCDataModule
     from datamodules.world import World
 
-__all__ = ["Batch", "Cursor", "ShardDataset", "ShardLoader", "VOCDataModule", "World"]
+__all__ = ["Batch", "Cursor", "Monitor", "ShardDataset", "ShardLoader", "VOCDataModule", "World"]
 
 _HOMES = {
     "Batch": "collate",
     "Cursor": "cursor",
+    "Monitor": "monitor",
     "ShardDataset": "dataset",
     "ShardLoader": "loader",
     "VOCDataModule": "voc",

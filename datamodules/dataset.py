@@ -587,17 +587,18 @@ class BatchStream(IterableDataset[Any]):
             try:
                 if dataset.is_generic:
                     sent = self._collated(reading, positions, start)
-                    sent.cost.network_bytes += fetched_bytes
+                    cost = sent.cost
                 else:
                     packing = Packing(
                         len(positions), task=dataset.task, memory=memory, usual_bytes=usual_bytes
                     )
                     bad = dataset.load(reading, positions, packing.add, batch_start=start)
                     made = packing.batch(epoch=epoch, start=start, stop=stop)
-                    made.bad_samples, made.cost = bad, made.cost + dataset.take_cost()
-                    made.cost.network_bytes += fetched_bytes
+                    made.bad_samples = bad
+                    made.cost = cost = made.cost + dataset.take_cost()
                     usual_bytes = made.pixels.nbytes
                     sent = memory.sent(made) if memory else made
+                cost.network_bytes += fetched_bytes
                 fetched_bytes = 0
             except ShardToolError as exc:
                 if worker is None:
@@ -609,6 +610,7 @@ class BatchStream(IterableDataset[Any]):
             finally:
                 if memory:
                     memory.release()  # nothing, where it is sent
+            cost.num_samples, cost.made_at = len(positions), time.perf_counter()
             yield sent
 
     def _collated(self, reading: Reading, positions: NDArray[np.int64], start: int) -> Collated:

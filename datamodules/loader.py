@@ -321,7 +321,8 @@ class _Pass:
         self._check_is_latest()
         try:
             batch = _unwrapped(next(self._batches))
-            batch.cost.wait_s = time.perf_counter() - begun
+            now, is_first = time.perf_counter(), not self._taken.handed_out
+            batch.cost.received(asked=begun, now=now, is_first=is_first)
             batch.cost.queue_depth = _num_ready(self._batches)
             loader = self._loader
             loader.last_cost = batch.cost

@@ -21,6 +21,7 @@ from datamodules import presets
 from datamodules.collate import Batch
 from datamodules.dataset import DEFAULT_WINDOW, ShardDataset
 from datamodules.loader import ShardLoader
+from datamodules.moments import Copied, Moment
 from datamodules.targets import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.world import World
 from shard_tool.errors import ObjectMissing, OptionError
@@ -171,6 +172,9 @@ class VOCDataModule(LightningDataModule):
         self._progress = _Progress(self)
         self._train_loader: ShardLoader | None = None
         self._state: dict[str, Any] = {}
+        self._arrived: Moment | None = None
+        self.last_copy: Copied | None = None
+        """How the batch that came last got to the device."""
 
     @property
     def num_classes(self) -> int:
@@ -232,8 +236,17 @@ class VOCDataModule(LightningDataModule):
         """The test samples."""
         return self.test_dataloader()
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Note that a batch has arrived, for `Monitor`."""
+        if self.trainer is not None:
+            self._arrived = Moment(self.trainer.strategy.root_device)
+        return batch
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Scale pixels to float32 in [0, 1], and normalise where asked, on the device."""
+        if self.trainer is not None and self._arrived is not None:
+            self.last_copy = Copied(self._arrived, Moment(self.trainer.strategy.root_device))
+            self._arrived = None
         if not isinstance(batch, Batch):
             return batch
         pixels = batch.pixels

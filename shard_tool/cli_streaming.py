@@ -288,26 +288,19 @@ def _between(sizes: list[int]) -> str:
 
 
 def _epoch_lines(epoch: EpochBench) -> list[str]:
-    cost, total = epoch.cost, max(epoch.cost.sample_bytes, 1)
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in epoch.worker_shares.items())
-    lay = {"disk": cost.disk_bytes, "cache": cost.cache_bytes, "by range": cost.read_through_bytes}
-    read = ", ".join(f"{name} {size / total:.0%}" for name, size in lay.items() if size)
-    lines = [
-        f"epoch {epoch.epoch}: {_count(epoch.num_samples, 'sample')} in {epoch.seconds:.2f} s, "
-        f"first batch after {epoch.first_batch_s:.2f} s (start of workers included)",
-        f"  workers: {shares}",
-        f"  {human_bytes(total)} read: {read}; {human_bytes(cost.network_bytes)} fetched into "
-        "the cache",
-    ]
-    if epoch.num_batches > 1:
-        lines.insert(
-            1,
-            f"  after it {epoch.samples_per_s:.0f} samples/s, {epoch.bytes_per_s / 1e6:.1f} MB/s; "
-            f"no batch ready {epoch.wait_share:.0%} of the time",
-        )
-    return lines
+    samples = _count(epoch.tally.cost.num_samples, "sample")
+    first = f"epoch {epoch.epoch}: {samples} in {epoch.seconds:.2f} s, first batch after "
+    first += f"{epoch.first_batch_s:.2f} s (start of workers included)"
+    return [first, *(f"  {line}" for line in epoch.tally.lines())]
 
 
 def _epoch_json(epoch: EpochBench) -> dict[str, Any]:
-    derived = ("samples_per_s", "bytes_per_s", "wait_share", "worker_shares", "cache_hits")
-    return asdict(epoch) | {name: getattr(epoch, name) for name in derived}
+    tally = epoch.tally
+    return {
+        "epoch": epoch.epoch,
+        "seconds": epoch.seconds,
+        "num_batches": tally.num_batches,
+        "num_samples": tally.cost.num_samples,
+        **tally.metrics(),
+        "worker_shares": tally.worker_shares,
+    }

@@ -226,6 +226,20 @@ def test_seconds_are_counted_where_they_are_spent(folder: Path) -> None:
         assert cost.queue_depth == 0
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_knows_its_size_and_when_it_was_made(folder: Path, num_workers: int) -> None:
+    """By a clock that worker and parent share: made after it was asked for, and before it came."""
+    slow = loader(folder, transform=Slow(0.01), num_workers=num_workers, prefetch_factor=None)
+    asked = time.perf_counter()
+    for batch in slow:
+        came = time.perf_counter()
+        assert batch.cost.num_samples == len(batch)
+        assert asked < batch.cost.made_at < came
+        assert batch.cost.start_s == (batch.cost.wait_s if batch.start == 0 else 0)
+        assert batch.cost.hand_over_s <= batch.cost.wait_s
+        asked = max(asked, batch.cost.made_at)
+
+
 def test_one_waits_for_slow_workers_and_not_for_fast_ones(folder: Path) -> None:
     slow = list(loader(folder, transform=Slow(0.01), num_workers=1, batch_size=4))
     assert sum(batch.cost.wait_s for batch in slow) > 0.5 * 84 * 0.01
@@ -255,7 +269,7 @@ def a_batch(folder: Path) -> Batch:
 def test_a_batch_keeps_its_cost_on_every_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # which needs a GPU
     batch = a_batch(folder)
-    expected = Cost(1.0, 2.0, 3.0, 4.0, 5.0, 6, 7, 8, 9, 10)
+    expected = Cost(1, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9, 10, 11, 12, 13, 14.0)
     for copy in (
         pickle.loads(pickle.dumps(batch)),
         batch.pin_memory(),
