@@ -166,6 +166,14 @@ class ShardLoader(DataLoader[Any]):
         """Batches of a full epoch in the present world, wherever the cursor is."""
         return self.dataset.partition().num_batches
 
+    def num_samples_of(self, num_batches: int) -> int:
+        """Samples over all ranks in the first batches of a full epoch; of all, where it has fewer.
+
+        What an evaluation that is not cut short must have counted.
+        """
+        partition = self.dataset.partition()
+        return partition.bounds(min(num_batches, partition.num_batches))[0]
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a lazy one
         return _Pass(self)
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models import detection
 
 from datamodules import VOCDataModule
+from datamodules.evaluation import DetectionEvaluator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,10 +70,7 @@ class Detector(LightningModule):
                 message = f"input_size is for ssdlite320 and ssd300, not for {model!r}"
                 raise ValueError(message)
             self.detector.transform.fixed_size = (input_size, input_size)
-        self.val_ap = MeanAveragePrecision(
-            iou_thresholds=[0.5], backend="faster_coco_eval", sync_on_compute=True
-        )
-        self.val_ap.warn_on_many_detections = False
+        self.evaluator = DetectionEvaluator(num_classes)
 
     def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Boxes, labels and scores of float pictures [3, H, W] in [0, 1]."""
@@ -87,28 +84,25 @@ class Detector(LightningModule):
         self.log("train_loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what a pass that was broken off has left."""
+        self.evaluator.reset()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Collect detections; difficult objects count neither for nor against."""
+        """Take down detections and truths."""
         images, targets = batch
-        found = [
-            {name: t.float() if t.is_floating_point() else t for name, t in one.items()}
-            for one in self.detector(images)
-        ]
-        truth = [
-            {
-                "boxes": target["boxes"],
-                "labels": target["labels"],
-                "iscrowd": target["difficult"].to(torch.int64),
-            }
-            for target in targets
-        ]
-        self.val_ap.update(found, truth)
+        self.evaluator.update(batch.sample_ids, self.detector(images), targets)
 
     def on_validation_epoch_end(self) -> None:
-        """Log AP at IoU 0.5 over all ranks."""
-        ap50 = self.val_ap.compute()["map_50"]
-        self.val_ap.reset()
-        self.log("val_ap50", ap50, prog_bar=True, sync_dist=True)
+        """Log VOC's and COCO's scores over all ranks."""
+        trainer: Any = self.trainer
+        sanity, usual = trainer.num_sanity_val_batches, trainer.num_val_batches
+        num_batches = sanity if trainer.sanity_checking else usual
+        self._log_scores("val", trainer.val_dataloaders.num_samples_of(*num_batches))
+
+    def on_test_epoch_start(self) -> None:
+        """As validation."""
+        self.evaluator.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As validation."""
@@ -116,8 +110,33 @@ class Detector(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """As validation, under another name."""
-        self.log("test_ap50", self.val_ap.compute()["map_50"], sync_dist=True)
-        self.val_ap.reset()
+        trainer: Any = self.trainer
+        num_batches = trainer.num_test_batches
+        self._log_scores("test", trainer.test_dataloaders.num_samples_of(*num_batches))
+
+    def _log_scores(self, stage: str, num_samples: int) -> None:
+        """Log the scores of a pass, which must have taken in that many samples.
+
+        Every rank has the same scores. "max" keeps them to the last digit, where the mean over
+        ranks would round.
+        """
+        scores = self.evaluator.compute(num_samples)
+        self.evaluator.reset()
+        values = {
+            f"{stage}_ap50": scores.coco_ap50,
+            f"{stage}_map": scores.coco_map,
+            f"{stage}_voc_map": scores.voc_map,
+            f"{stage}_voc07_map": scores.voc07_map,
+        }
+        for name, value in values.items():
+            self.log(
+                name,
+                value,
+                prog_bar=name == "val_ap50",
+                batch_size=num_samples,
+                sync_dist=True,
+                reduce_fx="max",
+            )
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ARG002
         """Sample ids and detections."""

@@ -13,7 +13,8 @@
     ├── StoreError                                    storage did not do what was asked
     │   ├── ObjectMissing   (also FileNotFoundError)
     │   └── ObjectExists    (also FileExistsError)
-    └── ResumeError                                   a saved state does not fit
+    ├── ResumeError                                   a saved state does not fit
+    └── EvaluationError                               predictions do not fit what they are judged by
 
 A message reads ``place: what is wrong (found, expected)``; the way out is in `hint`. Values that
 came from users are shown with ``!r``; credentials and signed URLs never get here. All arguments
@@ -133,3 +134,7 @@ class ObjectExists(StoreError, FileExistsError):  # noqa: N818
 
 class ResumeError(ShardToolError):
     """A saved state belongs to other data, another seed or another version."""
+
+
+class EvaluationError(ShardToolError):
+    """Predictions cannot be judged: of the wrong shape, of the wrong samples, or counted twice."""

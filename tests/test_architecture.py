@@ -29,14 +29,14 @@ shard_tool.convert shard_tool.verify shard_tool.adopt shard_tool.copying
 shard_tool
 datamodules.world datamodules.order datamodules.partition datamodules.cursor datamodules.geometry
 datamodules.table datamodules.pieces datamodules.cache datamodules.cost datamodules.moments
-datamodules.stalls
+datamodules.stalls datamodules.voc_metrics
 datamodules.fetch
 datamodules.shards datamodules.png datamodules.randomness datamodules.color datamodules.per_box
 datamodules.decode datamodules.resample
 datamodules.render
 datamodules.fused datamodules.multi_scale
 datamodules.targets
-datamodules.collate datamodules.presets
+datamodules.collate datamodules.presets datamodules.evaluation
 datamodules.slots
 datamodules.dataset
 datamodules.loader
@@ -55,7 +55,7 @@ FROM_SHARD_TOOL |= {"sizes", "links"}
 PREPARING = {"convert", "voc.archives", "voc.download"}
 """What datamodules.voc uses of it inside the functions that make a dataset."""
 TORCHLESS = {"world", "order", "partition", "cursor", "table", "pieces", "cache", "fetch"}
-TORCHLESS |= {"shards", "forecast"}
+TORCHLESS |= {"shards", "forecast", "voc_metrics"}
 """Modules of datamodules that no torch is imported with."""
 
 

@@ -81,7 +81,8 @@ def test_fit_on_two_processes_then_validate_and_resume_from_a_file_and_a_url(
         tmp_path, "validate", "--config", str(config), "--trainer.accelerator", "cpu",
         *("--trainer.limit_val_batches", "1", "--ckpt_path", str(checkpoint)),
     )  # fmt: skip
-    assert "val_ap50" in printed
+    for name in ("val_ap50", "val_map", "val_voc_map", "val_voc07_map"):
+        assert f" {name} " in printed
     url = f"{served}/{checkpoint.relative_to(tmp_path)}".replace("=", "%3D")
     for number, path in enumerate([str(checkpoint), url], start=2):  # validate wrote version_1
         train(tmp_path, "fit", *common, "--trainer.max_epochs", "2", "--ckpt_path", path)
