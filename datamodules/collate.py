@@ -17,11 +17,12 @@ import torch
 
 from datamodules.cost import Cost
 from datamodules.targets import with_areas
-from shard_tool.errors import SampleError
+from shard_tool.errors import OptionError, SampleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from datamodules.deferred import Deferred
     from datamodules.targets import Item
 
 _SMALL_BYTES = 1 << 14
@@ -56,6 +57,8 @@ class Batch:
         stop: Position after the global batch's last.
         cost: What making it cost.
         bad_samples: Sample id to reason of bad samples that others stand here for.
+        deferred: What is left to do to each picture on the device, by `device.finish`; empty:
+            nothing, and only then the batch unpacks.
     """
 
     def __init__(
@@ -77,12 +80,14 @@ class Batch:
         stop: int,
         cost: Cost | None = None,
         bad_samples: dict[int, str] | None = None,
+        deferred: tuple[Deferred, ...] = (),
     ) -> None:
         self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
         self.boxes, self.labels, self.difficult = boxes, labels, difficult
         self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
         self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
         self.cost, self.bad_samples = cost or Cost(), bad_samples or {}
+        self.deferred = deferred
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -98,8 +103,26 @@ class Batch:
         self.__dict__.update({name: _grown(value) for name, value in state.items()})
 
     @property
+    def device(self) -> torch.device:
+        """Where the batch was moved to."""
+        return self.sample_ids.device
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether pictures are still to be decoded, or brought to their sizes."""
+        return any(left.sent is not None for left in self.deferred)
+
+    @property
     def images(self) -> Any:
-        """Detection: list of [3, H, W]; other tasks: [B, 3, H, W]. Views, no copies."""
+        """Detection: list of [3, H, W]; other tasks: [B, 3, H, W]. Views, no copies.
+
+        Raises:
+            OptionError: Something is left to do to them.
+        """
+        if self.deferred:
+            what = "decoded" if self.is_encoded else "recoloured"
+            hint = "call datamodules.device.finish(batch) first, as VOCDataModule does"
+            raise OptionError("batch", f"its pictures are not {what} yet", hint)
         sizes = self.sizes.tolist()
         if self.task != "detection":
             rows = self.pixels.view(len(self), *self._common_size(sizes), 3)
@@ -139,12 +162,24 @@ class Batch:
         return self._map(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The batch on another device, but for what the CPU goes by.
+
+        That is sizes and numbers of boxes, which cut the tensors into pictures and targets (read
+        from a GPU, each would wait for all it has to do), and pictures that are still files.
+        """
+        stay = {"sizes": self.sizes, "num_boxes": self.num_boxes}
+        if self.is_encoded:
+            stay["pixels"] = self.pixels
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return Batch(**{**vars(moved), **stay})
 
     def with_pixels(self, pixels: torch.Tensor) -> Batch:
         """The same batch with other pixel values, same layout."""
         return Batch(**{**vars(self), "pixels": pixels})
+
+    def finished(self, pixels: torch.Tensor) -> Batch:
+        """The same batch with these pixels, and nothing left to do."""
+        return Batch(**{**vars(self), "pixels": pixels, "deferred": ()})
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         changed: dict[str, Any] = {
@@ -190,6 +225,7 @@ class Packing:
         self._sizes: list[tuple[int, int]] = []
         self._targets: list[Any] = []
         self._names: list[tuple[int, str, tuple[int, int]]] = []
+        self._deferred: list[Deferred] = []
         self.seconds = 0.0
         """Spent so far."""
 
@@ -208,9 +244,16 @@ class Packing:
         stop = self._used + image.nbytes
         if stop > len(self._room):
             self._grow(image.nbytes)
-        _, height, width = image.shape
         place = self._room[self._used : stop].view(self._dtype)
-        place.view(height, width, 3).permute(2, 0, 1).copy_(image)
+        left = item.deferred
+        if left is not None:
+            self._deferred.append(left)
+        if left is not None and left.sent is not None:
+            height, width = left.size_hw
+            place.copy_(image.reshape(-1))
+        else:
+            _, height, width = image.shape
+            place.view(height, width, 3).permute(2, 0, 1).copy_(image)
         self._used = stop
         self._sizes.append((height, width))
         self._targets.append(item.target)  # not the item: it holds the picture
@@ -247,6 +290,7 @@ class Packing:
             epoch=epoch,
             start=start,
             stop=stop,
+            deferred=tuple(self._deferred),
         )
         batch.cost.collate_s = self.seconds + time.perf_counter() - begun
         return batch

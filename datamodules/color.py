@@ -58,38 +58,53 @@ class ColorChange:
         Args:
             mean: float [3], the picture's mean colour in 0 … 255.
         """
-        found, homogeneous = np.eye(3, 4), np.array([*mean, 1.0])
+        of_mean = np.zeros((4, 4))
+        of_mean[:, 3] = *mean, 1.0
+        return self._product(of_mean)
+
+    def of_any_mean(self) -> NDArray[np.float32]:
+        """The change where the mean colour is not known yet, as float32 [3, 7].
+
+        What the pixel's r, g and b, the mean's r, g and b, and 1 each add to a new colour.
+        """
+        return self._product(np.eye(7)[[3, 4, 5, 3, 4, 5, 6]])
+
+    def _product(self, of_mean: Matrix) -> NDArray[np.float32]:
+        """All steps, as float32 [3, n], over colours as n numbers of which the last is 1.
+
+        Args:
+            of_mean: float [n, n]: makes of any colour the mean one.
+        """
+        found = np.eye(3, len(of_mean))
         steps = ["brightness", "saturation", "hue"]
         steps.insert(1 if self.contrast_first else 3, "contrast")
         for step in steps:
             factor = getattr(self, step)
             if factor is not None:
-                found = _STEPS[step](factor, found, homogeneous)
+                found = _STEPS[step](factor, found, of_mean)
         if self.channels is not None:
             found = found[list(self.channels)]
         return found.astype(np.float32)
 
 
-# Each takes its factor, the change before it [3, 4], and the picture's mean colour (r, g, b, 1).
+# Each takes its factor, the change before it [3, n], and what makes any colour the mean one [n, n].
 
 Matrix: TypeAlias = "NDArray[np.float64]"
 
 
-def _brightness(factor: float, before: Matrix, mean: Matrix) -> Matrix:  # noqa: ARG001
+def _brightness(factor: float, before: Matrix, of_mean: Matrix) -> Matrix:  # noqa: ARG001
     return factor * before
 
 
-def _contrast(factor: float, before: Matrix, mean: Matrix) -> Matrix:
-    found = factor * before
-    found[:, 3] += (1 - factor) * (LUMA @ (before @ mean))
-    return found
+def _contrast(factor: float, before: Matrix, of_mean: Matrix) -> Matrix:
+    return factor * before + (1 - factor) * (LUMA @ (before @ of_mean))
 
 
-def _saturation(factor: float, before: Matrix, mean: Matrix) -> Matrix:  # noqa: ARG001
+def _saturation(factor: float, before: Matrix, of_mean: Matrix) -> Matrix:  # noqa: ARG001
     return factor * before + (1 - factor) * (LUMA @ before)
 
 
-def _hue(turns: float, before: Matrix, mean: Matrix) -> Matrix:  # noqa: ARG001
+def _hue(turns: float, before: Matrix, of_mean: Matrix) -> Matrix:  # noqa: ARG001
     """Rodrigues' rotation about (1, 1, 1); a third of a turn makes red green."""
     cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     even, odd = (1 - cosine) / 3, sine / math.sqrt(3)

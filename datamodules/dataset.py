@@ -493,6 +493,10 @@ class ShardDataset(IterableDataset[Any]):
     def _sample(self, item: Any) -> Any:
         if self.is_generic:
             return item
+        if item.deferred is not None:
+            problem = "leaves pixels to the device, which finishes whole batches"
+            hint = "iterate a ShardLoader and call datamodules.device.finish(batch)"
+            raise OptionError("transform", problem, f"{hint}, or take a recipe that does not")
         target = item.target
         return item.image, with_areas(target) if isinstance(target, dict) else target
 
@@ -547,6 +551,7 @@ class BatchStream(IterableDataset[Any]):
         if collate_fn is not None and not dataset.is_generic:
             problem = f"is for generic samples; those for {dataset.task} are packed into a Batch"
             raise OptionError("collate_fn", problem)
+        _check_substitutes(dataset)
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
         self.collate_fn = collate_fn
         self.place: Place | None = None  # set by the loader before workers start
@@ -655,6 +660,16 @@ def note_bad_samples(known: dict[int, str], found: dict[int, str], limit: int) -
         problem = f"{len(bad)} exceed max_bad_samples {limit}"
         raise SampleError("bad samples", problem, f"the first: {'; '.join(list(bad.values())[:3])}")
     return bad
+
+
+def _check_substitutes(dataset: ShardDataset) -> None:
+    """A picture that fails on the device fails when its batch is made already."""
+    given = dataset.transform
+    recipes = given.transforms if isinstance(given, MultiScale) else [given]
+    on_device = any(isinstance(r, FusedTransform) and r.decode == "cuda" for r in recipes)
+    if on_device and dataset.on_bad_sample != "raise":
+        problem = f"{dataset.on_bad_sample!r} cannot replace what does not decode on the device"
+        raise OptionError("on_bad_sample", problem, "take 'raise', or decode='exact'")
 
 
 def _check_callable(transform: Any, *, is_generic: bool) -> None:

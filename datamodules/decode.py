@@ -8,6 +8,10 @@ their palette indices and never pass through colours; `png` reads plain ones, Pi
 from __future__ import annotations
 
 import io
+import logging
+import warnings
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,10 +20,14 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.png import plain_png
-from shard_tool.errors import SampleError
+from shard_tool.errors import OptionError, SampleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 MAX_PIXELS = 89_000_000
 """A picture with more is refused before it is decoded: that is 267 MB of RGB, and just below where
@@ -135,3 +143,113 @@ def _decode_by_pillow(
 def _check_size(width: int, height: int, place: str) -> None:
     if width * height > MAX_PIXELS:
         raise SampleError(place, f"{width} x {height} px are more than {MAX_PIXELS:,}")
+
+
+# On a device ------------------------------------------------------------------------------------
+
+_EXIF = b"Exif\0\0"
+_EXIF_WITHIN = 1 << 16
+
+
+def is_for_device(content: bytes | memoryview) -> bool:
+    """Whether a GPU can be trusted with a file: a JPEG in YCbCr, as cameras make them, with an end.
+
+    Others nvJPEG refuses, or may make something else of than a decoder here: grey, RGB and CMYK
+    ones, those that were cut, other formats.
+    """
+    try:
+        _, _, colors, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return False
+    return bool(colors == "YCbCr" and content[-2:] == b"\xff\xd9")
+
+
+def decode_on_device(
+    contents: Sequence[torch.Tensor], device: torch.device, *, places: Sequence[str]
+) -> list[torch.Tensor]:
+    """Decode JPEG files of a batch: by nvJPEG on a CUDA device, else here, and copied there.
+
+    Args:
+        contents: Each file's bytes, uint8 [n], in this machine's memory.
+        device: Where pixels are wanted.
+        places: What errors call each file.
+
+    Returns:
+        uint8 [3, H, W] each, on the device.
+
+    Raises:
+        SampleError: A file does not decode.
+        OptionError: There is no nvJPEG to be had.
+    """
+    if device.type != "cuda" or not contents:
+        return [
+            decode_image(content.numpy().data, place=place).to(device)
+            for content, place in zip(contents, places, strict=True)
+        ]
+    # On a stream of its own: torchvision decodes on another stream than the one its results are
+    # allocated on, whose memory may still be in use there.
+    stream, here = _stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(stream):
+        pictures = decode_by_nvjpeg(contents, device, places=places)
+    here.wait_stream(stream)
+    for picture in pictures:
+        picture.record_stream(here)
+    return pictures
+
+
+def decode_by_nvjpeg(
+    contents: Sequence[torch.Tensor], device: torch.device, *, places: Sequence[str]
+) -> list[torch.Tensor]:
+    """All at once; where that fails, one by one, and here what fails alone as well."""
+    files = [_without_exif(content) for content in contents]
+    try:
+        return _called(nvjpeg(), files, device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as exc:
+        if len(files) > 1:
+            pairs = zip(contents, places, strict=True)
+            return [decode_by_nvjpeg([file], device, places=[place])[0] for file, place in pairs]
+        picture = decode_image(contents[0].numpy().data, place=places[0])
+        log.warning("%s: decoded on the CPU, nvJPEG said: %s", places[0], exc)
+        return [picture.to(device)]
+
+
+@cache
+def nvjpeg() -> Callable[..., list[torch.Tensor]]:
+    """`decode_jpeg` of torchvision, which is to lose it, or of torchcodec, which is to have it.
+
+    Raises:
+        OptionError: Neither has it.
+    """
+    for home in ("torchvision.io", "torchcodec.decoders"):
+        try:
+            found: Callable[..., list[torch.Tensor]] = import_module(home).decode_jpeg
+        except (ImportError, AttributeError, RuntimeError, OSError):  # torchcodec without FFmpeg
+            continue
+        return found
+    problem = "'cuda' needs nvJPEG, and neither torchvision nor torchcodec has it"
+    raise OptionError("decode", problem, "install torchcodec, or take decode='exact'")
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _called(
+    decoder: Callable[..., list[torch.Tensor]], files: list[torch.Tensor], device: torch.device
+) -> list[torch.Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torchvision's: `nvjpeg` knows
+        return decoder(files, mode="RGB", device=device)
+
+
+def _without_exif(content: torch.Tensor) -> torch.Tensor:
+    """The file with its EXIF tags unreadable: by them torchcodec would turn the picture."""
+    at = content[:_EXIF_WITHIN].numpy().tobytes().find(_EXIF)
+    if at < 0:
+        return content
+    changed = content.clone()
+    changed[at] = 0
+    return changed

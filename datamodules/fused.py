@@ -19,7 +19,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import convert_bounding_box_format
 
 from datamodules.color import ColorChange
-from datamodules.decode import decode_mask, decode_scaled
+from datamodules.decode import decode_mask, decode_scaled, is_for_device
+from datamodules.deferred import Deferred, defer
 from datamodules.geometry import Plan, decode_factor, kept_boxes
 from datamodules.per_box import PerBox, in_step
 from datamodules.randomness import seed_generators
@@ -29,7 +30,11 @@ from shard_tool.errors import OptionError, SampleError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+DECODE = ("exact", "fast", "cuda")
+RECOLOR_ON = ("worker", "device")
+
 _NOTHING = ColorChange()
+_NO_BYTES = torch.empty(0, dtype=torch.uint8)
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _PER_BOX = ("labels", "difficult", "area", "iscrowd")
 """What a target has one of for each box."""
@@ -59,7 +64,8 @@ class Decoded(NamedTuple):
     """A stored sample's pixels, as far as a plan needs them."""
 
     pixels: torch.Tensor | None
-    """uint8 [h, w, 3], perhaps decoded smaller; None: nothing of the picture is seen."""
+    """uint8 [h, w, 3], perhaps decoded smaller; or [n], the JPEG file, where that is the device's
+    to decode. None: nothing of the picture is seen."""
     mask: torch.Tensor | None
     """uint8 [H, W]."""
     size_hw: tuple[int, int]
@@ -104,11 +110,15 @@ class FusedTransform:
         min_size: Pixels of the output that both sides of a box must have.
         min_visible: Least share of a box's area that must be seen.
         after: Transforms `(image, target) -> (image, target)` of what comes out, each in turn.
-        decode: 'exact', or 'fast': libjpeg-turbo's quick ways, and decoded smaller wherever 0.8
-            decoded pixels are left to an output pixel. docs/concepts/pixels.md says what it costs.
+        decode: 'exact'; or 'fast': libjpeg-turbo's quick ways, and decoded smaller wherever 0.8
+            decoded pixels are left to an output pixel; or 'cuda': JPEG files are sent to the
+            device, and decoded, scaled and put in place there. docs/concepts/pixels.md says what
+            they cost.
+        recolor_on: 'worker' or 'device': where colours are changed; None: where pictures are
+            decoded. What is left to the device, `datamodules.device.finish` does to a whole batch.
 
     Raises:
-        OptionError: Another `decode`.
+        OptionError: Another `decode` or `recolor_on`, or two that exclude each other.
     """
 
     draw: Draw
@@ -117,10 +127,19 @@ class FusedTransform:
     min_visible: float = 0.0
     after: tuple[Callable[[Any, Any], Any], ...] = ()
     decode: str = "exact"
+    recolor_on: str | None = None
 
     def __post_init__(self) -> None:
-        if self.decode not in ("exact", "fast"):
-            raise OptionError("decode", f"{self.decode!r} is neither 'exact' nor 'fast'")
+        check_places(self.decode, self.recolor_on)
+        if self.after and self.is_for_device:
+            problem = "transforms after a recipe need its pixels, which the device makes"
+            hint = "take decode='exact' and recolor_on='worker', or do without them"
+            raise OptionError("decode and recolor_on", problem, hint)
+
+    @property
+    def is_for_device(self) -> bool:
+        """Whether anything is left to the device."""
+        return self.decode == "cuda" or self.recolor_on == "device"
 
     @property
     def __name__(self) -> str:
@@ -191,7 +210,11 @@ class FusedTransform:
             SampleError: The bytes do not decode, or the mask has another size.
         """
         plan, pixels, fast = planned.drawn.plan, None, self.decode == "fast"
-        if plan.view.meets(size_hw):
+        if not plan.view.meets(size_hw):
+            pass
+        elif self.decode == "cuda" and is_for_device(jpeg):
+            pixels = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+        else:
             factor = decode_factor(plan, size_hw, fast=fast)
             values = decode_scaled(jpeg, factor, place=f"{place}.jpg", fast=fast)
             pixels = torch.from_numpy(values)
@@ -220,7 +243,7 @@ class FusedTransform:
             target: The target, its boxes moved already, or labels; None where there is a mask.
             random_key: What the transforms after it draw by; 32 bytes.
         """
-        image, moved = self._rendered(planned, decoded, target)
+        image, moved = self._rendered(planned, decoded, target, leaves=self.is_for_device)
         if not self.after:  # nobody asks for the type of an image, and wrapping takes time
             return image, moved
         seed_generators(random_key)
@@ -239,21 +262,53 @@ class FusedTransform:
             is_kept &= drawn.is_kept
         return Planned(drawn, moved[is_kept], is_kept)
 
-    def _rendered(
-        self, planned: Planned, decoded: Decoded, target: Any
-    ) -> tuple[torch.Tensor, Any]:
-        drawn = planned.drawn
-        image = render(
-            decoded.pixels, drawn.plan, decoded.size_hw, change=drawn.change, fill=self.fill
+    def deferred(self, planned: Planned, decoded: Decoded) -> Deferred | None:
+        """What `carried_out` leaves to the device; None: nothing."""
+        if not self.is_for_device:
+            return None
+        return defer(
+            decoded.pixels,
+            planned.drawn.plan,
+            decoded.size_hw,
+            change=planned.drawn.change,
+            fill=self.fill,
+            is_rendered=self.decode != "cuda",
         )
+
+    def _rendered(
+        self, planned: Planned, decoded: Decoded, target: Any, *, leaves: bool = False
+    ) -> tuple[torch.Tensor, Any]:
+        """(image, target), the image without what is left to the device where it `leaves` that."""
+        plan, change = planned.drawn.plan, planned.drawn.change
         if decoded.mask is not None:
-            target = tv_tensors.Mask(render_mask(decoded.mask, drawn.plan))
+            target = tv_tensors.Mask(render_mask(decoded.mask, plan))
+        if leaves and self.decode == "cuda":
+            return _NO_BYTES if decoded.pixels is None else decoded.pixels, target
+        change = _NOTHING if leaves else change
+        image = render(decoded.pixels, plan, decoded.size_hw, change=change, fill=self.fill)
         return image, target
 
     def _finished(self, image: Any, target: Any) -> tuple[Any, Any]:
         for transform in self.after:
             image, target = transform(image, target)
         return image, target
+
+
+def check_places(decode: str, recolor_on: str | None) -> None:
+    """Refuse what says where pictures are decoded and recoloured, where it says nothing possible.
+
+    Raises:
+        OptionError: One is unknown, or they exclude each other.
+    """
+    for name, value, known in (
+        ("decode", decode, DECODE),
+        ("recolor_on", recolor_on, (None, *RECOLOR_ON)),
+    ):
+        if value not in known:
+            raise OptionError(name, f"{value!r} is not one of {', '.join(map(repr, known))}")
+    if decode == "cuda" and recolor_on == "worker":
+        problem = "a worker has no pixels where decode is 'cuda'"
+        raise OptionError("recolor_on", problem, "take 'device', or decode='exact'")
 
 
 def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:

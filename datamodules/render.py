@@ -11,6 +11,8 @@ from datamodules.color import ColorChange, recolored
 from datamodules.resample import Span, filled, resample
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from datamodules.geometry import Plan
@@ -42,12 +44,9 @@ def render(
         uint8 [3, H, W], channels last.
     """
     height, width = plan.size_hw
-    view, (inner_height, inner_width) = plan.view, plan.scaled_hw
-    if pixels is None or not view.meets(size_hw):
+    if pixels is None or not plan.view.meets(size_hw):
         return filled(plan.size_hw, fill).permute(2, 0, 1)
-    factor = _factor(pixels, size_hw)
-    rows = Span.of(view.top, view.height, size_hw[0], factor, inner_height)
-    columns = Span.of(view.left, view.width, size_hw[1], factor, inner_width)
+    rows, columns = spans(plan, size_hw, decoded_factor(pixels.shape[:2], size_hw))
     seen_rows, seen_columns = rows.seen, columns.seen
     if plan.is_flipped:
         seen_columns = slice(width - seen_columns.stop, width - seen_columns.start)
@@ -62,12 +61,29 @@ def render(
     return output.permute(2, 0, 1)
 
 
-def _factor(pixels: torch.Tensor, size_hw: tuple[int, int]) -> int:
-    """By how much a picture was decoded smaller."""
+def spans(plan: Plan, size_hw: tuple[int, int], factor: int) -> tuple[Span, Span]:
+    """What is scaled of the rows and the columns of a picture that the view shows some of.
+
+    Args:
+        plan: What becomes of it.
+        size_hw: (height, width) of the stored picture.
+        factor: By how much it is decoded smaller.
+    """
+    view, (height, width) = plan.view, plan.scaled_hw
+    rows = Span.of(view.top, view.height, size_hw[0], factor, height)
+    return rows, Span.of(view.left, view.width, size_hw[1], factor, width)
+
+
+def decoded_factor(decoded_hw: Sequence[int], size_hw: tuple[int, int]) -> int:
+    """By how much a picture was decoded smaller.
+
+    Raises:
+        ValueError: These are not the sides of such a picture.
+    """
     for factor in (1, 2, 4, 8):
-        if tuple(pixels.shape[:2]) == tuple(-(-side // factor) for side in size_hw):
+        if tuple(decoded_hw) == tuple(-(-side // factor) for side in size_hw):
             return factor
-    message = f"pixels {tuple(pixels.shape)} are not those of a picture of (H, W) = {size_hw}"
+    message = f"pixels {tuple(decoded_hw)} are not those of a picture of (H, W) = {size_hw}"
     raise ValueError(message)
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from datamodules.cost import Cost
+    from datamodules.deferred import Deferred
     from datamodules.fused import Planned
     from datamodules.shards import RawSample
     from shard_tool.sample import Sample
@@ -69,6 +70,8 @@ class Item:
     key: str
     orig_size: tuple[int, int]
     """(height, width) of the stored picture."""
+    deferred: Deferred | None = None
+    """What is left to the device; then `image` is what it is left to do it to."""
 
 
 class Boxes(NamedTuple):
@@ -353,9 +356,10 @@ def _fused_item(
         image, target = _checked((image, target), transform, sample)
     elif sample.boxes is None:
         target = _plain(target)
+    deferred = transform.deferred(planned, decoded)
     cost.decode_s += middle - begun
     cost.transform_s += time.perf_counter() - middle
-    return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
+    return Item(image, target, sample.sample_id, raw.key, sample.size_hw, deferred)
 
 
 def _check_size(size_hw: tuple[int, int], sample: Annotated) -> None:

@@ -20,6 +20,8 @@ from pytorch_lightning import Callback, LightningDataModule
 from datamodules import presets
 from datamodules.collate import Batch
 from datamodules.dataset import DEFAULT_WINDOW, ShardDataset
+from datamodules.device import check_decoder, finish
+from datamodules.fused import check_places
 from datamodules.loader import ShardLoader
 from datamodules.moments import Copied, Moment
 from datamodules.targets import Transform  # noqa: TC001  (LightningCLI reads annotations)
@@ -65,8 +67,11 @@ class VOCDataModule(LightningDataModule):
         transforms: Name of a recipe of `presets.RECIPES` ('ssd', 'ssdlite', 'retinanet', …), for
             stages whose transforms are not given; None: 'ssdlite' for detection,
             'random_resized_crop' for segmentation, 'imagenet' for classification.
-        decode: 'exact', or 'fast' for such a recipe: sooner done, with pixels that differ a little
-            (docs/concepts/pixels.md says by how much).
+        decode: How such a recipe decodes: 'exact'; 'fast': sooner done, with pixels that differ a
+            little (docs/concepts/pixels.md says by how much); or 'cuda': on the GPU, along with all
+            the recipe does to pictures.
+        recolor_on: 'worker' or 'device': where such a recipe changes colours; None: where pictures
+            are decoded.
         image_size: Pixels of the recipe's output: height and width, or the shorter side for
             'retinanet'; None: the recipe's usual size (320 for 'ssdlite', 300 for 'ssd', …). A list
             of them: one is drawn for each training batch (`presets.multi_scale`), and evaluation
@@ -110,6 +115,7 @@ class VOCDataModule(LightningDataModule):
         task: str | None = None,
         transforms: str | None = None,
         decode: str = "exact",
+        recolor_on: str | None = None,
         image_size: int | list[int] | None = None,
         seed: int = 0,
         lanes: int | None = None,
@@ -137,8 +143,12 @@ class VOCDataModule(LightningDataModule):
             known = ", ".join(sorted(presets.RECIPES))
             hint = "give transforms themselves as train_transforms, val_transforms, test_transforms"
             raise OptionError("transforms", f"{transforms!r} is not one of {known}", hint)
-        if decode not in ("exact", "fast"):
-            raise OptionError("decode", f"{decode!r} is neither 'exact' nor 'fast'")
+        check_places(decode, recolor_on)
+        given = (train_transforms, val_transforms, test_transforms)
+        if (decode == "cuda" or recolor_on == "device") and given != (None, None, None):
+            problem = "are for recipes by name, and transforms are given"
+            hint = "give those as dataclasses.replace(recipe, decode=…, recolor_on=…)"
+            raise OptionError("decode='cuda' and recolor_on='device'", problem, hint)
         if image_size is not None:
             _check_image_size(image_size)
         roots = [str(r) for r in (data_dir if isinstance(data_dir, list | tuple) else [data_dir])]
@@ -155,7 +165,7 @@ class VOCDataModule(LightningDataModule):
             "test": test_transforms,
         }
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
-        self.recipe, self.decode = transforms, decode
+        self.recipe, self.decode, self.recolor_on = transforms, decode, recolor_on
         self.image_size, self.seed, self.lanes, self.window = image_size, seed, lanes, window
         self.persistent_workers = persistent_workers
         self.reading: dict[str, Any] = {
@@ -208,7 +218,11 @@ class VOCDataModule(LightningDataModule):
         # warns it cannot know of an IterableDataset.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
         trainer: Any = self.trainer  # Lightning sets these attributes without declaring them
-        if trainer is not None and self._progress not in trainer.callbacks:
+        if trainer is None:
+            return
+        if self.decode == "cuda":
+            check_decoder(trainer.strategy.root_device)
+        if self._progress not in trainer.callbacks:
             trainer.callbacks.append(self._progress)
 
     def train_dataloader(self) -> ShardLoader:
@@ -243,26 +257,16 @@ class VOCDataModule(LightningDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Scale pixels to float32 in [0, 1], and normalise where asked, on the device."""
+        """Finish the batch on the device: float32 in [0, 1], and normalised where asked."""
         if self.trainer is not None and self._arrived is not None:
             self.last_copy = Copied(self._arrived, Moment(self.trainer.strategy.root_device))
             self._arrived = None
         if not isinstance(batch, Batch):
             return batch
-        pixels = batch.pixels
-        if pixels.dtype == torch.uint8:
-            pixels = pixels.to(torch.float32).div_(255)
-        elif self.normalize:
-            pixels = pixels.clone()  # the batch that came in stays as it is
-        batch = batch.with_pixels(pixels)
-        if self.normalize:
-            mean, std = (
-                values.to(pixels.device) for values in (presets.IMAGENET_MEAN, presets.IMAGENET_STD)
-            )
-            pixels.view(-1, 3).sub_(mean).div_(std)
+        batch = finish(batch, normalize=self.normalize)
         if self.trainer is not None:  # bf16-true and the like: pixels only, boxes stay float32
             precision: Any = self.trainer.precision_plugin
-            batch = batch.with_pixels(precision.convert_input(pixels))
+            batch = batch.with_pixels(precision.convert_input(batch.pixels))
         return batch
 
     # State --------------------------------------------------------------------------------
@@ -351,7 +355,7 @@ class VOCDataModule(LightningDataModule):
 
         def at(size: int | None) -> FusedTransform:
             recipe = presets.recipe_by_name(self.recipe, task, size=size, train=train)
-            return replace(recipe, decode=self.decode)
+            return replace(recipe, decode=self.decode, recolor_on=self.recolor_on)
 
         if not isinstance(self.image_size, list):
             return at(self.image_size)

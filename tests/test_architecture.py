@@ -34,10 +34,11 @@ datamodules.fetch
 datamodules.shards datamodules.png datamodules.randomness datamodules.color datamodules.per_box
 datamodules.decode datamodules.resample
 datamodules.render
+datamodules.deferred
 datamodules.fused datamodules.multi_scale
 datamodules.targets
 datamodules.collate datamodules.presets datamodules.evaluation
-datamodules.slots
+datamodules.slots datamodules.device
 datamodules.dataset
 datamodules.loader
 datamodules.voc datamodules.forecast datamodules.bench datamodules.preview datamodules.remedies

@@ -228,7 +228,11 @@ def test_batch_goes_to_a_device(make: Callable[[], tuple[list[Item], Batch]]) ->
     assert_equal(batch.to("cpu"), batch)
     assert_equal(batch.to(torch.device("cpu"), non_blocking=True), batch)
     moved = batch.to("meta")
-    assert {tensor.device.type for tensor in tensors_of(moved).values()} == {"meta"}
+    places = {name: tensor.device.type for name, tensor in tensors_of(moved).items()}
+    stay = {name for name, place in places.items() if place == "cpu"}
+    assert stay == {"sizes", "num_boxes"}, "what cuts the tensors would have to be waited for"
+    assert set(places.values()) == {"cpu", "meta"}
+    assert [image.device.type for image in moved.images] == ["meta"] * len(batch)
     assert moved.keys == batch.keys
 
 

@@ -469,7 +469,9 @@ def test_the_module_hands_on_how_to_decode(mini_dataset: Path) -> None:
         lambda: VOCDataModule(str(mini_dataset), decode="quick"),
         lambda: replace(presets.ssd(), decode="quick"),
     ):
-        with pytest.raises(OptionError, match=r"^decode: 'quick' is neither 'exact' nor 'fast'$"):
+        with pytest.raises(
+            OptionError, match=r"^decode: 'quick' is not one of 'exact', 'fast', 'cuda'$"
+        ):
             make()
 
 
