@@ -92,6 +92,17 @@ def test_a_part_of_a_larger_array_is_read_where_it_lies() -> None:
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("fills", [(False, False), (True, False), (False, True)])
+def test_what_lies_beyond_is_filled_or_like_the_outermost_pixel(fills: tuple[bool, bool]) -> None:
+    """Where an edge lies between two output pixels, a few pixels beyond the picture are taken."""
+
+    def span(decoded: int) -> Span:
+        return Span(decoded, -4, decoded + 5, -2, 31, slice(0, 29), *fills)
+
+    found, expected = both_ways(noise(40, 50), span(40), span(50), is_flipped=False)
+    assert torch.equal(found, expected)
+
+
 def test_threads_scale_at_the_same_time_without_each_others_pixels() -> None:
     pictures = [noise(200 + i, 300) for i in range(4)]
     plan = Plan(View(0, 0, 300, 200), (150, 150))
