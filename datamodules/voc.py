@@ -8,6 +8,7 @@ restates Lightning's count when training starts.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable  # noqa: TC003  (LightningCLI reads annotations)
 from dataclasses import replace
@@ -26,7 +27,7 @@ from datamodules.loader import ShardLoader
 from datamodules.moments import Copied, Moment
 from datamodules.targets import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.world import World
-from shard_tool.errors import ObjectMissing, OptionError
+from shard_tool.errors import ObjectBusy, ObjectMissing, OptionError
 from shard_tool.ranges import TIMEOUT_S
 from shard_tool.storage import Folder, load_manifest
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
     from datamodules.fused import FusedTransform
+
+log = logging.getLogger(__name__)
 
 
 class VOCDataModule(LightningDataModule):
@@ -61,6 +64,9 @@ class VOCDataModule(LightningDataModule):
             holds no dataset.
         download: `prepare_data` downloads and verifies the official archive of `year` and converts
             it where `data_dir` holds no dataset (the archive stays in ``<data_dir>.archives``).
+        prepare_data_per_node: Whether one process of each node makes the dataset, or the first of
+            all alone; None: of each node where `data_dir` is a local folder. Nodes that share a
+            folder make one dataset either way: whoever comes second waits.
         task: 'detection', 'segmentation' or 'classification': what samples become targets for, as
             for `ShardDataset`, and what `prepare_data` converts for. None: what the shards were
             made for; 'detection' where they are made.
@@ -112,6 +118,7 @@ class VOCDataModule(LightningDataModule):
         *,
         source: str | None = None,
         download: bool = False,
+        prepare_data_per_node: bool | None = None,
         task: str | None = None,
         transforms: str | None = None,
         decode: str = "exact",
@@ -178,6 +185,9 @@ class VOCDataModule(LightningDataModule):
         }
         self.multiprocessing_context = multiprocessing_context
         self.storage_options = storage_options or {}
+        if prepare_data_per_node is None:
+            prepare_data_per_node = not all(map(_is_elsewhere, roots))
+        self.prepare_data_per_node = prepare_data_per_node  # Lightning reads it
         self.collate_fn = collate_fn
         self._progress = _Progress(self)
         self._train_loader: ShardLoader | None = None
@@ -198,18 +208,17 @@ class VOCDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Make the dataset where it was asked for and there is none; else do nothing.
 
+        Where another process is making it, of this node or of one that shares the folder, wait for
+        its end, and go on with what it left where it died.
+
         Raises:
             ObjectMissing: There is no dataset, and neither `source` nor `download` was given.
-            ObjectExists: The folder holds other files, an unfinished conversion with other options
-                (says which), or another process is converting into it.
+            ObjectExists: The folder holds other files, or an unfinished conversion with other
+                options (says which).
         """
         for root in self.roots:
-            try:
-                load_manifest(Folder(root, self.storage_options))
-            except ObjectMissing:
-                if self.source is None and not self.download:
-                    raise
-                self._convert(root)
+            if not self._is_made(root):
+                self._make(root)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Nothing to load: loaders open their datasets. Hooks into the Trainer's counting."""
@@ -295,6 +304,28 @@ class VOCDataModule(LightningDataModule):
 
     # Parts --------------------------------------------------------------------------------
 
+    def _folder(self, root: str) -> Folder:
+        return Folder(root, self.storage_options)
+
+    def _is_made(self, root: str) -> bool:
+        try:
+            load_manifest(self._folder(root))
+        except ObjectMissing:
+            if self.source is None and not self.download:
+                raise
+            return False
+        return True
+
+    def _make(self, root: str) -> None:
+        from shard_tool.claim import wait_until_free
+
+        while not self._is_made(root):
+            try:
+                self._convert(root)
+            except ObjectBusy as exc:
+                log.warning("%s: %s; waiting for its end", exc.place, exc.problem)
+                wait_until_free(self._folder(root))
+
     def _convert(self, root: str) -> None:
         # Here, not above: training alone needs nothing of the converter.
         from shard_tool.convert import ConvertOptions, convert
@@ -311,14 +342,17 @@ class VOCDataModule(LightningDataModule):
 
     def _downloaded(self, root: str) -> str:
         """The official archive of `year`, in ``<data_dir>.archives``."""
+        from shard_tool.claim import claimed
         from shard_tool.voc.archives import archives_of
         from shard_tool.voc.download import download_archive
 
-        if Folder(root, self.storage_options).local is None:
+        if self._folder(root).local is None:
             hint = "download and convert with shard-tool, then give the URL"
             raise OptionError("data_dir", "download=True needs a local folder", hint)
         (archive,) = archives_of(self.year, "trainval")
-        return str(download_archive(archive, Path(f"{root.rstrip('/')}.archives")))
+        folder = f"{root.rstrip('/')}.archives"
+        with claimed(Folder(folder)):  # the archive's own lock is none between nodes without locks
+            return str(download_archive(archive, Path(folder)))
 
     def _dataset(self, stage: str, *, shuffle: bool) -> ShardDataset:
         trainer = self.trainer
@@ -425,3 +459,8 @@ def _world_of(trainer: Trainer) -> World:
         num_nodes=trainer.num_nodes,
         local_rank=trainer.local_rank,
     )
+
+
+def _is_elsewhere(root: str) -> bool:
+    """Whether it is a URL of what all nodes see alike; asks nothing of storage."""
+    return "://" in root and not root.startswith(("file://", "local://"))

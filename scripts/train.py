@@ -1,16 +1,22 @@
 #!/usr/bin/env python
-"""Train and evaluate torchvision's detectors on VOC shards, from the command line.
+"""Train and evaluate torchvision's models on VOC shards, from the command line.
 
     python scripts/train.py fit --data.data_dir DIR --trainer.max_epochs 3
     python scripts/train.py fit --config configs/ssdlite_voc2007.yaml --ckpt_path last.ckpt
     python scripts/train.py validate --config … --ckpt_path …
+    python scripts/train.py fit --model Segmenter --model.model lraspp --data.data_dir MASKS
 
-Every argument of the model (`--model.*`), of `VOCDataModule` (`--data.*`) and of Lightning's
-Trainer (`--trainer.*`) is there; `--print_config` writes them down.
+Every argument of the model (`--model.*`; `--model.help Segmenter` lists them), of `VOCDataModule`
+(`--data.*`) and of Lightning's Trainer (`--trainer.*`) is there; `--print_config` writes them down.
+The model is a `Detector` unless `--model` names another LightningModule: `Segmenter`, or
+`package.module.Class` of your own.
 """
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,30 +24,43 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
 from torchvision.models import detection
 
+if not __package__:  # run as a file: only its own folder is on the path, not the root
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from datamodules import VOCDataModule
 from datamodules.evaluation import DetectionEvaluator
+from scripts.passes import samples_of_pass
+from scripts.requeue import Requeue
+from scripts.segmenter import Segmenter  # noqa: F401  (known to the command line by its name)
+from scripts.tiny_detector import tiny_ssd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytorch_lightning.cli import LightningArgumentParser
 
     from datamodules import Batch
 
-MODELS = {
-    "ssdlite320": detection.ssdlite320_mobilenet_v3_large,
-    "ssd300": detection.ssd300_vgg16,
-    "fasterrcnn": detection.fasterrcnn_resnet50_fpn,
-    "retinanet": detection.retinanet_resnet50_fpn,
+_UNTRAINED = {"weights": None, "weights_backbone": None}
+MODELS: dict[str, Callable[..., torch.nn.Module]] = {
+    "ssdlite320": partial(detection.ssdlite320_mobilenet_v3_large, **_UNTRAINED),
+    "ssd300": partial(detection.ssd300_vgg16, **_UNTRAINED),
+    "fasterrcnn": partial(detection.fasterrcnn_resnet50_fpn, **_UNTRAINED),
+    "retinanet": partial(detection.retinanet_resnet50_fpn, **_UNTRAINED),
+    "tiny_ssd": tiny_ssd,
 }
+"""By name; each is called with num_classes."""
 
 
 class Detector(LightningModule):
     """A torchvision detector, trained from scratch.
 
     Args:
-        model: One of ssdlite320, ssd300, fasterrcnn, retinanet.
+        model: One of ssdlite320, ssd300, fasterrcnn, retinanet, and tiny_ssd (which learns on a
+            CPU in a minute, and not much).
         num_classes: Labels, background included.
-        input_size: Height and width in pixels that ssdlite320 or ssd300 scale pictures to; None:
-            the model's own 320 or 300. Smaller is faster.
+        input_size: Height and width in pixels that ssdlite320, ssd300 or tiny_ssd scale pictures
+            to; None: the model's own 320, 300 or 160. Smaller is faster.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Of AdamW.
         warmup_steps: Steps over which the learning rate rises from 0.
@@ -63,11 +82,10 @@ class Detector(LightningModule):
         self.save_hyperparameters()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps = warmup_steps
-        build = MODELS[model]
-        self.detector = build(weights=None, weights_backbone=None, num_classes=num_classes)
+        self.detector = MODELS[model](num_classes=num_classes)
         if input_size is not None:
-            if not model.startswith("ssd"):
-                message = f"input_size is for ssdlite320 and ssd300, not for {model!r}"
+            if "ssd" not in model:
+                message = f"input_size is for ssdlite320, ssd300 and tiny_ssd, not for {model!r}"
                 raise ValueError(message)
             self.detector.transform.fixed_size = (input_size, input_size)
         self.evaluator = DetectionEvaluator(num_classes)
@@ -95,10 +113,7 @@ class Detector(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log VOC's and COCO's scores over all ranks."""
-        trainer: Any = self.trainer
-        sanity, usual = trainer.num_sanity_val_batches, trainer.num_val_batches
-        num_batches = sanity if trainer.sanity_checking else usual
-        self._log_scores("val", trainer.val_dataloaders.num_samples_of(*num_batches))
+        self._log_scores("val")
 
     def on_test_epoch_start(self) -> None:
         """As validation."""
@@ -110,16 +125,15 @@ class Detector(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """As validation, under another name."""
-        trainer: Any = self.trainer
-        num_batches = trainer.num_test_batches
-        self._log_scores("test", trainer.test_dataloaders.num_samples_of(*num_batches))
+        self._log_scores("test")
 
-    def _log_scores(self, stage: str, num_samples: int) -> None:
-        """Log the scores of a pass, which must have taken in that many samples.
+    def _log_scores(self, stage: str) -> None:
+        """Log the scores of a pass.
 
         Every rank has the same scores. "max" keeps them to the last digit, where the mean over
         ranks would round.
         """
+        num_samples = samples_of_pass(self.trainer, stage)
         scores = self.evaluator.compute(num_samples)
         self.evaluator.reset()
         values = {
@@ -165,16 +179,47 @@ class SaveConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
 
-def main() -> None:
-    """Run the command line."""
-    LightningCLI(
-        Detector,
+class TrainCLI(LightningCLI):
+    """LightningCLI with the callback that SLURM jobs need."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--requeue.*``."""
+        parser.add_lightning_class_args(Requeue, "requeue")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the script's name; None: what the process was started with.
+    """
+    if arguments is None:  # LightningCLI warns where it is given what is in sys.argv, too
+        sys.argv[1:] = _with_default_model(sys.argv[1:])
+    TrainCLI(
+        LightningModule,
         VOCDataModule,
+        args=None if arguments is None else _with_default_model(list(arguments)),
+        subclass_mode_model=True,
         save_config_callback=SaveConfig,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
     )
 
 
+def _with_default_model(arguments: list[str]) -> list[str]:
+    """Arguments that begin by naming a `Detector`; whatever names another comes later and wins.
+
+    A default of the parser would do the same, were it not that jsonargparse then gives the other
+    class the Detector's learning rate, and whatever else both have.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return arguments
+    return [arguments[0], "--model", f"{Detector.__module__}.Detector", *arguments[1:]]
+
+
 if __name__ == "__main__":
-    main()
+    # Saved configurations and checkpoints name classes by their module, which nobody could import
+    # as __main__.
+    from scripts import train
+
+    train.main()

@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from shard_tool.errors import ObjectExists, ObjectMissing, ShardToolError, StoreError
+from shard_tool.errors import ObjectBusy, ObjectMissing, ShardToolError, StoreError
 from shard_tool.storage import JOURNAL_NAME, Folder
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def claimed(
         patience: Beats to wait for the next sign of somebody else.
 
     Raises:
-        ObjectExists: Another process is writing there.
+        ObjectBusy: Another process is writing there.
         StoreError: Storage failed or refused.
     """
     if (path := folder.local) is not None:
@@ -105,6 +105,20 @@ def claimed(
     else:
         with _signed(folder, beat_s, patience) as claim:
             yield claim
+
+
+def wait_until_free(folder: Folder, *, beat_s: float = BEAT_S, patience: float = PATIENCE) -> None:
+    """Wait as long as another process is writing into a folder and gives signs of life.
+
+    Nothing is held afterwards: somebody else may be quicker than the caller.
+
+    Raises:
+        StoreError: Storage failed or refused.
+    """
+    while True:
+        time.sleep(beat_s)
+        with suppress(ObjectBusy), claimed(folder, beat_s=beat_s, patience=patience):
+            return
 
 
 # Locks ---------------------------------------------------------------------------------------
@@ -237,7 +251,7 @@ def _outwait_others(
         The tokens of the dead, whose signs are removed.
 
     Raises:
-        ObjectExists: One is alive and may go on.
+        ObjectBusy: One is alive and may go on.
     """
     signs, dead = _signs_of(folder), list[str]()
     seen: dict[str, tuple[int | None, float]] = dict.fromkeys(
@@ -287,7 +301,7 @@ class _Sign:
         """Say that this process writes from now on.
 
         Raises:
-            ObjectExists: Another says so, too: this one was stopped, and taken for dead.
+            ObjectBusy: Another says so, too: this one was stopped, and taken for dead.
         """
         with self._lock:
             self.claim, self._state = replace(self.claim, dead=dead), "writing"
@@ -321,6 +335,6 @@ class _Sign:
                     folder.rmdir()
 
 
-def _refusal(folder: Folder) -> ObjectExists:
+def _refusal(folder: Folder) -> ObjectBusy:
     hint = "wait for it to end, or stop it and repeat"
-    return ObjectExists(str(folder), "another conversion is writing there", hint)
+    return ObjectBusy(str(folder), "another conversion is writing there", hint)

@@ -13,6 +13,7 @@
     ├── StoreError                                    storage did not do what was asked
     │   ├── ObjectMissing   (also FileNotFoundError)
     │   └── ObjectExists    (also FileExistsError)
+    │       └── ObjectBusy                            another process is at work there: wait for it
     ├── ResumeError                                   a saved state does not fit
     └── EvaluationError                               predictions do not fit what they are judged by
 
@@ -130,6 +131,10 @@ class ObjectMissing(StoreError, FileNotFoundError):  # noqa: N818  (named as peo
 
 class ObjectExists(StoreError, FileExistsError):  # noqa: N818
     """There is something at this place already."""
+
+
+class ObjectBusy(ObjectExists):
+    """Another process is at work at this place; what it does may be what is wanted."""
 
 
 class ResumeError(ShardToolError):

@@ -53,7 +53,7 @@ HEIGHT = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.
 FROM_SHARD_TOOL = {"errors", "keyed", "manifest", "ranges", "tarshard", "storage", "sample"}
 FROM_SHARD_TOOL |= {"sizes", "links"}
 """What datamodules may use of shard_tool at the top of a module."""
-PREPARING = {"convert", "voc.archives", "voc.download"}
+PREPARING = {"claim", "convert", "voc.archives", "voc.download"}
 """What datamodules.voc uses of it inside the functions that make a dataset."""
 TORCHLESS = {"world", "order", "partition", "cursor", "table", "pieces", "cache", "fetch"}
 TORCHLESS |= {"shards", "forecast", "voc_metrics"}

@@ -111,12 +111,6 @@ def test_every_model_takes_our_batches(mini_dataset: Path, name: str) -> None:
         assert {"boxes", "labels", "scores"} <= model(images)[0].keys()
 
 
-def test_print_config_shows_every_argument_of_the_data_module(tmp_path: Path) -> None:
-    printed = train(tmp_path, "fit", "--data.data_dir", "x", "--print_config")
-    for name in ("data_dir", "train_transforms", "normalize", "drop_last", "lanes", "val_split"):
-        assert f"  {name}: " in printed
-
-
 def test_transforms_can_be_given_on_the_command_line(mini_dataset: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -135,12 +129,6 @@ data:
         *("fit", "--config", str(config), "--trainer.accelerator", "cpu"),
         *("--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"),
     )
-
-
-def test_configs_of_the_repository_are_read() -> None:
-    for config in sorted((ROOT / "configs").glob("*.yaml")):
-        command = ["fit", "--config", str(config), "--data.data_dir", "x", "--print_config"]
-        assert "data_dir: x" in train(ROOT, *command), config.name
 
 
 def test_the_contact_sheet_is_a_picture_of_the_batch(mini_dataset: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.error import URLError
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from shard_tool.errors import OptionError, StoreError
+from shard_tool.errors import ObjectBusy, OptionError, StoreError
 from shard_tool.release import RELEASE
 from shard_tool.storage import public_url
 from shard_tool.voc.archives import OFFICIAL_HOSTS
@@ -92,8 +92,9 @@ def download_archive(
 
     Raises:
         OptionError: A mirror is not an http or https URL, or a number is not positive.
+        ObjectBusy: Another process is at it.
         StoreError: No mirror gave the right file (says what each did, and where wrong files were
-            kept), another process is at it, or the disk is full or cannot be written.
+            kept), or the disk is full or cannot be written.
     """
     _check_options(timeout_s=timeout_s, attempts=attempts, backoff_s=backoff_s)
     sources = sources_of(archive, mirrors)
@@ -525,7 +526,7 @@ def _open_locked(path: Path) -> FileIO:
         except BlockingIOError:
             file.close()
             hint = "wait for it, then try again"
-            raise StoreError(str(path), "another process is downloading it", hint) from None
+            raise ObjectBusy(str(path), "another process is downloading it", hint) from None
         except OSError:
             logger.info("%s: this file system has no locks", path)
         if _is_at(path, file):
@@ -545,5 +546,7 @@ def _is_at(path: Path, file: FileIO) -> bool:
 def _on_disk(path: Path) -> Iterator[None]:
     try:
         yield
+    except ObjectBusy:  # an OSError, too
+        raise
     except OSError as exc:
         raise StoreError(str(path), f"disk trouble: {exc.strerror or exc}") from exc

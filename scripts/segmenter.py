@@ -1,0 +1,154 @@
+"""torchvision's segmentation models for `scripts/train.py`: cross entropy, and mIoU."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch.nn.functional import cross_entropy
+from torchvision.models import segmentation
+
+from datamodules.evaluation import SegmentationEvaluator
+from scripts.passes import samples_of_pass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datamodules import Batch
+
+VOID = 255
+"""Label of the pixels that belong to nothing, the borders of VOC's objects: never counted."""
+MODELS: dict[str, Callable[..., torch.nn.Module]] = {
+    "lraspp": segmentation.lraspp_mobilenet_v3_large,
+    "deeplabv3_mobilenet": segmentation.deeplabv3_mobilenet_v3_large,
+    "deeplabv3_resnet50": segmentation.deeplabv3_resnet50,
+}
+
+
+class Segmenter(LightningModule):
+    """A torchvision segmentation model, trained from scratch.
+
+    Trains on pictures of one size; evaluates on pictures of any, each at its own.
+
+    Args:
+        model: One of lraspp, deeplabv3_mobilenet, deeplabv3_resnet50.
+        num_classes: Labels, background included.
+        learning_rate: Of SGD with momentum 0.9 at the first step; falls to 0 over the run as a
+            polynomial of power 0.9 (Chen et al., "Rethinking atrous convolution for semantic image
+            segmentation", 2017, section 4.1).
+        weight_decay: Of SGD.
+    """
+
+    def __init__(
+        self,
+        model: str = "lraspp",
+        num_classes: int = 21,
+        learning_rate: float = 0.01,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        if model not in MODELS:
+            message = f"model {model!r} is not one of {', '.join(MODELS)}"
+            raise ValueError(message)
+        self.save_hyperparameters()
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.network = MODELS[model](weights=None, weights_backbone=None, num_classes=num_classes)
+        self.evaluator = SegmentationEvaluator(num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Scores [B, C, H, W] of float pictures [B, 3, H, W] in [0, 1]."""
+        return self.network(images)["out"]  # type: ignore[no-any-return]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
+        """Cross entropy, the mean over pixels that are not void."""
+        images, masks = batch
+        loss = _loss(self(images), masks)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what a pass that was broken off has left."""
+        self.evaluator.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Take down the pixels of each true and predicted label."""
+        pairs = stacks(batch)
+        predicted = [mask for images, _ in pairs for mask in self(images).argmax(1)]
+        truths = [mask for _, masks in pairs for mask in masks]
+        self.evaluator.update(batch.sample_ids, predicted, truths)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log mIoU over all ranks: counts are integers, so their sum is exact."""
+        self._log_score("val")
+
+    def on_test_epoch_start(self) -> None:
+        """As validation."""
+        self.evaluator.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As validation, under another name."""
+        self._log_score("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ARG002
+        """Sample ids, and of each a mask uint8 [H, W]."""
+        masks = [mask for images, _ in stacks(batch) for mask in self(images).argmax(1)]
+        return batch.sample_ids.tolist(), [mask.to(torch.uint8) for mask in masks]
+
+    def configure_optimizers(self) -> Any:
+        """SGD, its learning rate lowered every step of the run."""
+        optimizer = torch.optim.SGD(
+            self.parameters(), self.learning_rate, momentum=0.9, weight_decay=self.weight_decay
+        )
+        total = max(1.0, self.trainer.estimated_stepping_batches)  # may be infinite
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_polynomial, total))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def _log_score(self, stage: str) -> None:
+        """Log a pass's mIoU; every rank has the same, which "max" keeps to the last digit."""
+        num_samples = samples_of_pass(self.trainer, stage)
+        scores = self.evaluator.compute(num_samples)
+        self.evaluator.reset()
+        self.log(
+            f"{stage}_miou",
+            scores.miou,
+            prog_bar=True,
+            batch_size=num_samples,
+            sync_dist=True,
+            reduce_fx="max",
+        )
+
+
+def stacks(batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """A batch as images [B, 3, H, W] with masks int64 [B, H, W]; pictures of many sizes one by one.
+
+    `Batch.images` refuses those: nothing could stack them.
+    """
+    sizes = batch.sizes.tolist()
+    if all(size == sizes[0] for size in sizes):
+        return [(batch.images, batch.targets)]
+    areas = [height * width for height, width in sizes]
+    pixels = torch.split(batch.pixels, [3 * area for area in areas])
+    masks = torch.split(batch.masks, areas)
+    return [
+        (
+            rgb.view(1, height, width, 3).permute(0, 3, 1, 2),
+            mask.view(1, height, width).to(torch.int64),
+        )
+        for rgb, mask, (height, width) in zip(pixels, masks, sizes, strict=True)
+    ]
+
+
+def _loss(scores: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """0, not NaN, where every pixel is void."""
+    total = cross_entropy(scores, masks, ignore_index=VOID, reduction="sum")
+    return total / (masks != VOID).sum().clamp(min=1)
+
+
+def _polynomial(total_steps: float, step: int) -> float:
+    return max(0.0, 1 - step / total_steps) ** 0.9
