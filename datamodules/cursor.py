@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 1
+_ANEW = "to begin anew with a checkpoint's weights alone, Model.load_from_checkpoint reads them"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,8 @@ def cursor_from_state(
         raise ResumeError("cursor", "the saved state is empty", hint)
     if state.get("version") != VERSION:
         found = state.get("version")
-        raise ResumeError("cursor", f"version {found!r} is unknown (this release reads {VERSION})")
+        problem = f"version {found!r} is unknown (this release reads {VERSION})"
+        raise ResumeError("cursor", problem, f"resume with the release that saved it; {_ANEW}")
     fields = ("epoch", "samples", "lanes", "window", "seed")
     missing = [name for name in (*fields, "fingerprint") if name not in state]
     if missing:
@@ -67,8 +69,10 @@ def cursor_from_state(
     values = {name: state[name] for name in fields}
     if any(type(value) is not int for value in values.values()):
         raise ResumeError("cursor", f"a field is not an integer: {values}")
-    _same("fingerprint", state["fingerprint"], fingerprint, "the data, splits or shuffle differ")
-    _same("seed", values["seed"], seed, "the order would be another")
+    hint = f"the data, splits or shuffle differ: give those it was saved with; {_ANEW}"
+    _same("fingerprint", state["fingerprint"], fingerprint, hint)
+    hint = f"the order would be another: give seed={values['seed']}; {_ANEW}"
+    _same("seed", values["seed"], seed, hint)
     _same("lanes", values["lanes"], lanes, "leave lanes=None to take the saved number")
     _same("window", values["window"], window, "leave window=None to take the saved number")
     if not (values["epoch"] >= 0 and 0 <= values["samples"] <= num_samples):

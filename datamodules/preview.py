@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,8 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make
 from shard_tool.sample import VOC_CLASSES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from datamodules.dataset import ShardDataset
 
 PADDING = 4
@@ -38,7 +41,17 @@ def preview(
         cells.append(cell(*stored.read(sample_id), side=side))
         drawn = (transformed.read(sample_id, epoch=epoch) for epoch in range(epochs))
         cells += [cell(image, target, side=side) for image, target in drawn]
-    grid = make_grid(torch.stack(cells), nrow=1 + epochs, padding=PADDING, pad_value=255)
+    return _grid(cells, columns=1 + epochs)
+
+
+def sheet(samples: Iterable[tuple[torch.Tensor, Any]], *, side: int) -> Image.Image:
+    """Samples side by side, about as many rows as columns, each drawn as `cell` does."""
+    cells = [cell(image, target, side=side) for image, target in samples]
+    return _grid(cells, columns=math.ceil(math.sqrt(len(cells))))
+
+
+def _grid(cells: list[torch.Tensor], *, columns: int) -> Image.Image:
+    grid = make_grid(torch.stack(cells), nrow=columns, padding=PADDING, pad_value=255)
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 

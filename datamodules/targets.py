@@ -386,11 +386,12 @@ def _checked(result: Any, transform: object, sample: Annotated) -> tuple[torch.T
         found = type(result).__name__
         problem = f"transform {_name_of(transform)!r} returned {found}, expected (image, target)"
         raise SampleError(place, problem)
+    place = place if transform is None else f"{place}, by transform {_name_of(transform)!r}"
     image, target = _checked_image(result[0], place), result[1]
     if sample.boxes is not None:
         return image, _checked_detection(target, place)
     if sample.labels is not None:
-        return image, _checked_labels(target, sample.labels.shape, transform, place)
+        return image, _checked_labels(target, sample.labels.shape, transform, sample.raw.place)
     return image, _checked_mask(target, image, place)
 
 
@@ -415,7 +416,8 @@ def _checked_image(image: object, place: str) -> torch.Tensor:
 def _checked_detection(target: Any, place: str) -> dict[str, Any]:
     """The target's boxes and all that goes with them, in step and as plain tensors."""
     if not isinstance(target, dict) or not {"boxes", "labels"} <= target.keys():
-        raise SampleError(place, "the transform's target has no 'boxes' and 'labels'")
+        hint = "return the target's dict, also where no box is left ([0, 4] boxes, [0] labels)"
+        raise SampleError(place, "the transform's target has no 'boxes' and 'labels'", hint)
     boxes, labels, flags = target["boxes"], target["labels"], target.get("difficult")
     for name, value in (("boxes", boxes), ("labels", labels), ("difficult", flags)):
         if not (isinstance(value, torch.Tensor) or (value is None and name == "difficult")):
@@ -424,6 +426,9 @@ def _checked_detection(target: Any, place: str) -> dict[str, Any]:
     if isinstance(boxes, tv_tensors.BoundingBoxes) and boxes.format.value != "XYXY":
         hint = "end with v2.ConvertBoundingBoxFormat('XYXY')"
         raise SampleError(place, f"the transform's boxes are {boxes.format.value}", hint)
+    if labels.is_floating_point():
+        problem = f"after the transform labels are {labels.dtype}, expected integers"
+        raise SampleError(place, problem, "leave target['labels'] as they are, or index them")
     flags = in_step(flags, labels)
     boxes, labels = _plain(boxes), _plain(labels)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:

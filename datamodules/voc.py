@@ -9,6 +9,7 @@ restates Lightning's count when training starts.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable  # noqa: TC003  (LightningCLI reads annotations)
 from dataclasses import replace
@@ -17,28 +18,39 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule
+from pytorch_lightning.utilities import rank_zero_warn
 
-from datamodules import presets
+from datamodules import presets, restart
 from datamodules.collate import Batch
 from datamodules.dataset import DEFAULT_WINDOW, ShardDataset
 from datamodules.device import check_decoder, finish
 from datamodules.fused import check_places
 from datamodules.loader import ShardLoader
 from datamodules.moments import Copied, Moment
+from datamodules.preview import sheet
 from datamodules.targets import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.world import World
-from shard_tool.errors import ObjectBusy, ObjectMissing, OptionError
+from shard_tool.errors import ObjectBusy, ObjectMissing, OptionError, ShardToolError
 from shard_tool.ranges import TIMEOUT_S
-from shard_tool.storage import Folder, load_manifest
+from shard_tool.storage import Folder, load_manifest, public_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from PIL import Image
     from pytorch_lightning import LightningModule, Trainer
 
     from datamodules.fused import FusedTransform
 
 log = logging.getLogger(__name__)
+
+
+_WORKERS_PER_CORE = 2
+"""A few more workers than cores are no harm: they wait for storage, too."""
+_NOT_SAVED = {"self", "__class__", "storage_options", "collate_fn"} | {
+    f"{stage}_transforms" for stage in ("train", "val", "test")
+}
+"""Arguments that are no hyperparameters: secrets, and what only pickle could save."""
 
 
 class VOCDataModule(LightningDataModule):
@@ -141,6 +153,7 @@ class VOCDataModule(LightningDataModule):
         storage_options: dict[str, Any] | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
+        saved = {name: value for name, value in locals().items() if name not in _NOT_SAVED}
         super().__init__()
         if batch_size < 1:
             raise OptionError("batch_size", f"{batch_size} is below 1")
@@ -189,7 +202,14 @@ class VOCDataModule(LightningDataModule):
             prepare_data_per_node = not all(map(_is_elsewhere, roots))
         self.prepare_data_per_node = prepare_data_per_node  # Lightning reads it
         self.collate_fn = collate_fn
+        public = {
+            "data_dir": [public_url(r) for r in roots],
+            "source": source and public_url(source),
+        }
+        # Not for loggers: a model may have hyperparameters of the same names.
+        self.save_hyperparameters({**saved, **public}, logger=False)
         self._progress = _Progress(self)
+        self._opened: dict[str, ShardDataset] = {}
         self._train_loader: ShardLoader | None = None
         self._state: dict[str, Any] = {}
         self._arrived: Moment | None = None
@@ -202,6 +222,44 @@ class VOCDataModule(LightningDataModule):
         manifest = load_manifest(Folder(self.roots[0], self.storage_options))
         has_background = (self.task or manifest.task) != "classification"
         return max(manifest.classes.values(), default=0) + has_background
+
+    def default_transforms(self, stage: str = "train") -> Transform:
+        """What a stage ('train', 'val', 'test') does to samples where its transforms are not given.
+
+        Raises:
+            OptionError: There is no such stage, or the data is generic, to whose samples nothing
+                is done by default.
+        """
+        task = self.task or load_manifest(Folder(self.roots[0], self.storage_options)).task
+        if task not in presets.DEFAULT_RECIPES:
+            problem = f"data for {task} is generic: nothing is done to its samples by default"
+            raise OptionError("default_transforms", problem, "give train_transforms and the like")
+        _check_stage(stage)
+        return self._recipe(task, train=stage == "train")
+
+    def show_batch(self, stage: str = "train", *, epoch: int = 0, side: int = 240) -> Image.Image:
+        """Draw the first batch of an epoch, boxes and masks included, as a model will get it.
+
+        Pixels are as before the division by 255 and `normalize`. No loader's place moves.
+
+        Args:
+            stage: 'train', 'val' or 'test'.
+            epoch: Of training; evaluation is the same in all.
+            side: Pixels of each sample's square.
+
+        Raises:
+            OptionError: There is no such stage, or the data is generic: nobody can tell how to draw
+                it.
+        """
+        _check_stage(stage)
+        dataset = self._dataset(stage)
+        if dataset.is_generic:
+            problem = f"data for {dataset.task} is generic: what its samples look like is yours"
+            raise OptionError("show_batch", problem, "draw `next(iter(dm.train_dataloader()))`")
+        loader = ShardLoader(dataset, batch_size=self.batch_size, drop_last=self.drop_last)
+        loader.set_epoch(epoch)
+        batch = finish(next(iter(loader)))  # what is left to a device is done here
+        return sheet(zip(*batch, strict=True), side=side)
 
     # Data ---------------------------------------------------------------------------------
 
@@ -220,28 +278,34 @@ class VOCDataModule(LightningDataModule):
             if not self._is_made(root):
                 self._make(root)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
-        """Nothing to load: loaders open their datasets. Hooks into the Trainer's counting."""
+    def setup(self, stage: str) -> None:
+        """Open the stage's datasets, so that what is wrong with them is said before all else.
+
+        Raises:
+            ObjectMissing: A root holds no dataset.
+            OptionError: A split is missing, or an argument does not fit the data.
+        """
         self._state = {}  # of an earlier run; Lightning loads this one's, if any, after setup
         # Our length is exact on every rank and for any number of workers, which is what Lightning
         # warns it cannot know of an IterableDataset.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
         trainer: Any = self.trainer  # Lightning sets these attributes without declaring them
-        if trainer is None:
-            return
-        if self.decode == "cuda":
+        if trainer is not None and self.decode == "cuda":
             check_decoder(trainer.strategy.root_device)
-        if self._progress not in trainer.callbacks:
+        if trainer is not None and self._progress not in trainer.callbacks:
             trainer.callbacks.append(self._progress)
+        self._opened = {name: self._dataset(name) for name in self._stages_of(stage)}
+        self._check_workers()
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002
+        """Let go of datasets that no loader asked for."""
+        self._opened = {}
 
     def train_dataloader(self) -> ShardLoader:
         """Training batches, from where the last checkpoint left off."""
         trainer: Any = self.trainer
-        overfit = trainer is not None and trainer.overfit_batches > 0
-        shuffle = self.shuffle and not overfit
-        dataset = self._dataset("train", shuffle=shuffle)
-        loader = self._loader(dataset, drop_last=self.drop_last, resumable=not overfit)
-        if self._state and not overfit:
+        loader = self._loader(self._open("train"), drop_last=self.drop_last, resumable=True)
+        if self._state:
             loader.load_state_dict(self._state)
         if trainer is not None and trainer.state.status == "running":
             self.follow(loader)
@@ -249,11 +313,11 @@ class VOCDataModule(LightningDataModule):
 
     def val_dataloader(self) -> ShardLoader:
         """Every validation sample exactly once, on any number of ranks."""
-        return self._loader(self._dataset("val", shuffle=False))
+        return self._loader(self._open("val"))
 
     def test_dataloader(self) -> ShardLoader:
         """Every test sample exactly once, on any number of ranks."""
-        return self._loader(self._dataset("test", shuffle=False))
+        return self._loader(self._open("test"))
 
     def predict_dataloader(self) -> ShardLoader:
         """The test samples."""
@@ -286,7 +350,14 @@ class VOCDataModule(LightningDataModule):
         return loader.state_dict() if loader is not None else dict(self._state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Keep a saved cursor for the next training loader, which checks it."""
+        """Keep a saved cursor for the next training loader.
+
+        Raises:
+            ResumeError: It belongs to other data, another seed or another version. Said here, for
+                an error of a loader hook leaves Lightning's patches of DataLoader behind.
+        """
+        if (train := self._opened.get("train")) is not None:
+            train.cursor_from_state(state_dict)
         self._state = dict(state_dict)
 
     def follow(self, loader: ShardLoader) -> None:
@@ -354,8 +425,35 @@ class VOCDataModule(LightningDataModule):
         with claimed(Folder(folder)):  # the archive's own lock is none between nodes without locks
             return str(download_archive(archive, Path(folder)))
 
-    def _dataset(self, stage: str, *, shuffle: bool) -> ShardDataset:
-        trainer = self.trainer
+    def _stages_of(self, stage: str) -> list[str]:
+        """Whose datasets a run of Lightning's stage will ask for."""
+        if stage != "fit":
+            return ["val" if stage == "validate" else "test"]
+        trainer: Any = self.trainer
+        validates = trainer is not None and trainer.enable_validation
+        return ["train", "val"] if validates else ["train"]
+
+    def _open(self, stage: str) -> ShardDataset:
+        """The stage's dataset: the one that setup opened, or another where that is in use."""
+        return self._opened.pop(stage, None) or self._dataset(stage)
+
+    def _check_workers(self) -> None:
+        """Say in plain words that there are more workers than the machine can run."""
+        trainer: Any = self.trainer
+        ranks = 1 if trainer is None else trainer.world_size // trainer.num_nodes
+        workers, cores = ranks * self.num_workers, _num_cores()
+        if workers > _WORKERS_PER_CORE * cores:
+            each = f"num_workers={self.num_workers}"
+            each += f" on each of {ranks} ranks: {workers}" if ranks > 1 else ": so many"
+            rank_zero_warn(
+                f"VOCDataModule: {each} processes share {cores} cores and take each other's time; "
+                f"num_workers={max(1, cores // ranks)} will be as fast"
+            )
+
+    def _dataset(self, stage: str) -> ShardDataset:
+        trainer: Any = self.trainer
+        overfits = trainer is not None and trainer.overfit_batches > 0
+        shuffle = stage == "train" and self.shuffle and not overfits
         world = None if trainer is None else _world_of(trainer)
         try:
             dataset = ShardDataset(
@@ -411,34 +509,66 @@ class VOCDataModule(LightningDataModule):
         )
 
 
+_NOTES = {
+    ("got (list", "not list", "'list' object", "expects each tensor to be equal size"): (
+        "VOCDataModule: a detection batch unpacks into lists, of images [3, H, W] and of targets, "
+        "as torchvision's detectors take them; a model that wants one tensor gets it by "
+        "`torch.stack(images)`, where transforms give all pictures one size, as the recipes 'ssd' "
+        "and 'ssdlite' do; a classifier, with its labels, by task='classification'"
+    ),
+    ("too many indices for tensor", "only integers, slices"): (
+        "VOCDataModule: a batch for segmentation or classification unpacks into one tensor of "
+        "images [B, 3, H, W] and one of masks or labels; a detector gets its lists of images and "
+        "of targets by task='detection'"
+    ),
+}
+"""What errors of models that expect another kind of batch say, and what helps."""
+
+
 class _Progress(Callback):
-    """Keeps Lightning's count of batches and our place in step."""
+    """Keeps Lightning's counts and our place in step, and explains what a batch is."""
 
     def __init__(self, datamodule: VOCDataModule) -> None:
         self._datamodule = datamodule
 
+    def on_load_checkpoint(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Correct the counts Lightning is about to read, by the place restored just before."""
+        if state := self._datamodule._state:
+            restart.correct_saved(checkpoint, epoch=state["epoch"], samples=state["samples"])
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Restate, in batches of this run, how far the epoch is."""
+        """Correct how far Lightning takes the epoch to be."""
         loader = trainer.train_dataloader
-        if not isinstance(loader, ShardLoader):
-            return
-        self._datamodule.follow(loader)
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        epochs: Any = trainer.fit_loop.epoch_progress.current
-        cursor = loader.cursor
-        if cursor.samples and cursor.epoch == epochs.processed:
-            done = len(loader) - loader.remaining_batches
-        elif progress.processed and cursor.epoch + 1 == epochs.processed:
-            # Saved after the epoch's last batch: Lightning starts the next epoch where it finds its
-            # count of this one complete, in batches of this run.
-            done = int(trainer.num_training_batches)
-        else:
-            return
-        # Lightning keeps `completed` one behind in a checkpoint written at a batch's end, and
-        # catches up itself: all four move by the same amount.
-        moved = done - progress.processed
-        for name in ("ready", "started", "processed", "completed"):
-            setattr(progress, name, getattr(progress, name) + moved)
+        if isinstance(loader, ShardLoader):
+            self._datamodule.follow(loader)
+            restart.correct(trainer.fit_loop, loader)
+
+    def on_exception(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        exception: BaseException,
+    ) -> None:
+        """Say what a batch holds where a model seems to have taken a list for a tensor."""
+        text = str(exception)
+        for words, note in _NOTES.items():
+            if any(word in text for word in words) and not isinstance(exception, ShardToolError):
+                exception.add_note(note)
+
+
+def _check_stage(stage: str) -> None:
+    if stage not in ("train", "val", "test"):
+        raise OptionError("stage", f"{stage!r} is not one of train, val, test")
+
+
+def _num_cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_image_size(given: object) -> None:

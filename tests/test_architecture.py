@@ -41,7 +41,8 @@ datamodules.collate datamodules.presets datamodules.evaluation
 datamodules.slots datamodules.device
 datamodules.dataset
 datamodules.loader
-datamodules.voc datamodules.forecast datamodules.bench datamodules.preview datamodules.remedies
+datamodules.restart datamodules.forecast datamodules.bench datamodules.preview datamodules.remedies
+datamodules.voc
 datamodules.monitor
 datamodules
 shard_tool.cli_options

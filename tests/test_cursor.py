@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from datamodules.cursor import VERSION, Cursor, cursor_from_state
 from shard_tool.errors import ResumeError
 
+ANEW = "to begin anew with a checkpoint's weights alone, Model.load_from_checkpoint reads them"
+OTHER_RELEASE = f"resume with the release that saved it; {ANEW}"
 CURSOR = Cursor(fingerprint="3f9c", seed=7, epoch=2, samples=48, lanes=4, window=8)
 RUN: dict[str, Any] = {
     "fingerprint": "3f9c",
@@ -93,12 +95,12 @@ def test_empty_state_is_refused() -> None:
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_state_of_another_version_is_refused(version: object) -> None:
-    expected = f"cursor: version {version!r} is unknown (this release reads 1)"
+    expected = f"cursor: version {version!r} is unknown (this release reads 1); {OTHER_RELEASE}"
     assert refusal(state(version=version)) == expected
 
 
 def test_state_without_a_version_is_refused() -> None:
-    expected = "cursor: version None is unknown (this release reads 1)"
+    expected = f"cursor: version None is unknown (this release reads 1); {OTHER_RELEASE}"
     assert refusal({"epoch": 3}) == expected
 
 
@@ -124,13 +126,14 @@ def test_field_that_is_not_an_integer_is_refused(name: str, value: object) -> No
 def test_state_of_other_data_is_refused() -> None:
     expected = (
         "cursor: saved with fingerprint '3f9c', this run has '81aa'; "
-        "the data, splits or shuffle differ"
+        f"the data, splits or shuffle differ: give those it was saved with; {ANEW}"
     )
     assert refusal(state(), fingerprint="81aa") == expected
 
 
 def test_state_of_another_seed_is_refused() -> None:
-    expected = "cursor: saved with seed 7, this run has 0; the order would be another"
+    problem = "cursor: saved with seed 7, this run has 0; the order would be another: give seed=7"
+    expected = f"{problem}; {ANEW}"
     assert refusal(state(), seed=0) == expected
 
 

@@ -34,7 +34,9 @@ def sample_dataset(voc_sample: Path, tmp_path_factory: pytest.TempPathFactory) -
     return dest
 
 
-def start(options: dict[str, Any], *, ranks: int = 1) -> subprocess.Popen[bytes]:
+def start(
+    options: dict[str, Any] | list[dict[str, Any]], *, ranks: int = 1
+) -> subprocess.Popen[bytes]:
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -43,7 +45,7 @@ def start(options: dict[str, Any], *, ranks: int = 1) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
-def run(options: dict[str, Any], *, ranks: int = 1) -> None:
+def run(options: dict[str, Any] | list[dict[str, Any]], *, ranks: int = 1) -> None:
     with start(options, ranks=ranks) as process:
         try:
             assert process.wait(DEADLINE_S) == 0

@@ -474,7 +474,7 @@ def test_an_unknown_split_names_those_there_are(mini_dataset: Path) -> None:
     ("change", "message"),
     [
         ({"fingerprint": "0" * 64}, "cursor: saved with fingerprint '000"),
-        ({"seed": 6}, "cursor: saved with seed 6, this run has 5; the order would be another"),
+        ({"seed": 6}, "saved with seed 6, this run has 5; the order would be another: give seed=6"),
         ({"version": 9}, r"cursor: version 9 is unknown \(this release reads 1\)"),
         ({"samples": 10**6}, "cursor: epoch 0, sample 1000000 of 30 is not a place in the data"),
     ],

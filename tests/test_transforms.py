@@ -179,8 +179,8 @@ def test_transform_that_drops_boxes_only_is_refused() -> None:
     def bad(image: Any, target: Any) -> Any:
         return image, {**target, "boxes": target["boxes"][:2]}
 
-    expected = f"{PLACE}: after the transform boxes (2, 4) and labels (5,) are not in step"
-    assert refusal(bad) == expected
+    problem = "after the transform boxes (2, 4) and labels (5,) are not in step"
+    assert refusal(bad) == f"{PLACE}, by transform 'bad': {problem}"
 
 
 def test_transform_that_loses_track_of_difficult_is_refused() -> None:
@@ -189,7 +189,7 @@ def test_transform_that_loses_track_of_difficult_is_refused() -> None:
         return image, {**target, "boxes": target["boxes"][:2], "labels": labels}
 
     expected = (
-        f"{PLACE}: after the transform 'difficult' is not in step; "
+        f"{PLACE}, by transform 'bad': after the transform 'difficult' is not in step; "
         "index target['labels'] (or 'difficult') where you drop boxes"
     )
     assert refusal(bad) == expected
@@ -270,12 +270,14 @@ def changed(**values: Any) -> Callable[[Any, Any], Any]:
         ),
         pytest.param(
             lambda image, target: (image, target["boxes"]),
-            "the transform's target has no 'boxes' and 'labels'",
+            "the transform's target has no 'boxes' and 'labels'; "
+            "return the target's dict, also where no box is left ([0, 4] boxes, [0] labels)",
             id="boxes instead of a target",
         ),
         pytest.param(
             lambda image, target: (image, {"boxes": target["boxes"]}),
-            "the transform's target has no 'boxes' and 'labels'",
+            "the transform's target has no 'boxes' and 'labels'; "
+            "return the target's dict, also where no box is left ([0, 4] boxes, [0] labels)",
             id="no labels",
         ),
         pytest.param(
@@ -293,12 +295,25 @@ def changed(**values: Any) -> Callable[[Any, Any], Any]:
             "after the transform boxes (5, 4) and labels (5, 1) are not in step",
             id="column of labels",
         ),
+        pytest.param(
+            changed(labels=lambda labels: labels.float()),
+            "after the transform labels are torch.float32, expected integers; "
+            "leave target['labels'] as they are, or index them",
+            id="labels of another dtype",
+        ),
+        pytest.param(
+            changed(boxes=lambda _: None),
+            "after the transform 'boxes' is NoneType, expected a tensor",
+            id="no boxes",
+        ),
     ],
 )
 def test_transform_that_returns_what_no_batch_can_hold_is_refused(
     transform: Any, problem: str
 ) -> None:
-    assert refusal(transform) == f"{PLACE}: {problem}"
+    name = getattr(transform, "__name__", type(transform).__name__)
+    by = "" if problem.startswith("transform ") else f", by transform {name!r}"
+    assert refusal(transform) == f"{PLACE}{by}: {problem}"
 
 
 @pytest.mark.parametrize("name", ["boxes", "labels", "difficult"])
@@ -316,7 +331,7 @@ def test_transform_that_returns_no_tensors_is_an_error_that_names_the_sample(
     try:
         assert in_step(load(transform)) == [1, 2, 3, 4, 5]
     except SampleError as exc:
-        assert str(exc).startswith(f"{PLACE}: ")  # noqa: PT017  (one of two good ends)
+        assert str(exc).startswith(f"{PLACE}, by transform")  # noqa: PT017  (one of two good ends)
 
 
 @pytest.mark.parametrize(
@@ -370,4 +385,5 @@ def test_transform_whose_mask_does_not_lie_on_the_image_is_refused(
 ) -> None:
     _, raw = with_mask()
     message = refusal(lambda image, mask: (image, change(mask)), raw=raw, task="segmentation")
-    assert message == f"{PLACE}: the transform's mask is {found}, its image (12, 16)"
+    by = "by transform '<lambda>'"
+    assert message == f"{PLACE}, {by}: the transform's mask is {found}, its image (12, 16)"

@@ -2,7 +2,7 @@
 
 Usage: train_recorder.py JSON, with data (of VOCDataModule), trainer (of Trainer), log, checkpoints
 (a folder: a checkpoint after every step), ckpt_path, validate (bool), step_s (seconds
-a step takes).
+a step takes); or with a list of such, done one after the other, which saves starting processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ class Slow(Recorder):
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    options = json.loads(sys.argv[1])
+    given = json.loads(sys.argv[1])
+    for options in given if isinstance(given, list) else [given]:
+        run(options)
+
+
+def run(options: dict[str, Any]) -> None:
     model = Slow(options["log"])
     model.step_s = options.get("step_s", 0.0)
     callbacks = []
