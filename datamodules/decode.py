@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +24,7 @@ from datamodules.png import plain_png
 from shard_tool.errors import OptionError, SampleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +33,11 @@ log = logging.getLogger(__name__)
 MAX_PIXELS = 89_000_000
 """A picture with more is refused before it is decoded: that is 267 MB of RGB, and just below where
 Pillow starts to warn."""
+
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM")
+"""What Pillow may take a picture for. It knows others: some it hands to other programs (EPS to
+Ghostscript, which runs it), and the readers of some fail with errors of any kind."""
+MASK_FORMATS = ("PNG", "GIF", "BMP", "TIFF")
 
 _REFUSALS = (
     *(OSError, ValueError, SyntaxError),
@@ -66,7 +72,8 @@ def picture_size(content: bytes | memoryview, *, place: str) -> tuple[int, int]:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
-        height, width = _decode_by_pillow(content, "RGB", place).shape[:2]
+        with _opened(content, PICTURE_FORMATS, place) as picture:
+            width, height = picture.size
     _check_size(width, height, place)
     return height, width
 
@@ -122,22 +129,43 @@ def decode_mask(content: bytes | memoryview, *, place: str) -> torch.Tensor:
 def _decode_by_pillow(
     content: bytes | memoryview, mode: str | None, place: str
 ) -> NDArray[np.uint8]:
+    formats = MASK_FORMATS if mode is None else PICTURE_FORMATS
+    with _opened(content, formats, place) as picture:
+        if mode is None:
+            return _values(picture, content, place)
+        found: Image.Image = picture
+        if picture.mode.startswith("I"):
+            # 16-bit greys, which Pillow's own conversion would make white above 255.
+            deep = np.array(picture).astype(np.int64)
+            is_deep = picture.mode != "I" or deep.max() > 255
+            found = Image.fromarray((deep >> 8 * is_deep).clip(0, 255).astype(np.uint8))
+        return np.array(found.convert(mode))
+
+
+@contextmanager
+def _opened(
+    content: bytes | memoryview, formats: tuple[str, ...], place: str
+) -> Iterator[Image.Image]:
+    """A picture whose header was read; whatever goes wrong with it is the sample's fault."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=formats) as picture:
             _check_size(*picture.size, place)
-            if mode is None and picture.mode not in {"P", "L"}:
-                raise SampleError(place, f"a mask has mode 'P' or 'L', this is {picture.mode!r}")
-            found: Image.Image = picture
-            if mode is not None and picture.mode.startswith("I"):
-                # 16-bit greys, which Pillow's own conversion would make white above 255.
-                deep = np.array(picture).astype(np.int64)
-                is_deep = picture.mode != "I" or deep.max() > 255
-                found = Image.fromarray((deep >> 8 * is_deep).clip(0, 255).astype(np.uint8))
-            return np.array(found if mode is None else found.convert(mode))
+            yield picture
     except UnidentifiedImageError:
         raise SampleError(place, "is not a picture") from None  # its text names a buffer's address
     except _REFUSALS as exc:
         raise SampleError(place, f"does not decode: {exc}") from exc
+
+
+def _values(mask: Image.Image, content: bytes | memoryview, place: str) -> NDArray[np.uint8]:
+    if mask.mode not in {"P", "L"}:
+        raise SampleError(place, f"a mask has mode 'P' or 'L', this is {mask.mode!r}")
+    values = np.array(mask)
+    if mask.format == "PNG" and mask.mode == "L":
+        # Of greys with fewer bits Pillow makes shades from black to white: back to their numbers.
+        bits = bytes(content[24:25])[0]  # of IHDR, which every PNG begins with
+        values //= 255 // (2**bits - 1)
+    return values
 
 
 def _check_size(width: int, height: int, place: str) -> None:

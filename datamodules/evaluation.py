@@ -207,6 +207,8 @@ class SegmentationEvaluator:
     """
 
     def __init__(self, num_classes: int) -> None:
+        if not 1 <= num_classes <= 255:
+            raise OptionError("num_classes", f"{num_classes} is not in 1 … 255")
         self.num_classes = num_classes
         self._records = Records({"pixels": _PIXELS})
 
@@ -226,6 +228,8 @@ class SegmentationEvaluator:
         """
         predictions, masks = list(predictions), list(masks)
         ids = _ids(sample_ids, predictions=predictions, masks=masks)
+        if not len(ids):
+            return
         for sample_id, predicted, mask in zip(ids, predictions, masks, strict=True):
             if predicted.shape != mask.shape or predicted.is_floating_point():
                 problem = f"{predicted.dtype} {list(predicted.shape)} for a mask {list(mask.shape)}"
@@ -289,7 +293,7 @@ class ClassificationEvaluator:
             labels: [B, C]: 1, 0, or -1 for what counts neither way, as the loader gives them.
 
         Raises:
-            EvaluationError: Shapes differ, or a score is not a number.
+            EvaluationError: Shapes differ, a score is not a number, or a label is another number.
         """
         ids = _ids(sample_ids, scores=scores, labels=labels)
         for place, tensor in (("scores", scores), ("labels", labels)):
@@ -297,7 +301,13 @@ class ClassificationEvaluator:
                 problem = f"{list(tensor.shape)}, expected [{len(ids)}, {self.num_classes}]"
                 raise EvaluationError(place, problem)
         rows = np.zeros(len(ids), self._dtype)
-        rows["sample_id"], rows["scores"], rows["labels"] = ids, _array(scores), _array(labels)
+        given = _array(labels)
+        odd = ~np.isin(given, (-1, 0, 1))
+        if odd.any():
+            row = int(np.flatnonzero(odd.any(1))[0])
+            problem = f"{given[row][odd[row]][0].item()!r}, expected 1, 0 or -1"
+            raise EvaluationError(f"labels of sample {ids[row]}", problem, "-1 counts neither way")
+        rows["sample_id"], rows["scores"], rows["labels"] = ids, _array(scores), given
         _check("scores", rows, "scores", ~np.isnan(rows["scores"]).any(axis=1), "numbers")
         self._records.add(ids, answers=rows)
 

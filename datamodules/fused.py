@@ -131,6 +131,9 @@ class FusedTransform:
 
     def __post_init__(self) -> None:
         check_places(self.decode, self.recolor_on)
+        fill: object = self.fill  # callers without types give anything
+        if not (isinstance(fill, tuple) and len(fill) == 3 and all(map(_is_level, fill))):
+            raise OptionError("fill", f"{fill!r} is not three whole numbers of 0 … 255")
         if self.after and self.is_for_device:
             problem = "transforms after a recipe need its pixels, which the device makes"
             hint = "take decode='exact' and recolor_on='worker', or do without them"
@@ -155,9 +158,14 @@ class FusedTransform:
         """Transform a decoded picture: uint8 [3, H, W], and its target, mask or labels.
 
         Raises:
+            OptionError: Something is left to the device, which sees stored pictures alone.
             TypeError: The picture, its boxes or its mask are not of a kind that can be moved.
             ValueError: They are not of one size.
         """
+        if self.is_for_device:
+            problem = "what follows other transforms has pixels already, and no device to leave to"
+            hint = "take decode='exact' and recolor_on='worker', or give the recipe alone"
+            raise OptionError("decode and recolor_on", problem, hint)
         pixels = _checked_image(image)
         size_hw = (int(pixels.shape[1]), int(pixels.shape[2]))
         boxes, mask = _NO_BOXES, None
@@ -292,6 +300,10 @@ class FusedTransform:
         for transform in self.after:
             image, target = transform(image, target)
         return image, target
+
+
+def _is_level(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= 255
 
 
 def check_places(decode: str, recolor_on: str | None) -> None:

@@ -69,6 +69,20 @@ class Plan:
     is_flipped: bool = False
     """Mirrored left to right, after all else."""
 
+    def __post_init__(self) -> None:
+        """Refuse what nothing could be scaled to.
+
+        Raises:
+            ValueError: A side is no whole number from 1, or the inner part is larger than all.
+        """
+        view, size_hw, inner_hw = self.view, self.size_hw, self.inner_hw or self.size_hw
+        sides = (*size_hw, *inner_hw, view.width, view.height)
+        if not (min(sides) >= 1 and all(isinstance(n, int | np.integer) for n in (*view, *sides))):
+            problem = f"{view}, to (H, W) = {size_hw}, inner {self.inner_hw}"
+            raise ValueError(f"{problem}: sides must be whole numbers from 1")
+        if inner_hw[0] > size_hw[0] or inner_hw[1] > size_hw[1]:
+            raise ValueError(f"inner (H, W) = {inner_hw} is larger than the output's {size_hw}")
+
     @property
     def scaled_hw(self) -> tuple[int, int]:
         """(height, width) the view is scaled to."""

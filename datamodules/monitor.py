@@ -128,6 +128,8 @@ class Monitor(Callback):
     ) -> None:
         """Note what the batch cost."""
         loaders: Any = trainer.val_dataloaders
+        if isinstance(loaders, dict):
+            loaders = list(loaders.values())
         several = isinstance(loaders, list | tuple)
         self._note(self._val_watch, trainer, loaders[dataloader_idx] if several else loaders)
 

@@ -31,6 +31,8 @@ class MultiScale:
     def __post_init__(self) -> None:
         if not self.transforms:
             raise OptionError("multi_scale", "there is no size to draw from")
+        if any(isinstance(transform, MultiScale) for transform in self.transforms):
+            raise OptionError("multi_scale", "one is inside another", "give all sizes to one")
 
     @property
     def __name__(self) -> str:

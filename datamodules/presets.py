@@ -49,12 +49,30 @@ _SHOWN = 224 / 256
 """Share of the shorter side that the centre crop of evaluation on ImageNet shows."""
 
 
+def checked_size(size: object) -> int:
+    """A number of pixels, as callers without types give it.
+
+    Raises:
+        OptionError: It is none from 1; a pair would be read as a height and a width.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise OptionError("size", f"{size!r} is not a number of pixels from 1")
+    return size
+
+
+def _checked_range(scale: tuple[float, float], most: float) -> tuple[float, float]:
+    low, high = scale
+    if not 0 < low <= high <= most:
+        raise OptionError("scale", f"{scale!r} is not a range within 0 … {most:g}")
+    return scale
+
+
 def ssd(size: int = 300) -> FusedTransform:
     """SSD's recipe: colours, zoom-out, IoU crop, flip, resize to size x size.
 
     Source: Liu et al., "SSD: Single Shot MultiBox Detector", 2016, sections 2.2 and 3.6.
     """
-    return FusedTransform(partial(_ssd, size), fill=_MEAN_RGB)
+    return FusedTransform(partial(_ssd, checked_size(size)), fill=_MEAN_RGB)
 
 
 def _ssd(
@@ -71,7 +89,7 @@ def ssdlite(size: int = 320) -> FusedTransform:
 
     Source: torchvision's recipe for ssdlite320_mobilenet_v3_large.
     """
-    return FusedTransform(partial(_ssdlite, size))
+    return FusedTransform(partial(_ssdlite, checked_size(size)))
 
 
 def _ssdlite(
@@ -86,12 +104,13 @@ def retinanet(short: int = 800, longest: int | None = None) -> FusedTransform:
 
     Source: Lin et al., "Focal loss for dense object detection", 2017, sections 4 and 5.
     """
-    return FusedTransform(partial(_retinanet, short, longest or _longest(short)))
+    return FusedTransform(partial(_retinanet, checked_size(short), longest or _longest(short)))
 
 
 def retinanet_eval(short: int = 800, longest: int | None = None) -> FusedTransform:
     """The same without the flip; every box is kept."""
-    return FusedTransform(partial(_short_side, short, longest or _longest(short)), min_size=0)
+    sides = (checked_size(short), longest or _longest(short))
+    return FusedTransform(partial(_short_side, *sides), min_size=0)
 
 
 def _longest(short: int) -> int:
@@ -121,7 +140,7 @@ def _retinanet(
 
 def resize(size: int) -> FusedTransform:
     """Resize to size x size; every box is kept."""
-    return FusedTransform(partial(_resize, size), min_size=0)
+    return FusedTransform(partial(_resize, checked_size(size)), min_size=0)
 
 
 def _resize(
@@ -135,7 +154,9 @@ def _resize(
 
 def random_resized_crop(size: int = 256, scale: tuple[float, float] = (0.5, 1.0)) -> FusedTransform:
     """A crop of a share of the picture's area in `scale`, flip, resize to size x size."""
-    return FusedTransform(partial(_random_resized_crop, size, scale))
+    return FusedTransform(
+        partial(_random_resized_crop, checked_size(size), _checked_range(scale, 1))
+    )
 
 
 def _random_resized_crop(
@@ -156,7 +177,8 @@ def random_scale_crop(size: int = 480, scale: tuple[float, float] = (0.5, 2.0)) 
 
     Source: torchvision's reference recipe for segmentation, with its 520, 480 and ranges.
     """
-    base = size * 520 // 480
+    base = checked_size(size) * 520 // 480
+    _checked_range(scale, 100)
     shorter = (max(1, int(base * scale[0])), max(1, int(base * scale[1])))
     return FusedTransform(partial(_random_scale_crop, size, shorter))
 
@@ -178,12 +200,12 @@ def letterbox(size: int = 640) -> FusedTransform:
     Source: YOLOX (Ge et al., "YOLOX: Exceeding YOLO series in 2021"), which puts pictures into the
     upper left corner; YOLO's grey.
     """
-    return FusedTransform(partial(_letterbox, size, 0.5), fill=_GREY)
+    return FusedTransform(partial(_letterbox, checked_size(size), 0.5), fill=_GREY)
 
 
 def letterbox_eval(size: int = 640) -> FusedTransform:
     """The same without the flip; every box is kept."""
-    return FusedTransform(partial(_letterbox, size, 0.0), fill=_GREY, min_size=0)
+    return FusedTransform(partial(_letterbox, checked_size(size), 0.0), fill=_GREY, min_size=0)
 
 
 def _letterbox(
@@ -243,7 +265,7 @@ def classification_eval(size: int = 224) -> FusedTransform:
 
     Source: torchvision's reference recipe for classification.
     """
-    return FusedTransform(partial(_center_crop, size))
+    return FusedTransform(partial(_center_crop, checked_size(size)))
 
 
 def multi_scale(make: Callable[[int], Callable[..., Any]], sizes: Sequence[int]) -> MultiScale:

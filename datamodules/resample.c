@@ -27,6 +27,10 @@ typedef struct {
     int64_t stored, start, stop, scaled, seen_start, seen_stop, fills_low, fills_high;
 } Axis;
 
+/* Changes with the arguments or their meaning: a file compiled before an update must not be called as
+ * if it were the new one. */
+PUBLIC int voc_resample_version(void) { return 1; }
+
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #include <immintrin.h>
 

@@ -11,6 +11,7 @@ writes the result, mirrored where wanted, where it belongs.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 from functools import cache, lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -20,6 +21,10 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import interpolate
 
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Of what resample.c is called with; the number there must be the same."""
 _MARGIN = 8
 """Pixels more that may be scaled, to meet the output's grid."""
 _NEAR = 1e-3
@@ -111,13 +116,25 @@ def resample(
     """Scale what both spans hold, and write what is seen of it.
 
     Args:
-        pixels: uint8 [h, w, 3], a line's pixels side by side.
+        pixels: uint8 [h, w, 3]; copied where a line's pixels do not lie side by side.
         rows: Which of them along the height.
         columns: Likewise along the width.
         fill: RGB of what lies beyond the picture.
         is_flipped: Mirrored left to right.
         out: uint8 [rows seen, columns seen, 3], a line's pixels side by side: where it is written.
+
+    Raises:
+        ValueError: `pixels` or `out` have another size than the spans are about.
     """
+    size = (rows.seen.stop - rows.seen.start, columns.seen.stop - columns.seen.start)
+    decoded = (rows.decoded, columns.decoded)
+    if (pixels.shape, out.shape, len(fill)) != ((*decoded, 3), (*size, 3), 3):
+        problem = (
+            f"pixels {tuple(pixels.shape)} and out {tuple(out.shape)} are not {decoded}, {size}"
+        )
+        raise ValueError(problem)  # before memory is written to
+    if pixels.stride()[1:] != (3, 1):  # as other transforms leave pictures
+        pixels = pixels.contiguous()
     kernel = _kernel()
     if kernel is None:
         _resample_by_torch(pixels, rows, columns, fill, is_flipped=is_flipped, out=out)
@@ -216,10 +233,20 @@ def _kernel() -> ctypes.CDLL | None:
     for suffix in EXTENSION_SUFFIXES:
         path = stem.with_name(stem.name + suffix)
         if path.exists():
-            kernel = ctypes.CDLL(str(path))
-            pointer, number = ctypes.c_void_p, ctypes.c_int64
-            kernel.voc_resample.argtypes = [
-                *(pointer, number, _Axis, _Axis, ctypes.c_char_p, ctypes.c_int, pointer, number)
-            ]
-            return kernel if kernel.voc_can_resample() else None
+            try:
+                return _loaded(path)
+            except (OSError, AttributeError) as exc:  # another system's, cut short, or none of ours
+                log.warning("%s cannot be used, torch scales instead: %s", path.name, exc)
     return None
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    kernel = ctypes.CDLL(str(path))
+    if kernel.voc_resample_version() != _VERSION:
+        log.warning("%s is of another release, torch scales instead: install again", path.name)
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    kernel.voc_resample.argtypes = [
+        *(pointer, number, _Axis, _Axis, ctypes.c_char_p, ctypes.c_int, pointer, number)
+    ]
+    return kernel if kernel.voc_can_resample() else None

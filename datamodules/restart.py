@@ -33,6 +33,7 @@ def correct(fit_loop: Any, loader: ShardLoader) -> None:
 
     Call it in `on_train_start`: restored, but not yet acted upon.
     """
+    fit_loop.epoch_loop.val_loop._has_run = False  # of an earlier fit of the same Trainer
     if _is_at_epoch_end(fit_loop):
         _count_epoch(fit_loop, -1)  # Lightning has closed it already
         _count_batches(fit_loop, int(fit_loop.max_batches))
@@ -47,7 +48,11 @@ def correct(fit_loop: Any, loader: ShardLoader) -> None:
     counted = fit_loop.epoch_loop.batch_progress.current.processed
     trained = len(loader) - loader.remaining_batches
     if cursor.samples and cursor.epoch == epochs.processed and trained != counted:
-        _count_batches(fit_loop, trained)  # of another size: whether a validation is due
+        most = int(fit_loop.max_batches)
+        _count_batches(fit_loop, min(trained, most))  # of another size: whether a validation is due
+        if trained >= most:  # no batch of this size is left
+            fit_loop.epoch_loop.batch_progress.is_last_batch = True
+            _validate_first(fit_loop)
     else:  # within an epoch, its number no longer says
         _validate_first(fit_loop)
 

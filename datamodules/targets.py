@@ -407,7 +407,7 @@ def _checked_image(image: object, place: str) -> torch.Tensor:
         if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
             problem = f"the transform's image is {image.dtype}, expected uint8 or float"
             raise SampleError(place, problem)
-        if image.ndim == 3 and image.shape[0] == 3:
+        if image.ndim == 3 and image.shape[0] == 3 and image.numel():
             return image
         found = str(tuple(image.shape))
     raise SampleError(place, f"the transform's image is {found}, expected a tensor [3, H, W]")
@@ -434,6 +434,9 @@ def _checked_detection(target: Any, place: str) -> dict[str, Any]:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         problem = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} are not in step"
         raise SampleError(place, f"after the transform {problem}")
+    if boxes.is_floating_point() and not bool((boxes[:, 2:] >= boxes[:, :2]).all()):
+        hint = "corners are x0, y0, x1, y1"
+        raise SampleError(place, "after the transform some box is inverted or not a number", hint)
     if flags is None or flags.shape != labels.shape:
         hint = "index target['labels'] (or 'difficult') where you drop boxes"
         raise SampleError(place, "after the transform 'difficult' is not in step", hint)

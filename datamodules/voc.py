@@ -171,6 +171,13 @@ class VOCDataModule(LightningDataModule):
             raise OptionError("decode='cuda' and recolor_on='device'", problem, hint)
         if image_size is not None:
             _check_image_size(image_size)
+        unused = {"transforms": transforms, "image_size": image_size}
+        unused["decode"] = None if decode == "exact" else decode
+        if None not in given and any(value is not None for value in unused.values()):
+            name, value = next(item for item in unused.items() if item[1] is not None)
+            hint = "leave it out, or leave out the transforms of a stage"
+            problem = f"{value!r} is for a recipe, and all stages have transforms of their own"
+            raise OptionError(name, problem, hint)
         roots = [str(r) for r in (data_dir if isinstance(data_dir, list | tuple) else [data_dir])]
         if (source or download) and len(roots) > 1:
             problem = f"{len(roots)} folders given, prepare_data can make one dataset"
@@ -475,12 +482,24 @@ class VOCDataModule(LightningDataModule):
             hint = f"give VOCDataModule another {stage}_split"
             hint += ", or the Trainer limit_val_batches=0" if stage == "val" else ""
             raise OptionError(exc.place, exc.problem, hint) from exc
-        if dataset.is_generic and self.recipe is not None:
-            problem = f"{self.recipe!r} is for pictures with boxes, a mask or labels"
-            raise OptionError("transforms", problem, "give train_transforms and the like")
+        if dataset.is_generic:
+            self._check_generic()
         if dataset.transform is None and not dataset.is_generic:
             dataset.transform = self._recipe(dataset.task, train=stage == "train")
         return dataset
+
+    def _check_generic(self) -> None:
+        """Refuse options of recipes where there is none."""
+        for name, value, unused in (
+            ("transforms", self.recipe, None),
+            ("image_size", self.image_size, None),
+            ("decode", self.decode, "exact"),
+            ("recolor_on", self.recolor_on, None),
+            ("normalize", self.normalize, False),
+        ):
+            if value != unused:
+                problem = f"{value!r} is for pictures with boxes, a mask or labels"
+                raise OptionError(name, problem, "give train_transforms and the like")
 
     def _recipe(self, task: str, *, train: bool) -> Transform:
         """The chosen recipe, or the task's; at several sizes where several are given."""
@@ -577,8 +596,9 @@ def _check_image_size(given: object) -> None:
     if not sizes:
         raise OptionError("image_size", "there is no size in the list")
     for size in sizes:
-        if not (isinstance(size, int) and size >= 1):
-            raise OptionError("image_size", f"{size!r} is not a number of pixels from 1")
+        if isinstance(size, bool) or not (isinstance(size, int) and size >= 1):
+            hint = "give one number, or a list to draw one from for each batch"
+            raise OptionError("image_size", f"{size!r} is not a number of pixels from 1", hint)
 
 
 def _world_of(trainer: Trainer) -> World:

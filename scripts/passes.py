@@ -1,8 +1,28 @@
-"""How many samples an evaluation pass of a Trainer goes over: its scores must count as many."""
+"""What a model must know of its Trainer's data: for which task, and how many samples a pass has."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from datamodules import VOCDataModule
+from shard_tool.errors import OptionError
+from shard_tool.storage import Folder, load_manifest
+
+
+def check_task(trainer: Any, task: str) -> None:
+    """Refuse data that are for another task than a model.
+
+    Raises:
+        OptionError: They are; says what is meant to be given.
+    """
+    data = trainer.datamodule
+    if not isinstance(data, VOCDataModule):
+        return
+    folder = Folder(data.roots[0], data.storage_options)
+    found = data.task or load_manifest(folder).task
+    if found != task:
+        hint = f"give --data.task {task} where the shards have what it needs, or another --model"
+        raise OptionError(str(folder), f"is for {found}, this model for {task}", hint)
 
 
 def samples_of_pass(trainer: Any, stage: str) -> int:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import segmentation
 
 from datamodules.evaluation import SegmentationEvaluator
-from scripts.passes import samples_of_pass
+from scripts.passes import check_task, samples_of_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,10 @@ class Segmenter(LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.network = MODELS[model](weights=None, weights_backbone=None, num_classes=num_classes)
         self.evaluator = SegmentationEvaluator(num_classes)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Refuse data for another task."""
+        check_task(self.trainer, "segmentation")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scores [B, C, H, W] of float pictures [B, 3, H, W] in [0, 1]."""

@@ -29,10 +29,11 @@ if not __package__:  # run as a file: only its own folder is on the path, not th
 
 from datamodules import VOCDataModule
 from datamodules.evaluation import DetectionEvaluator
-from scripts.passes import samples_of_pass
+from scripts.passes import check_task, samples_of_pass
 from scripts.requeue import Requeue
 from scripts.segmenter import Segmenter  # noqa: F401  (known to the command line by its name)
 from scripts.tiny_detector import tiny_ssd
+from shard_tool.storage import public_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,10 @@ class Detector(LightningModule):
                 raise ValueError(message)
             self.detector.transform.fixed_size = (input_size, input_size)
         self.evaluator = DetectionEvaluator(num_classes)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Refuse data for another task, which would end somewhere inside the detector."""
+        check_task(self.trainer, "detection")
 
     def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Boxes, labels and scores of float pictures [3, H, W] in [0, 1]."""
@@ -170,12 +175,23 @@ class Detector(LightningModule):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration of a run, without what opens the storage."""
+    """Saves the configuration of a run, without what opens the storage.
+
+    That is options of the storage, and passwords and signatures in URLs.
+    """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Write it."""
         self.config = self.config.clone()
-        self.config.data.storage_options = None
+        data = self.config.data
+        data.storage_options = None
+        roots = data.data_dir
+        several = isinstance(roots, list | tuple)
+        data.data_dir = [public_url(str(r)) for r in roots] if several else public_url(str(roots))
+        if data.source is not None:
+            data.source = public_url(str(data.source))
+        if self.config.get("ckpt_path"):
+            self.config.ckpt_path = public_url(str(self.config.ckpt_path))
         super().setup(trainer, pl_module, stage)
 
 

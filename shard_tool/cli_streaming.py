@@ -6,6 +6,7 @@ They run the code that trains, so they alone of ``shard_tool`` use ``datamodules
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +44,9 @@ Lanes = Annotated[
 ]
 Window = Annotated[int, typer.Option(help="Shards mixed together.")]
 Seed = Annotated[int, typer.Option(help="Seed of the order.")]
+
+_WORKERS_PER_CORE = 16
+"""More processes than that measure nothing, and may take all memory."""
 
 
 class TransformChoice(StrEnum):
@@ -143,7 +147,8 @@ def preview_command(
         problem = f"there is nothing to draw in a dataset for {stored.task}"
         hint = "recipes are for detection, segmentation and classification"
         raise OptionError(dest, problem, hint)
-    recipe = presets.recipe_by_name(transforms, stored.task, size=image_size)
+    name = transforms or presets.DEFAULT_RECIPES[stored.task]
+    recipe = presets.recipe_by_name(name, stored.task, size=image_size)
     transformed = ShardDataset(dest, split or "train", transform=recipe, **options)
     sheet = preview(stored, transformed, samples=samples, epochs=epochs, side=cell)
     try:
@@ -152,11 +157,9 @@ def preview_command(
         raise OptionError(output, f"cannot be written: {exc.strerror or exc}") from exc
     rows = min(samples, stored.num_samples)
     if format_ is Format.json:
-        print_json(
-            {"png": output, "recipe": recipe.__name__, "num_samples": rows, "epochs": epochs}
-        )
+        print_json({"png": output, "recipe": name, "num_samples": rows, "epochs": epochs})
     else:
-        typer.echo(f"{output}: {rows} samples, stored and in {epochs} epochs of {recipe.__name__}")
+        typer.echo(f"{output}: {rows} samples, stored and in {epochs} epochs of {name}")
 
 
 def bench_command(
@@ -192,6 +195,12 @@ def bench_command(
             raise OptionError(option, f"{value} is below 1")
     if workers < 0:
         raise OptionError("--workers", f"{workers} is below 0")
+    most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
+    if workers > most:
+        problem = (
+            f"{workers} processes are more than {_WORKERS_PER_CORE} for each core of this machine"
+        )
+        raise OptionError("--workers", problem, f"take {os.cpu_count()}, or {most} at most")
     dataset = ShardDataset(
         dest,
         split or "train",

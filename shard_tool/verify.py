@@ -280,13 +280,13 @@ def _check_sample(key: str, parts: Mapping[str, bytes], place: str, *, decode: b
             problem = f"is {size_wh[0]} x {size_wh[1]} px, the JSON says"
             raise DataError(f"{place}.{name}", f"{problem} {sample.width} x {sample.height}")
         if decode:
-            _decode(parts[name], f"{place}.{name}")
+            _decode(parts[name], format_, f"{place}.{name}")
     return sample
 
 
-def _decode(content: bytes, place: str) -> None:
+def _decode(content: bytes, format_: str, place: str) -> None:
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=(format_,)) as picture:
             picture.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise DataError(place, f"does not decode: {exc}") from exc

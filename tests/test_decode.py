@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from datamodules.decode import MAX_PIXELS, decode_image, decode_mask
+from datamodules.decode import MAX_PIXELS, decode_image, decode_mask, picture_size
 from shard_tool.errors import SampleError
 from tests.kit.pictures import (
     by_pillow,
@@ -21,6 +22,7 @@ from tests.kit.pictures import (
     scene,
     voc_mask,
 )
+from tests.test_png import png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,3 +199,36 @@ def test_32_bit_greys_of_few_levels_stay_as_they_are() -> None:
     file = io.BytesIO()
     Image.fromarray(np.full((4, 5), 200, np.int32)).save(file, "TIFF")
     assert decode_image(file.getvalue(), place="a.jpg").unique().tolist() == [200]
+
+
+@pytest.mark.parametrize("read", [picture_size, decode_image, decode_mask])
+def test_promise_8_no_other_program_is_run_for_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Any
+) -> None:
+    """Pillow would start Ghostscript for an EPS file, whatever its name."""
+    ran = tmp_path / "ran"
+    fake = tmp_path / "gs"
+    fake.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    with pytest.raises(SampleError, match=r"^here: is not a picture$"):
+        read(content, place="here")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_masks_of_few_bits_keep_their_numbers(bits: int) -> None:
+    """As programs that make PNGs smaller write them."""
+    values = np.array([[0, 1, 3, 1], [3, 3, 0, 2]], np.uint8)
+    packed = [
+        int("".join(f"{value:0{bits}b}" for value in row), 2).to_bytes(4 * bits // 8, "big")
+        for row in values.tolist()
+    ]
+    content = png(b"".join(b"\0" + row for row in packed), 4, 2, bits=bits, color=0)
+    assert decode_mask(content, place="").tolist() == values.tolist()
+
+
+def test_the_size_of_what_is_no_jpeg_is_read_from_its_header_alone() -> None:
+    whole = encoded(scene(40, 60), "PNG")
+    assert picture_size(whole[: len(whole) // 2], place="") == (40, 60)

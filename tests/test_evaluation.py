@@ -524,6 +524,23 @@ def test_a_pass_cut_short_is_scored_and_one_that_lost_a_batch_is_an_error(
         trainer(tmp_path, limit_val_batches=2).validate(Forgetful(), data, verbose=False)
 
 
+def test_labels_that_are_no_answers_are_refused() -> None:
+    evaluator = ClassificationEvaluator(1)
+    for label in (0.5, 7.0, 255.0, float("nan")):
+        expected = rf"^labels of sample 4: {label}, expected 1, 0 or -1; -1 counts neither way$"
+        with pytest.raises(EvaluationError, match=expected):
+            evaluator.update([3, 4], torch.rand(2, 1), torch.tensor([[1.0], [label]]))
+
+
+def test_more_classes_than_a_mask_can_hold_are_refused_and_no_picture_is_none() -> None:
+    for number in (0, 256):
+        with pytest.raises(OptionError, match=rf"^num_classes: {number} is not in 1 … 255$"):
+            SegmentationEvaluator(number)
+    evaluator = SegmentationEvaluator(3)
+    evaluator.update([], [], [])
+    assert evaluator.compute(0).num_samples == 0
+
+
 def test_every_log_passes_the_batch_size() -> None:
     """Lightning infers the channels from a list of pictures."""
     calls = 0

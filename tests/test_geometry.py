@@ -357,3 +357,20 @@ def test_half_of_the_pictures_are_flipped() -> None:
     flips = [flip(plan, generator(7, i)).is_flipped for i in range(DRAWS)]
     assert np.mean(flips) == pytest.approx(0.5, abs=0.03)
     assert not flip(plan, generator(8), probability=0).is_flipped
+
+
+@pytest.mark.parametrize(
+    ("view", "size_hw", "inner_hw"),
+    [
+        (View(0, 0, 0, 10), (4, 4), None),
+        (View(0, 0, 10, -1), (4, 4), None),
+        (View(0.5, 0, 10, 10), (4, 4), None),  # type: ignore[arg-type]
+        (View(0, 0, 10, 10), (4, 0), None),
+        (View(0, 0, 10, 10), (4, 4), (5, 4)),
+    ],
+)
+def test_a_plan_that_nothing_could_be_scaled_by_is_refused(
+    view: View, size_hw: tuple[int, int], inner_hw: tuple[int, int] | None
+) -> None:
+    with pytest.raises(ValueError, match=r"must be whole numbers from 1|is larger than the output"):
+        Plan(view, size_hw, inner_hw)

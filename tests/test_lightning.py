@@ -117,6 +117,46 @@ def test_promise_6_another_batch_size_trains_the_rest_once_and_validates_once(
         assert model.val_epochs == [0, 1][lines[step - 1]["epoch"] :], f"after step {step}"
 
 
+def test_promise_6_a_trainer_that_has_run_a_fit_resumes_as_a_new_one(
+    mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
+) -> None:
+    """It remembers that a validation has run, which the checkpoint's has not."""
+    whole, folder = uninterrupted
+    num_steps = len(whole.of("train", epoch=0))
+    for step in (num_steps - 1, num_steps):
+        fit = trainer(tmp_path, max_epochs=1)
+        fit.fit(Recorder(), module(mini_dataset))
+        fit.fit_loop.max_epochs = 2
+        model = Recorder()
+        fit.fit(model, module(mini_dataset), ckpt_path=str(folder / f"step={step}.ckpt"))
+        assert model.of("train") == whole.of("train")[step:], f"after step {step}"
+        assert model.val_epochs == [0, 1], f"after step {step}"
+
+
+@pytest.mark.parametrize("limits", [{"drop_last": True}, {"limit_train_batches": 4}], ids=str)
+def test_promise_6_an_epoch_with_no_batch_of_the_new_size_left_ends_and_validates(
+    mini_dataset: Path, tmp_path: Path, limits: dict[str, Any]
+) -> None:
+    """Too few samples for a batch that must be full; or as many batches as there may be."""
+    options = {key: value for key, value in limits.items() if key == "drop_last"}
+    limit = {key: value for key, value in limits.items() if key != "drop_last"}
+    num_samples = ShardDataset(str(mini_dataset)).num_samples
+    old, new, step = (4, num_samples - 5, 2) if options else (6, 3, 3)
+    first = trainer(
+        tmp_path,
+        max_epochs=1,
+        callbacks=[every_step(tmp_path / "steps")],
+        enable_checkpointing=True,
+        **limit,
+    )
+    first.fit(Recorder(), module(mini_dataset, batch_size=old, **options))
+    data = module(mini_dataset, batch_size=new, **options)
+    model = resumed(tmp_path, data, tmp_path / "steps" / f"step={step}.ckpt", **limit)
+    assert model.of("train", epoch=0) == []
+    assert len(model.of("train", epoch=1)) == (1 if options else 4)
+    assert model.val_epochs == [0, 1]
+
+
 def test_lanes_of_the_first_run_hold_after_an_epoch_end_checkpoint_too(
     mini_dataset: Path, tmp_path: Path
 ) -> None:

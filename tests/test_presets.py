@@ -361,10 +361,14 @@ def test_what_comes_after_is_the_same_in_any_batch(mini_dataset: Path) -> None:
     assert torch.equal(data.read(number)[0], found[1][number])
 
 
+def _drawn_to_nothing(size_hw: Any, boxes: Any, generator: Any) -> Drawn:
+    return Drawn(stretch(View(0, 0, 64, 48), (0, 50)))
+
+
 def test_a_plan_nobody_can_carry_out_is_a_bad_sample() -> None:
-    drawn = Drawn(stretch(View(0, 0, 64, 48), (0, 50)))
-    text = refusal(FusedTransform(partial(drawn_so, drawn)))
-    assert text.startswith(f"{PLACE}: transform 'drawn_so' raised ZeroDivisionError")
+    text = refusal(FusedTransform(_drawn_to_nothing))
+    assert text.startswith(f"{PLACE}: transform 'drawn_to_nothing' raised ValueError: View(")
+    assert text.endswith("sides must be whole numbers from 1")
 
 
 def test_all_there_is_for_each_box_stays_in_step() -> None:
@@ -532,7 +536,9 @@ def test_a_recipe_for_another_task_is_refused(mini_masks: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, -5, 2.5, "300", (300, 400)])
 def test_a_size_that_is_none_is_refused(size: Any) -> None:
-    with pytest.raises(OptionError, match=r"^image_size: .* is not a number of pixels from 1$"):
+    with pytest.raises(
+        OptionError, match=r"^image_size: .* is not a number of pixels from 1; give one"
+    ):
         VOCDataModule("voc", image_size=size)
 
 
@@ -559,3 +565,57 @@ def test_what_draws_is_a_new_philox_for_each_sample_and_each_threads_own() -> No
     thread.start()
     thread.join()
     assert theirs[0] is not fused._drawing.keyed(key)
+
+
+WRONG = {
+    "no pixels": (lambda: presets.ssd(0), "size: 0 is not a number of pixels from 1"),
+    "a pair": (
+        lambda: presets.letterbox((32, 64)),
+        "size: (32, 64) is not a number of pixels from 1",
+    ),
+    "true": (lambda: presets.retinanet(True), "size: True is not a number of pixels from 1"),
+    "per cent": (
+        lambda: presets.random_resized_crop(64, (50, 100)),
+        "scale: (50, 100) is not a range within 0 … 1",
+    ),
+    "backwards": (
+        lambda: presets.random_scale_crop(64, (2.0, 0.5)),
+        "scale: (2.0, 0.5) is not a range within 0 … 100",
+    ),
+    "two channels": (
+        lambda: FusedTransform(presets.ssd().draw, fill=(0, 300, 0)),
+        "fill: (0, 300, 0) is not three whole numbers of 0 … 255",
+    ),
+    "twice": (
+        lambda: presets.multi_scale(lambda n: presets.multi_scale(presets.ssd, [n]), [32]),
+        "multi_scale: one is inside another; give all sizes to one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments_are_refused_where_a_recipe_is_made(make: Any, expected: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        make()
+    assert str(caught.value).split("\n")[0] == expected
+
+
+def test_after_other_transforms_nothing_can_be_left_to_a_device() -> None:
+    recipe = replace(presets.ssd(64), decode="cuda")
+    image = tv_tensors.Image(torch.zeros(3, 20, 30, dtype=torch.uint8))
+    with pytest.raises(OptionError, match="what follows other transforms has pixels already"):
+        recipe(image, tv_tensors.Mask(torch.zeros(20, 30, dtype=torch.uint8)))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [v2.RandomEqualize(1.0), v2.RandomGrayscale(1.0), v2.GaussianBlur(3), v2.ColorJitter(0.5)],
+    ids=lambda transform: type(transform).__name__,
+)
+def test_a_recipe_follows_any_transform_with_the_pixels_it_was_given(before: Any) -> None:
+    image = tv_tensors.Image(torch.from_numpy(scene(48, 64)).permute(2, 0, 1))
+    changed = before(image)
+    mask = tv_tensors.Mask(torch.zeros(48, 64, dtype=torch.uint8))
+    found, _ = presets.resize(32)(changed, mask)
+    plain = changed.as_subclass(torch.Tensor).clone(memory_format=torch.contiguous_format)
+    assert torch.equal(found.as_subclass(torch.Tensor), v2.functional.resize(plain, [32, 32]))

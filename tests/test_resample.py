@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +103,56 @@ def test_what_lies_beyond_is_filled_or_like_the_outermost_pixel(fills: tuple[boo
 
     found, expected = both_ways(noise(40, 50), span(40), span(50), is_flipped=False)
     assert torch.equal(found, expected)
+
+
+LEFT_BY_OTHERS = {
+    "planes": lambda pixels: pixels.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+    "every other pixel": lambda pixels: pixels.repeat_interleave(2, 1)[:, ::2],
+    "grey, its channels one memory": lambda pixels: pixels[..., :1].contiguous().expand(-1, -1, 3),
+    "mirrored in memory": lambda pixels: pixels.flip(1),
+}
+
+
+@pytest.mark.parametrize("left", LEFT_BY_OTHERS.values(), ids=LEFT_BY_OTHERS)
+def test_pictures_lie_in_memory_as_other_transforms_leave_them(left: Any) -> None:
+    """torchvision's blur, grayscale, equalize, rotation and others give planes, or views."""
+    pixels = left(noise(60, 80))
+    plan = Plan(View(0, 0, 80, 60), (40, 30))
+    expected = tvf.resize(pixels.permute(2, 0, 1).contiguous(), [40, 30], antialias=True)
+    assert torch.equal(render(pixels, plan, (60, 80)), expected)
+
+
+def test_what_does_not_fit_the_spans_is_refused_before_memory_is_written() -> None:
+    rows, columns = Span.of(0, 20, 20, 1, 10), Span.of(0, 30, 30, 1, 15)
+    options = {"fill": FILL, "is_flipped": False}
+    for pixels, out in (
+        (noise(20, 31), torch.empty(10, 15, 3, dtype=torch.uint8)),
+        (noise(20, 30), torch.empty(10, 14, 3, dtype=torch.uint8)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^pixels .* and out .* are not \(20, 30\), \(10, 15\)$"
+        ):
+            resample(pixels, rows, columns, out=out, **options)
+
+
+def test_a_file_of_another_release_or_system_leaves_it_to_torch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled = next(Path(module.__file__).parent.glob("_resample*"))
+    (tmp_path / compiled.name).write_bytes(b"of another system")
+    module._kernel.cache_clear()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "__file__", str(tmp_path / "resample.py"))
+            assert module._kernel() is None
+            assert "cannot be used, torch scales instead" in caplog.text
+        module._kernel.cache_clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_VERSION", 0)
+            assert module._kernel() is None
+            assert "is of another release, torch scales instead" in caplog.text
+    finally:
+        module._kernel.cache_clear()
 
 
 def test_threads_scale_at_the_same_time_without_each_others_pixels() -> None:

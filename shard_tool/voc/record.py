@@ -234,7 +234,7 @@ def _check_required(source: Source, record: Record) -> None:
 
 def _check_mask(content: bytes, size_wh: tuple[int, int], place: str) -> None:
     found = picture_size(content, "PNG", place)
-    with Image.open(io.BytesIO(content)) as picture:
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
         if picture.mode not in {"P", "L"}:
             raise DataError(place, f"a mask has mode 'P' or 'L', this is {picture.mode!r}")
     if found != size_wh:
