@@ -24,6 +24,24 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
 
 
+_OF_A_GROUP = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "RANK")
+
+
+@pytest.fixture(autouse=True)
+def _no_group_is_left_behind() -> Iterator[None]:
+    """A Trainer with strategy ddp leaves its process group, and its port, to the whole process."""
+    before = {name: os.environ.get(name) for name in _OF_A_GROUP}
+    yield
+    distributed = sys.modules.get("torch.distributed")  # most tests need no torch
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 @pytest.fixture(scope="session")
 def voc_sample() -> Path:
     """The folder of real VOC data; see the README, "Tests"."""

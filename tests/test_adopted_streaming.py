@@ -366,8 +366,10 @@ def test_lightning_trains_on_generic_samples_and_resumes(root: Path, tmp_path: P
     trainer(tmp_path).predict(whole, bare)  # which Lightning did not see being made
     assert whole.predicted == expected
     # Not under a Trainer: Lightning would go on recording what loaders are given, for ever.
-    with pytest.raises(OptionError, match="'ssdlite' is for pictures with boxes, a mask"):
-        module(transforms="ssdlite").train_dataloader()
+    for option in ({"transforms": "ssdlite"}, {"image_size": 64}, {"decode": "fast"}):
+        value = next(iter(option.values()))
+        with pytest.raises(OptionError, match=rf"{value!r} is for pictures with boxes, a mask"):
+            VOCDataModule(str(root), **option).train_dataloader()
 
 
 # Samples of ours ------------------------------------------------------------------------------

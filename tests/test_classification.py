@@ -375,7 +375,7 @@ def test_preview_names_the_classes_a_picture_shows(
     sheet = tmp_path / "sheet.png"
     status, out, _ = run_here("preview", mini_labels, sheet, "--samples", 2, "--epochs", 1)
     assert (status, sheet.exists()) == (0, True)
-    assert out == f"{sheet}: 2 samples, stored and in 1 epochs of random_resized_crop\n"
+    assert out == f"{sheet}: 2 samples, stored and in 1 epochs of imagenet\n"
     grey = torch.full((3, 60, 90), 128, dtype=torch.uint8)
     assert torch.equal(named(grey, torch.zeros(20)), grey)
     for value, is_yellow in ((1.0, True), (-1.0, False)):
