@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from datamodules.decode import decode_on_device, nvjpeg
 from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD
+from datamodules.resample import resample_by_torch
 from shard_tool.errors import SampleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datamodules.collate import Batch
-    from datamodules.deferred import Deferred, Rendering
-    from datamodules.resample import Span
+    from datamodules.deferred import Deferred
 
 _SAME_COLORS = np.eye(3, 7, dtype=np.float32)
 
@@ -173,61 +172,16 @@ def _rendered(batch: Batch) -> torch.Tensor:
     for left, output, picture, fill in zip(batch.deferred, outputs, pictures, fills, strict=True):
         output = output.view(*left.size_hw, 3)
         output.copy_(fill)
-        if picture is not None and left.rendering is not None:
-            _render(picture, left.rendering, left.seen, fill, output)
+        if picture is not None and (rendering := left.rendering) is not None:
+            resample_by_torch(
+                picture.permute(1, 2, 0),
+                rendering.rows,
+                rendering.columns,
+                fill=fill,
+                is_flipped=rendering.is_flipped,
+                out=output[left.seen],
+            )
     return flat
-
-
-def _render(
-    picture: torch.Tensor,
-    rendering: Rendering,
-    seen: tuple[slice, slice],
-    fill: torch.Tensor,
-    output: torch.Tensor,
-) -> None:
-    """Crop, scale, flip, put in place: what `render` does to uint8.
-
-    Args:
-        picture: uint8 [3, h, w], decoded.
-        rendering: What becomes of it.
-        seen: Rows and columns of the output that it covers.
-        fill: float32 [3], what lies beyond it.
-        output: float32 [H, W, 3], written to.
-    """
-    rows, columns = rendering.rows, rendering.columns
-    part = _padded(picture, rendering, fill)
-    size = (rows.out_stop - rows.out_start, columns.out_stop - columns.out_start)
-    if part.shape[:2] != size:
-        # Channels last as well because torch's CPU kernel fails at planes one pixel wide.
-        planes = part[None].permute(0, 3, 1, 2)
-        scaled = interpolate(planes, size, mode="bilinear", antialias=True)
-        part = scaled[0].permute(1, 2, 0)
-    part = part[rows.cut, columns.cut]
-    output[seen] = part.flip(1) if rendering.is_flipped else part
-
-
-def _padded(picture: torch.Tensor, rendering: Rendering, fill: torch.Tensor) -> torch.Tensor:
-    """The pixels of both spans, float32 [h, w, 3]."""
-    rows, columns = rendering.rows, rendering.columns
-    top, bottom = max(rows.start, 0), min(rows.stop, rows.decoded)
-    left, right = max(columns.start, 0), min(columns.stop, columns.decoded)
-    size = (rows.stop - rows.start, columns.stop - columns.start, 3)
-    part = torch.empty(size, dtype=torch.float32, device=picture.device)
-    lines = part[top - rows.start : bottom - rows.start]
-    inner = lines[:, left - columns.start : right - columns.start]
-    inner.copy_(picture.permute(1, 2, 0)[top:bottom, left:right])
-    _extend(lines.transpose(0, 1), left - columns.start, columns.stop - right, columns, fill)
-    _extend(part, top - rows.start, rows.stop - bottom, rows, fill)
-    return part
-
-
-def _extend(part: torch.Tensor, before: int, after: int, span: Span, fill: torch.Tensor) -> None:
-    """Give what lies beyond the picture along the first axis the colour of its edge, or `fill`."""
-    stop = len(part) - after
-    if before:
-        part[:before] = fill if span.fills_low else part[before]
-    if after:
-        part[stop:] = fill if span.fills_high else part[stop - 1]
 
 
 # Decoding ---------------------------------------------------------------------------------------

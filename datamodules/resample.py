@@ -137,7 +137,8 @@ def resample(
         pixels = pixels.contiguous()
     kernel = _kernel()
     if kernel is None:
-        _resample_by_torch(pixels, rows, columns, fill, is_flipped=is_flipped, out=out)
+        color = torch.tensor(fill, dtype=torch.uint8)
+        resample_by_torch(pixels, rows, columns, fill=color, is_flipped=is_flipped, out=out)
         return
     failed = kernel.voc_resample(
         pixels.data_ptr(),
@@ -153,19 +154,30 @@ def resample(
         raise MemoryError(f"no memory to scale {tuple(pixels.shape)} to {tuple(out.shape)}")
 
 
-def _resample_by_torch(
+def resample_by_torch(
     pixels: torch.Tensor,
     rows: Span,
     columns: Span,
-    fill: tuple[int, int, int],
     *,
+    fill: torch.Tensor,
     is_flipped: bool,
     out: torch.Tensor,
 ) -> None:
+    """The same on any device, and in the dtype of `fill`: in a floating one nothing is rounded.
+
+    Args:
+        pixels: uint8 [h, w, 3], however it lies in memory.
+        rows: As for `resample`.
+        columns: As for `resample`.
+        fill: [3], on the device of `pixels`.
+        is_flipped: As for `resample`.
+        out: [rows seen, columns seen, 3], of the dtype of `fill`.
+    """
     part = _padded(pixels, rows, columns, fill)
     size = (rows.out_stop - rows.out_start, columns.out_stop - columns.out_start)
     if part.shape[:2] != size:
-        # The strides of one picture among others: of [1, 3, H, W] without, torch takes a slow way.
+        # Channels last, with the strides of one picture among others: of [1, 3, H, W] without,
+        # torch takes a slow way; and of planes one pixel wide its CPU kernel makes wrong values.
         planes = part[None].permute(0, 3, 1, 2)
         scaled = interpolate(planes, size, mode="bilinear", antialias=True)
         part = scaled.permute(0, 2, 3, 1)[0]
@@ -173,30 +185,27 @@ def _resample_by_torch(
     out.copy_(part.flip(1) if is_flipped else part)
 
 
-def _padded(
-    pixels: torch.Tensor, rows: Span, columns: Span, fill: tuple[int, int, int]
-) -> torch.Tensor:
-    """The pixels of both spans, uint8 [h, w, 3], contiguous."""
-    height, width = pixels.shape[:2]
-    top, bottom = max(rows.start, 0), min(rows.stop, height)
-    left, right = max(columns.start, 0), min(columns.stop, width)
-    part = pixels[top:bottom, left:right]
-    if (top, bottom, left, right) == (rows.start, rows.stop, columns.start, columns.stop):
-        return part.contiguous()
-    padded = filled((rows.stop - rows.start, columns.stop - columns.start), fill)
-    inner_rows = slice(top - rows.start, bottom - rows.start)
-    inner_columns = slice(left - columns.start, right - columns.start)
-    padded[inner_rows, inner_columns] = part
-    lines = padded[inner_rows]
-    if not columns.fills_low:
-        lines[:, : inner_columns.start] = part[:, :1]
-    if not columns.fills_high:
-        lines[:, inner_columns.stop :] = part[:, -1:]
-    if not rows.fills_low:
-        padded[: inner_rows.start] = padded[inner_rows.start]
-    if not rows.fills_high:
-        padded[inner_rows.stop :] = padded[inner_rows.stop - 1]
-    return padded
+def _padded(pixels: torch.Tensor, rows: Span, columns: Span, fill: torch.Tensor) -> torch.Tensor:
+    """The pixels of both spans, [h, w, 3] of the dtype of `fill`, contiguous."""
+    top, bottom = max(rows.start, 0), min(rows.stop, rows.decoded)
+    left, right = max(columns.start, 0), min(columns.stop, columns.decoded)
+    size = (rows.stop - rows.start, columns.stop - columns.start, 3)
+    part = torch.empty(size, dtype=fill.dtype, device=pixels.device)
+    lines = part[top - rows.start : bottom - rows.start]
+    inner = lines[:, left - columns.start : right - columns.start]
+    inner.copy_(pixels[top:bottom, left:right])
+    _extend(lines.transpose(0, 1), left - columns.start, columns.stop - right, columns, fill)
+    _extend(part, top - rows.start, rows.stop - bottom, rows, fill)
+    return part
+
+
+def _extend(part: torch.Tensor, before: int, after: int, span: Span, fill: torch.Tensor) -> None:
+    """Give what lies beyond the picture along the first axis the colour of its edge, or `fill`."""
+    stop = len(part) - after
+    if before:
+        part[:before] = fill if span.fills_low else part[before]
+    if after:
+        part[stop:] = fill if span.fills_high else part[stop - 1]
 
 
 def filled(size_hw: tuple[int, int], fill: tuple[int, int, int]) -> torch.Tensor:

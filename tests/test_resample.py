@@ -42,7 +42,8 @@ def both_ways(
     out[:] = SENTINEL
     assert (around == SENTINEL).all(), "written beside what is seen"
     expected = torch.empty(*size, 3, dtype=torch.uint8)
-    module._resample_by_torch(pixels, rows, columns, FILL, is_flipped=is_flipped, out=expected)
+    fill = torch.tensor(FILL, dtype=torch.uint8)
+    module.resample_by_torch(pixels, rows, columns, fill=fill, is_flipped=is_flipped, out=expected)
     return found, expected
 
 
