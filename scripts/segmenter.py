@@ -6,17 +6,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch.nn.functional import cross_entropy
 from torchvision.models import segmentation
 
 from datamodules.evaluation import SegmentationEvaluator
-from scripts.passes import check_task, samples_of_pass
+from scripts.scored import Scored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datamodules import Batch
+    from datamodules.evaluation import SegmentationScores
 
 VOID = 255
 """Label of the pixels that belong to nothing, the borders of VOC's objects: never counted."""
@@ -27,7 +27,7 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
 }
 
 
-class Segmenter(LightningModule):
+class Segmenter(Scored):
     """A torchvision segmentation model, trained from scratch.
 
     Trains on pictures of one size; evaluates on pictures of any, each at its own.
@@ -40,6 +40,8 @@ class Segmenter(LightningModule):
             segmentation", 2017, section 4.1).
         weight_decay: Of SGD.
     """
+
+    task = "segmentation"
 
     def __init__(
         self,
@@ -57,10 +59,6 @@ class Segmenter(LightningModule):
         self.network = MODELS[model](weights=None, weights_backbone=None, num_classes=num_classes)
         self.evaluator = SegmentationEvaluator(num_classes)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
-        """Refuse data for another task."""
-        check_task(self.trainer, "segmentation")
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scores [B, C, H, W] of float pictures [B, 3, H, W] in [0, 1]."""
         return self.network(images)["out"]  # type: ignore[no-any-return]
@@ -72,32 +70,12 @@ class Segmenter(LightningModule):
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget what a pass that was broken off has left."""
-        self.evaluator.reset()
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Take down the pixels of each true and predicted label."""
         pairs = stacks(batch)
         predicted = [mask for images, _ in pairs for mask in self(images).argmax(1)]
         truths = [mask for _, masks in pairs for mask in masks]
         self.evaluator.update(batch.sample_ids, predicted, truths)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log mIoU over all ranks: counts are integers, so their sum is exact."""
-        self._log_score("val")
-
-    def on_test_epoch_start(self) -> None:
-        """As validation."""
-        self.evaluator.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """As validation, under another name."""
-        self._log_score("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ARG002
         """Sample ids, and of each a mask uint8 [H, W]."""
@@ -113,19 +91,9 @@ class Segmenter(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_polynomial, total))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
-    def _log_score(self, stage: str) -> None:
-        """Log a pass's mIoU; every rank has the same, which "max" keeps to the last digit."""
-        num_samples = samples_of_pass(self.trainer, stage)
-        scores = self.evaluator.compute(num_samples)
-        self.evaluator.reset()
-        self.log(
-            f"{stage}_miou",
-            scores.miou,
-            prog_bar=True,
-            batch_size=num_samples,
-            sync_dist=True,
-            reduce_fx="max",
-        )
+    def named_scores(self, scores: SegmentationScores) -> dict[str, float]:
+        """Counts of pixels are integers: their sums over ranks are exact."""
+        return {"miou": scores.miou}
 
 
 def stacks(batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -29,8 +29,8 @@ if not __package__:  # run as a file: only its own folder is on the path, not th
 
 from datamodules import VOCDataModule
 from datamodules.evaluation import DetectionEvaluator
-from scripts.passes import check_task, samples_of_pass
 from scripts.requeue import Requeue
+from scripts.scored import Scored
 from scripts.segmenter import Segmenter  # noqa: F401  (known to the command line by its name)
 from scripts.tiny_detector import tiny_ssd
 from shard_tool.storage import public_url
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.cli import LightningArgumentParser
 
     from datamodules import Batch
+    from datamodules.evaluation import DetectionScores
 
 _UNTRAINED = {"weights": None, "weights_backbone": None}
 MODELS: dict[str, Callable[..., torch.nn.Module]] = {
@@ -53,7 +54,7 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
 """By name; each is called with num_classes."""
 
 
-class Detector(LightningModule):
+class Detector(Scored):
     """A torchvision detector, trained from scratch.
 
     Args:
@@ -66,6 +67,8 @@ class Detector(LightningModule):
         weight_decay: Of AdamW.
         warmup_steps: Steps over which the learning rate rises from 0.
     """
+
+    task = "detection"
 
     def __init__(
         self,
@@ -91,10 +94,6 @@ class Detector(LightningModule):
             self.detector.transform.fixed_size = (input_size, input_size)
         self.evaluator = DetectionEvaluator(num_classes)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
-        """Refuse data for another task, which would end somewhere inside the detector."""
-        check_task(self.trainer, "detection")
-
     def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Boxes, labels and scores of float pictures [3, H, W] in [0, 1]."""
         return self.detector(images)  # type: ignore[no-any-return]
@@ -107,55 +106,19 @@ class Detector(LightningModule):
         self.log("train_loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget what a pass that was broken off has left."""
-        self.evaluator.reset()
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Take down detections and truths."""
         images, targets = batch
         self.evaluator.update(batch.sample_ids, self.detector(images), targets)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log VOC's and COCO's scores over all ranks."""
-        self._log_scores("val")
-
-    def on_test_epoch_start(self) -> None:
-        """As validation."""
-        self.evaluator.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """As validation, under another name."""
-        self._log_scores("test")
-
-    def _log_scores(self, stage: str) -> None:
-        """Log the scores of a pass.
-
-        Every rank has the same scores. "max" keeps them to the last digit, where the mean over
-        ranks would round.
-        """
-        num_samples = samples_of_pass(self.trainer, stage)
-        scores = self.evaluator.compute(num_samples)
-        self.evaluator.reset()
-        values = {
-            f"{stage}_ap50": scores.coco_ap50,
-            f"{stage}_map": scores.coco_map,
-            f"{stage}_voc_map": scores.voc_map,
-            f"{stage}_voc07_map": scores.voc07_map,
+    def named_scores(self, scores: DetectionScores) -> dict[str, float]:
+        """COCO's and VOC's."""
+        return {
+            "ap50": scores.coco_ap50,
+            "map": scores.coco_map,
+            "voc_map": scores.voc_map,
+            "voc07_map": scores.voc07_map,
         }
-        for name, value in values.items():
-            self.log(
-                name,
-                value,
-                prog_bar=name == "val_ap50",
-                batch_size=num_samples,
-                sync_dist=True,
-                reduce_fx="max",
-            )
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ARG002
         """Sample ids and detections."""
@@ -174,6 +137,21 @@ class Detector(LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+def without_secrets(config: Any) -> Any:
+    """A copy of a run's configuration that may be read by others."""
+    found = config.clone()
+    data = found.data
+    data.storage_options = None
+    roots = data.data_dir
+    several = isinstance(roots, list | tuple)
+    data.data_dir = [public_url(str(r)) for r in roots] if several else public_url(str(roots))
+    if data.source is not None:
+        data.source = public_url(str(data.source))
+    if found.get("ckpt_path"):
+        found.ckpt_path = public_url(str(found.ckpt_path))
+    return found
+
+
 class SaveConfig(SaveConfigCallback):
     """Saves the configuration of a run, without what opens the storage.
 
@@ -182,16 +160,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Write it."""
-        self.config = self.config.clone()
-        data = self.config.data
-        data.storage_options = None
-        roots = data.data_dir
-        several = isinstance(roots, list | tuple)
-        data.data_dir = [public_url(str(r)) for r in roots] if several else public_url(str(roots))
-        if data.source is not None:
-            data.source = public_url(str(data.source))
-        if self.config.get("ckpt_path"):
-            self.config.ckpt_path = public_url(str(self.config.ckpt_path))
+        self.config = without_secrets(self.config)
         super().setup(trainer, pl_module, stage)
 
 

@@ -245,6 +245,10 @@ def test_wrong_secret_is_an_error_that_shows_none(
         ),
         (("bench", "--batch-size", 0), "--batch-size: 0 is below 1"),
         (("bench", "--workers", -1), "--workers: -1 is below 0"),
+        (
+            ("bench", "--workers", 10**6),
+            "--workers: 1000000 processes are more than 16 for each core of this machine",
+        ),
         (("bench", "--epochs", 0), "--epochs: 0 is below 1"),
         (("bench", "--max-batches", 0), "--max-batches: 0 is below 1"),
         (("bench", "--cache-limit", "much"), "--cache-limit: 'much' is not a size"),

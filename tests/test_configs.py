@@ -18,8 +18,11 @@ from docstring_parser import parse as parse_docstring
 from datamodules import ShardDataset, ShardLoader, VOCDataModule
 from scripts import train
 from scripts.segmenter import MODELS, VOID, Segmenter, _loss, stacks
+from scripts.train import Detector
+from shard_tool.errors import OptionError
 from tests.kit.datasets import converted
 from tests.kit.stored import stored
+from tests.kit.training import trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,3 +193,27 @@ def test_every_segmentation_model_takes_our_batches(mini_masks: Path, name: str)
 def test_a_segmenter_of_no_known_model_is_refused() -> None:
     with pytest.raises(ValueError, match="model 'unet' is not one of lraspp, deeplabv3_mobilenet"):
         Segmenter("unet")
+
+
+# Data for another task ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_data_for_another_task_than_the_models_are_refused_before_anything_is_read(
+    mini_dataset: Path, mini_masks: Path, tmp_path: Path, stage: str
+) -> None:
+    for model, folder, found, wanted in (
+        (Detector("tiny_ssd"), mini_masks, "segmentation", "detection"),
+        (Segmenter("lraspp"), mini_dataset, "detection", "segmentation"),
+    ):
+        problem = f"{folder}: is for {found}, this model for {wanted}; give --data.task {wanted}"
+        run = getattr(trainer(tmp_path), stage)
+        with pytest.raises(OptionError, match=rf"^{re.escape(problem)} where"):
+            run(model, datamodule=VOCDataModule(str(folder), batch_size=2))
+
+
+def test_segmentation_shards_train_a_detector_when_told_to(
+    mini_masks: Path, tmp_path: Path
+) -> None:
+    data = VOCDataModule(str(mini_masks), batch_size=2, task="detection", image_size=64)
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(Detector("tiny_ssd"), data)

@@ -193,6 +193,32 @@ def test_validation_is_logged_apart_and_sanity_checks_are_not(folder: Path, tmp_
     assert epoch["disk_bytes"] == sample_bytes(folder, "train")
 
 
+def test_several_validation_loaders_are_logged_by_list_and_by_name(
+    folder: Path, tmp_path: Path
+) -> None:
+    class TwoLoaders(Recorder):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx)
+
+    class Several(VOCDataModule):
+        is_named = False
+
+        def val_dataloader(self) -> Any:
+            loaders = [super().val_dataloader(), super().val_dataloader()]
+            return dict(zip("ab", loaders, strict=True)) if self.is_named else loaders
+
+    found = []
+    for is_named in (False, True):
+        data = Several(str(folder), batch_size=3, image_size=16)
+        data.is_named = is_named
+        own = tmp_path / str(is_named)
+        own.mkdir()
+        rows = fit(own, TwoLoaders(), data)
+        found.append([row["disk_bytes"] for row in group(rows, "data_val")])
+    assert found[0] == found[1]
+    assert sum(found[0]) == 2 * sample_bytes(folder, "val")
+
+
 def test_a_resume_logs_on_the_same_axis_and_begins_with_a_first_batch(
     folder: Path, tmp_path: Path
 ) -> None:

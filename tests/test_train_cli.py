@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from jsonargparse import Namespace
 
 from datamodules import ShardDataset, ShardLoader, VOCDataModule
-from scripts.train import MODELS, Detector
+from scripts.train import MODELS, Detector, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,3 +143,19 @@ def test_the_contact_sheet_is_a_picture_of_the_batch(mini_dataset: Path, tmp_pat
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (2 * 100 + 4, 2 * 100 + 4)
         assert len(sheet.getcolors(maxcolors=1 << 24)) > 1000
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one root", "two roots"])
+def test_promise_8_a_saved_configuration_holds_no_secret_of_a_url(several: bool) -> None:
+    signed = "https://me:p4ssw0rd@host/voc?X-Amz-Signature=s1gn4ture"
+    data = Namespace(
+        data_dir=[signed, signed] if several else signed,
+        source=signed,
+        storage_options={"secret": "s3cr3t"},
+    )
+    config = Namespace(data=data, ckpt_path=signed)
+    found = str(without_secrets(config))
+    assert found.count("https://host/voc") == (4 if several else 3)
+    for secret in ("p4ssw0rd", "s1gn4ture", "s3cr3t"):
+        assert secret not in found
+    assert config.data.source == signed, "the run itself needs it"

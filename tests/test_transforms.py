@@ -291,6 +291,21 @@ def changed(**values: Any) -> Callable[[Any, Any], Any]:
             id="flat boxes",
         ),
         pytest.param(
+            changed(boxes=lambda boxes: boxes[:, [2, 3, 0, 1]]),
+            "after the transform some box is inverted or not a number; corners are x0, y0, x1, y1",
+            id="inverted boxes",
+        ),
+        pytest.param(
+            changed(boxes=lambda boxes: boxes * float("nan")),
+            "after the transform some box is inverted or not a number; corners are x0, y0, x1, y1",
+            id="boxes that are no numbers",
+        ),
+        pytest.param(
+            lambda image, target: (image[:, :0], target),
+            "the transform's image is (3, 0, 64), expected a tensor [3, H, W]",
+            id="an image without pixels",
+        ),
+        pytest.param(
             changed(labels=lambda labels: labels.reshape(-1, 1)),
             "after the transform boxes (5, 4) and labels (5, 1) are not in step",
             id="column of labels",
