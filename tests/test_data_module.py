@@ -338,3 +338,20 @@ def test_other_errors_are_left_alone(root: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
         trainer(tmp_path, **FEW).fit(Failing(), module(root))
     assert not hasattr(caught.value, "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("image_size", 64), ("transforms", "ssd"), ("decode", "fast")]
+)
+def test_an_option_of_recipes_is_refused_where_all_stages_have_transforms(
+    root: Path, option: str, value: Any
+) -> None:
+    names = ("train_transforms", "val_transforms", "test_transforms")
+    given = dict.fromkeys(names, ssdlite(32))
+    expected = (
+        rf"^{option}: {value!r} is for a recipe, and all stages have transforms of their own; "
+    )
+    with pytest.raises(OptionError, match=expected):
+        VOCDataModule(str(root), **given, **{option: value})
+    del given["test_transforms"]
+    VOCDataModule(str(root), **given, **{option: value})  # the test stage takes it

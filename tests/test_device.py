@@ -310,12 +310,17 @@ def test_what_cannot_be_done_on_a_device_is_refused_with_the_way_out(mini_datase
     cuda = replace(presets.ssd(32), decode="cuda")
     blur = v2.GaussianBlur(3)
 
-    def loader() -> ShardLoader:
-        return ShardLoader(ShardDataset(root, transform=cuda, on_bad_sample="substitute"))
+    def loader(transform: Any) -> ShardLoader:
+        return ShardLoader(ShardDataset(root, transform=transform, on_bad_sample="substitute"))
 
+    several = presets.multi_scale(lambda size: replace(presets.ssd(size), decode="cuda"), (32, 64))
+    no_substitute = (
+        "on_bad_sample: 'substitute' cannot replace what does not decode on the device; "
+        "take 'raise', or decode='exact'"
+    )
     for make, text in {
-        loader: "on_bad_sample: 'substitute' cannot replace what does not decode on the device; "
-        "take 'raise', or decode='exact'",
+        lambda: loader(cuda): no_substitute,
+        lambda: loader(several): no_substitute,
         lambda: cuda.then(blur): "decode and recolor_on: transforms after a recipe need its pixels,"
         " which the device makes; take decode='exact' and recolor_on='worker', or do without them",
         lambda: replace(cuda, recolor_on="worker"): "recolor_on: a worker has no pixels where "
