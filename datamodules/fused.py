@@ -218,14 +218,13 @@ class FusedTransform:
             SampleError: The bytes do not decode, or the mask has another size.
         """
         plan, pixels, fast = planned.drawn.plan, None, self.decode == "fast"
-        if not plan.view.meets(size_hw):
-            pass
-        elif self.decode == "cuda" and is_for_device(jpeg):
-            pixels = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
-        else:
-            factor = decode_factor(plan, size_hw, fast=fast)
-            values = decode_scaled(jpeg, factor, place=f"{place}.jpg", fast=fast)
-            pixels = torch.from_numpy(values)
+        if plan.view.meets(size_hw):
+            if self.decode == "cuda" and is_for_device(jpeg):
+                pixels = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+            else:
+                factor = decode_factor(plan, size_hw, fast=fast)
+                values = decode_scaled(jpeg, factor, place=f"{place}.jpg", fast=fast)
+                pixels = torch.from_numpy(values)
         if mask is None:
             return Decoded(pixels, None, size_hw)
         mask_place = f"{place}.class.png"

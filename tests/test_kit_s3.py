@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -72,6 +74,20 @@ def test_server_checks_conditions(s3: S3, bucket: str) -> None:
         fs.call_s3("get_object", Bucket=name, Key=key, IfMatch=old)
     with pytest.raises(OSError, match="At least one of the preconditions"):
         fs.call_s3("put_object", Bucket=name, Key=key, Body=b"", IfNoneMatch="*")
+
+
+def test_server_lists_what_was_put_on_a_busy_machine_too(tmp_path: Path) -> None:
+    """S3 always does (consistency model, since 2020); Swift would show what it has at hand."""
+    with s3_server(tmp_path) as s3, ThreadPoolExecutor() as pool:
+        bucket = make_bucket(s3)
+        put(s3, f"{bucket}/a.tar", b"")
+        (database,) = tmp_path.glob("disk/containers/*/*/*/*.db.pending")
+        with (database.parent / ".lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as whoever brings it up to date does
+            listed = pool.submit(objects, s3, bucket)
+            with pytest.raises(TimeoutError):
+                listed.result(1.0)
+        assert listed.result(30) == {"a.tar": b""}
 
 
 def test_server_refuses_a_wrong_secret(s3: S3, bucket: str) -> None:
