@@ -37,7 +37,7 @@ PUBLIC int voc_resample_version(void) { return 1; }
 #define AVX2 __attribute__((target("avx2")))
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 16, CHANNELS = 3 };
+enum { LANES = 32, HALF = 16, CHANNELS = 3 };
 
 PUBLIC int voc_can_resample(void) { return __builtin_cpu_supports("avx2") != 0; }
 
@@ -102,42 +102,78 @@ static int make_taps(Taps *taps, int64_t length, int64_t scaled) {
     return 0;
 }
 
-/* The weighted mean of 16 bytes each at `from`, `from + step`, …: two at a time. */
-AVX2 INLINE void weigh(const uint8_t *from, size_t step, const int16_t *weights, int pairs,
-                       int shift, uint8_t *to) {
-    __m256i low = _mm256_set1_epi32(1 << (shift - 1)), high = low;
-    __m128i bits = _mm_cvtsi32_si128(shift);
-    for (int j = 0; j < pairs; j++, from += 2 * step) {
-        __m128i one = _mm_loadu_si128((const __m128i *)from);
-        __m128i two = _mm_loadu_si128((const __m128i *)(from + step));
-        int32_t both;
-        memcpy(&both, weights + 2 * j, sizeof both);
-        __m256i w = _mm256_set1_epi32(both);
-        __m256i a = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(one, two));
-        __m256i b = _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(one, two));
-        low = _mm256_add_epi32(low, _mm256_madd_epi16(a, w));
-        high = _mm256_add_epi32(high, _mm256_madd_epi16(b, w));
+/* Weighted means of `vectors` times 32 bytes at `from`, `from + step`, …: two at a time, whose bytes
+ * are paired, made 16 bits wide, multiplied and added up in one step. */
+AVX2 INLINE void mix_pairs(const uint8_t *from, size_t step, size_t vectors, const int16_t *weights,
+                           int pairs, int shift, uint8_t *to) {
+    const __m256i half = _mm256_set1_epi32(1 << (shift - 1)), zero = _mm256_setzero_si256();
+    const __m128i bits = _mm_cvtsi32_si128(shift);
+    for (size_t i = 0; i < vectors; i++, to += LANES) {
+        const uint8_t *at = from + i * LANES;
+        __m256i a = half, b = half, c = half, d = half;
+        for (int j = 0; j < pairs; j++, at += 2 * step) {
+            int32_t both;
+            memcpy(&both, weights + 2 * j, sizeof both);
+            __m256i w = _mm256_set1_epi32(both);
+            __m256i one = _mm256_loadu_si256((const __m256i *)at);
+            __m256i two = _mm256_loadu_si256((const __m256i *)(at + step));
+            __m256i low = _mm256_unpacklo_epi8(one, two), high = _mm256_unpackhi_epi8(one, two);
+            a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_unpacklo_epi8(low, zero), w));
+            b = _mm256_add_epi32(b, _mm256_madd_epi16(_mm256_unpackhi_epi8(low, zero), w));
+            c = _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_unpacklo_epi8(high, zero), w));
+            d = _mm256_add_epi32(d, _mm256_madd_epi16(_mm256_unpackhi_epi8(high, zero), w));
+        }
+        a = _mm256_packs_epi32(_mm256_sra_epi32(a, bits), _mm256_sra_epi32(b, bits));
+        c = _mm256_packs_epi32(_mm256_sra_epi32(c, bits), _mm256_sra_epi32(d, bits));
+        _mm256_storeu_si256((__m256i *)to, _mm256_packus_epi16(a, c));
     }
-    low = _mm256_sra_epi32(low, bits);
-    high = _mm256_sra_epi32(high, bits);
-    __m256i sums = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-    __m128i bytes =
-        _mm_packus_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    _mm_storeu_si128((__m128i *)to, bytes);
 }
 
-/* 16 x 16 bytes, rows to columns: four rounds of pairing row i with row i + 8. */
-AVX2 INLINE void transpose(const uint8_t *from, size_t from_step, uint8_t *to, size_t to_step) {
-    __m128i a[LANES], b[LANES];
-    for (int i = 0; i < LANES; i++) a[i] = _mm_loadu_si128((const __m128i *)(from + i * from_step));
-    for (int round = 0; round < 4; round++) {
-        for (int i = 0; i < LANES / 2; i++) {
-            b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + LANES / 2]);
-            b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + LANES / 2]);
-        }
-        for (int i = 0; i < LANES; i++) a[i] = b[i];
+/* The same with loops of known length for the usual ones. */
+AVX2 static void mix(const uint8_t *from, size_t step, size_t vectors, const int16_t *weights,
+                     int pairs, int shift, uint8_t *to) {
+    switch (pairs) {
+    case 1: mix_pairs(from, step, vectors, weights, 1, shift, to); break;
+    case 2: mix_pairs(from, step, vectors, weights, 2, shift, to); break;
+    case 3: mix_pairs(from, step, vectors, weights, 3, shift, to); break;
+    default: mix_pairs(from, step, vectors, weights, pairs, shift, to);
     }
-    for (int i = 0; i < LANES; i++) _mm_storeu_si128((__m128i *)(to + i * to_step), a[i]);
+}
+
+/* Rows to columns in both halves of 16 vectors: four rounds of pairing vector i with i + 8. */
+AVX2 INLINE void transpose(__m256i a[HALF]) {
+    __m256i b[HALF];
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < HALF / 2; i++) {
+            b[2 * i] = _mm256_unpacklo_epi8(a[i], a[i + HALF / 2]);
+            b[2 * i + 1] = _mm256_unpackhi_epi8(a[i], a[i + HALF / 2]);
+        }
+        for (int i = 0; i < HALF; i++) a[i] = b[i];
+    }
+}
+
+/* 32 lines of 16 bytes to 16 columns of 32. */
+AVX2 INLINE void to_columns(const uint8_t *from, size_t step, uint8_t *to) {
+    __m256i a[HALF];
+    for (int i = 0; i < HALF; i++) {
+        const uint8_t *high = from + (size_t)(i + HALF) * step;
+        a[i] = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(from + (size_t)i * step)));
+        a[i] = _mm256_inserti128_si256(a[i], _mm_loadu_si128((const __m128i *)high), 1);
+    }
+    transpose(a);
+    for (int i = 0; i < HALF; i++) _mm256_storeu_si256((__m256i *)(to + i * LANES), a[i]);
+}
+
+/* And back. */
+AVX2 INLINE void to_lines(const uint8_t *from, uint8_t *to, size_t step) {
+    __m256i a[HALF];
+    for (int i = 0; i < HALF; i++) a[i] = _mm256_loadu_si256((const __m256i *)(from + i * LANES));
+    transpose(a);
+    for (int i = 0; i < HALF; i++) {
+        _mm_storeu_si128((__m128i *)(to + (size_t)i * step), _mm256_castsi256_si128(a[i]));
+        _mm_storeu_si128((__m128i *)(to + (size_t)(i + HALF) * step),
+                         _mm256_extracti128_si256(a[i], 1));
+    }
 }
 
 static void put_pixels(uint8_t *to, const uint8_t *pixel, int64_t count) {
@@ -186,9 +222,9 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
     int64_t lines = down.first[last] + 2 * down.pairs[last] - first_line;
     if (lines > height - first_line) lines = height - first_line;
 
-    /* Strips of 16 lines: as they are, and turned so that 16 lines lie side by side; scaled, turned,
-     * and as lines again. Rounded up to whole vectors, and with what a last pair's zero weight
-     * reads. */
+    /* Strips of 32 lines: as they are, and turned so that 32 lines lie side by side; scaled, and as
+     * lines again. Rounded up to whole vectors, and with what a last pair's zero weight reads: where
+     * nothing was written, what it reads does not matter. */
     size_t line_step = ((size_t)width * CHANNELS + LANES - 1) / LANES * LANES;
     size_t seen_step = ((size_t)seen_width * CHANNELS + LANES - 1) / LANES * LANES;
     size_t strip = LANES * line_step, narrow = LANES * seen_step;
@@ -201,26 +237,34 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
     }
     uint8_t *straight = room, *turned = straight + strip;
     uint8_t *seen = turned + strip + CHANNELS * LANES, *scaled = seen + narrow;
-    memset(room, 0, strip + strip + CHANNELS * LANES + narrow);
-    memset(scaled + (scaled_lines - 1) * seen_step, 0, seen_step);
+
+    /* Read where they lie, if 31 bytes after a line are of the next one. */
+    int is_within = columns->start >= 0 && columns->stop <= columns->stored && line_bytes >= LANES;
 
     for (int64_t y = 0; y < lines; y += LANES) {
-        int64_t count = lines - y < LANES ? lines - y : LANES;
-        for (int64_t i = 0; i < count; i++)
-            read_line(pixels, line_bytes, rows, columns, fill, rows->start + first_line + y + i,
-                      straight + (size_t)i * line_step);
-        for (size_t at = 0; at < line_step; at += LANES)
-            transpose(straight + at, line_step, turned + at * LANES, LANES);
+        int64_t line = rows->start + first_line + y;
+        const uint8_t *first = straight;
+        size_t step = line_step;
+        if (is_within && line >= 0 && line + LANES < rows->stored) {
+            first = pixels + line * line_bytes + columns->start * CHANNELS;
+            step = (size_t)line_bytes;
+        } else {
+            int64_t count = lines - y < LANES ? lines - y : LANES;
+            for (int64_t i = 0; i < count; i++)
+                read_line(pixels, line_bytes, rows, columns, fill, line + i,
+                          straight + (size_t)i * line_step);
+        }
+        for (size_t at = 0; at < line_step; at += HALF)
+            to_columns(first + at, step, turned + at * LANES);
         for (int64_t x = 0; x < seen_width; x++) {
             int64_t tap = is_flipped ? columns->seen_stop - 1 - x : columns->seen_start + x;
             const int16_t *weights = across.weights + tap * across.most;
             const uint8_t *from = turned + (size_t)across.first[tap] * CHANNELS * LANES;
-            for (int c = 0; c < CHANNELS; c++)
-                weigh(from + c * LANES, CHANNELS * LANES, weights, across.pairs[tap], across.shift,
-                      seen + (size_t)(x * CHANNELS + c) * LANES);
+            mix(from, CHANNELS * LANES, CHANNELS, weights, across.pairs[tap], across.shift,
+                seen + (size_t)x * CHANNELS * LANES);
         }
-        for (size_t at = 0; at < seen_step; at += LANES)
-            transpose(seen + at * LANES, LANES, scaled + (size_t)y * seen_step + at, seen_step);
+        for (size_t at = 0; at < seen_step; at += HALF)
+            to_lines(seen + at * LANES, scaled + (size_t)y * seen_step + at, seen_step);
     }
     size_t whole = (size_t)(seen_width * CHANNELS) / LANES * LANES;
     size_t rest = (size_t)(seen_width * CHANNELS) - whole;
@@ -229,10 +273,9 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
         const int16_t *weights = down.weights + tap * down.most;
         const uint8_t *from = scaled + (size_t)(down.first[tap] - first_line) * seen_step;
         uint8_t *to = out + y * out_bytes, end[LANES];
-        for (size_t at = 0; at < whole; at += LANES)
-            weigh(from + at, seen_step, weights, down.pairs[tap], down.shift, to + at);
+        mix(from, seen_step, whole / LANES, weights, down.pairs[tap], down.shift, to);
         if (rest) {
-            weigh(from + whole, seen_step, weights, down.pairs[tap], down.shift, end);
+            mix(from + whole, seen_step, 1, weights, down.pairs[tap], down.shift, end);
             memcpy(to + whole, end, rest);
         }
     }

@@ -4,7 +4,7 @@ What is scaled and what comes of it are rectangles of whole pixels that stand fo
 `Span`), so pictures keep to their boxes.
 
 `resample.c`, where it was compiled when this was installed and the processor has AVX2, and torch
-elsewhere: the same to the last bit. The former takes two thirds of the time, copies no crop, and
+elsewhere: the same to the last bit. The former takes about a third of the time, copies no crop, and
 writes the result, mirrored where wanted, where it belongs.
 """
 
