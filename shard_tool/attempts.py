@@ -59,6 +59,8 @@ _UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 """How client libraries, which options are handed on to, say that there is no such option."""
 _CLEANUP_S = 10.0
 """How long an interrupted request may take to undo what it began."""
+_AWAKE_S = 1.0
+"""Who waits longer does not see a signal that another thread received."""
 
 
 @dataclass
@@ -231,7 +233,8 @@ def run(fs: Any, function: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
 
     loop.call_soon_threadsafe(start)
     try:
-        has_ended.wait()
+        while not has_ended.wait(_AWAKE_S):
+            pass
     except BaseException:
         loop.call_soon_threadsafe(lambda: tasks[0].cancel())
         has_ended.wait(_CLEANUP_S)

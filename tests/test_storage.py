@@ -322,13 +322,26 @@ def test_an_upload_that_goes_on_failing_is_an_error_and_leaves_nothing(
     assert unfinished_uploads(s3, on_s3.url) == []
 
 
-@pytest.mark.usefixtures("in_parts")
-def test_ctrl_c_aborts_an_upload(s3: S3, on_s3: Folder, proxy: FaultProxy) -> None:
+@pytest.fixture
+def ctrl_c_as_usual() -> Iterator[None]:
+    """Shells start what runs in the background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_parts", "ctrl_c_as_usual")
+@pytest.mark.parametrize("thread", ["any", "another"])
+def test_ctrl_c_aborts_an_upload(s3: S3, on_s3: Folder, proxy: FaultProxy, thread: str) -> None:
+    """Also where the system gives the signal to another thread than the one that waits."""
     go_on = threading.Event()
 
     def interrupt(request: Request) -> None:
         if "partNumber=3" in request.query:
-            os.kill(os.getpid(), signal.SIGINT)
+            if thread == "any":
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             go_on.wait(60)
 
     proxy.on_request = interrupt
