@@ -14,18 +14,27 @@ SSD's range (18 degrees) the two differ by 15 levels in the mean over colours of
 from __future__ import annotations
 
 import math
+from ctypes import c_int16, c_int32, c_int64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 import torch
 
+from datamodules.kernels import kernels
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from ctypes import CDLL
+
     from numpy.typing import NDArray
 
-LUMA = np.array([0.2989, 0.587, 0.114])
+LUMA = (0.2989, 0.587, 0.114)
 """Weights of R, G and B in grey, as torchvision rounds those of ITU-R BT.601."""
+_MOST, _FARTHEST = 2.0**13, 2.0**22
+"""Of a factor, and of an offset. A row with a larger factor is made smaller as a whole: a level
+more or less decides between black and white either way."""
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
@@ -52,73 +61,82 @@ class ColorChange:
         factors = (self.brightness, self.contrast, self.saturation, self.hue)
         return all(factor is None for factor in factors) and self.channels is None
 
-    def matrix(self, mean: NDArray[np.floating]) -> NDArray[np.float32]:
+    def matrix(self, mean: Sequence[float]) -> NDArray[np.float32]:
         """The change as float32 [3, 4].
 
         Args:
-            mean: float [3], the picture's mean colour in 0 … 255.
+            mean: Three numbers, the picture's mean colour in 0 … 255.
         """
-        of_mean = np.zeros((4, 4))
-        of_mean[:, 3] = *mean, 1.0
-        return self._product(of_mean)
+        return np.array(self.rows(mean), np.float32)
+
+    def rows(self, mean: Sequence[float]) -> Rows:
+        """`matrix` as plain numbers: of so few, that is faster."""
+        rows, of_mean = self._product()
+        grey = sum(share * float(value) for share, value in zip(of_mean, mean, strict=True))
+        return [[r, g, b, by * grey] for r, g, b, by in rows]
 
     def of_any_mean(self) -> NDArray[np.float32]:
-        """The change where the mean colour is not known yet, as float32 [3, 7].
+        """The change where the mean colour is not known yet, as float32 [3, 6].
 
-        What the pixel's r, g and b, the mean's r, g and b, and 1 each add to a new colour.
+        What the pixel's r, g and b and the mean's r, g and b each add to a new colour.
         """
-        return self._product(np.eye(7)[[3, 4, 5, 3, 4, 5, 6]])
+        rows, of_mean = self._product()
+        found = [[r, g, b, *(by * share for share in of_mean)] for r, g, b, by in rows]
+        return np.array(found, np.float32)
 
-    def _product(self, of_mean: Matrix) -> NDArray[np.float32]:
-        """All steps, as float32 [3, n], over colours as n numbers of which the last is 1.
+    def _product(self) -> tuple[Rows, list[float]]:
+        """All steps: what r, g, b and the grey that contrast keeps add to each new colour.
 
-        Args:
-            of_mean: float [n, n]: makes of any colour the mean one.
+        And what the mean's r, g and b add to that grey.
         """
-        found = np.eye(3, len(of_mean))
-        steps = ["brightness", "saturation", "hue"]
-        steps.insert(1 if self.contrast_first else 3, "contrast")
-        for step in steps:
-            factor = getattr(self, step)
-            if factor is not None:
-                found = _STEPS[step](factor, found, of_mean)
+        rows: Rows = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
+        of_mean = [0.0, 0.0, 0.0]
+        if self.brightness is not None:
+            rows = [[self.brightness * value for value in row] for row in rows]
+        if self.contrast is not None and self.contrast_first:
+            rows, of_mean = _contrasted(self.contrast, rows)
+        if self.saturation is not None:
+            rows = _blended(self.saturation, rows, _grey(rows))
+        if self.hue is not None:
+            rows = _rotated(self.hue, rows)
+        if self.contrast is not None and not self.contrast_first:
+            rows, of_mean = _contrasted(self.contrast, rows)
         if self.channels is not None:
-            found = found[list(self.channels)]
-        return found.astype(np.float32)
+            rows = [rows[channel] for channel in self.channels]
+        return rows, of_mean
 
 
-# Each takes its factor, the change before it [3, n], and what makes any colour the mean one [n, n].
-
-Matrix: TypeAlias = "NDArray[np.float64]"
-
-
-def _brightness(factor: float, before: Matrix, of_mean: Matrix) -> Matrix:  # noqa: ARG001
-    return factor * before
+Rows: TypeAlias = list[list[float]]
+"""Of a change, one of four numbers for each new colour."""
 
 
-def _contrast(factor: float, before: Matrix, of_mean: Matrix) -> Matrix:
-    return factor * before + (1 - factor) * (LUMA @ (before @ of_mean))
+def _grey(rows: Rows) -> list[float]:
+    """The row of the new colours' grey."""
+    of_red, of_green, of_blue = LUMA
+    return [of_red * r + of_green * g + of_blue * b for r, g, b in zip(*rows, strict=True)]
 
 
-def _saturation(factor: float, before: Matrix, of_mean: Matrix) -> Matrix:  # noqa: ARG001
-    return factor * before + (1 - factor) * (LUMA @ before)
+def _blended(factor: float, rows: Rows, grey: list[float]) -> Rows:
+    """Distances from a grey by a factor longer."""
+    rest = [(1 - factor) * value for value in grey]
+    return [[factor * value + g for value, g in zip(row, rest, strict=True)] for row in rows]
 
 
-def _hue(turns: float, before: Matrix, of_mean: Matrix) -> Matrix:  # noqa: ARG001
+def _contrasted(factor: float, rows: Rows) -> tuple[Rows, list[float]]:
+    """Distances from the mean's grey, and what its r, g and b make that."""
+    return _blended(factor, rows, [0.0, 0.0, 0.0, 1.0]), _grey(rows)[:3]
+
+
+def _rotated(turns: float, rows: Rows) -> Rows:
     """Rodrigues' rotation about (1, 1, 1); a third of a turn makes red green."""
     cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     even, odd = (1 - cosine) / 3, sine / math.sqrt(3)
     same, less, more = even + cosine, even - odd, even + odd
-    rotation = np.array([[same, less, more], [more, same, less], [less, more, same]])
-    return rotation @ before
-
-
-_STEPS = {
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "saturation": _saturation,
-    "hue": _hue,
-}
+    columns = list(zip(*rows, strict=True))
+    return [
+        [of_r * r + of_g * g + of_b * b for r, g, b in columns]
+        for of_r, of_g, of_b in ((same, less, more), (more, same, less), (less, more, same))
+    ]
 
 
 def photometric_distortion(
@@ -161,22 +179,104 @@ def photometric_distortion(
 def recolored(
     pixels: torch.Tensor, change: ColorChange, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Change the colours of one picture, each to within 0.9 of a level: factors have 10 bits.
+    """Change the colours of one picture, each to within 0.6 of a level where factors are usual.
+
+    By `kernels.c` where there is one, and by OpenCV elsewhere, in the same whole numbers.
 
     Args:
-        pixels: uint8 [H, W, 3], a line's pixels side by side.
+        pixels: uint8 [H, W, 3].
         change: What is to be changed.
-        out: Where the result is written, which may be `pixels`; None: in memory of its own.
+        out: uint8 [H, W, 3], where the result is written, which may be `pixels`; None: in memory of
+            its own.
 
     Returns:
         uint8 [H, W, 3]; `pixels` itself where there is nothing to change and no `out`.
+
+    Raises:
+        ValueError: `pixels` or `out` are of another kind.
     """
+    _check(pixels, pixels.shape)
+    if out is not None:
+        _check(out, pixels.shape)
     if change.is_nothing:
         return pixels if out is None else out.copy_(pixels)
-    values = pixels.numpy()
-    mean = (0.0, 0.0, 0.0)
+    source = pixels if _is_by_lines(pixels) else pixels.contiguous()
+    if out is not None and _is_by_lines(out):
+        target = out
+    else:
+        target = torch.empty(pixels.shape, dtype=torch.uint8)
+    height, width = pixels.shape[:2]
+    compiled = kernels()
+    mean = [0.0, 0.0, 0.0]
     if change.contrast is not None:
-        mean = cv2.mean(values)[:3]
-    # One pass over the pixels, which no chain of torch's or NumPy's operations is.
-    target = None if out is None else out.numpy()
-    return torch.from_numpy(cv2.transform(values, change.matrix(np.array(mean)), target))
+        mean = [of_all / (height * width) for of_all in _sums(source, compiled)]
+    factors = _whole_numbers(change.rows(mean))
+    if compiled is None:
+        _recolor(source.numpy(), factors, target.numpy())
+    else:
+        compiled.voc_recolor(
+            *(source.data_ptr(), source.stride(0), height, width),
+            *((c_int16 * 9)(*factors.weights), (c_int32 * 3)(*factors.offsets), factors.bits),
+            *(target.data_ptr(), target.stride(0)),
+        )
+    return target if out is None or out is target else out.copy_(target)
+
+
+def _check(pixels: torch.Tensor, shape: torch.Size) -> None:
+    """Before memory is read or written."""
+    if pixels.dtype != torch.uint8 or pixels.shape != shape or len(shape) != 3 or shape[2] != 3:
+        found = f"{pixels.dtype} {tuple(pixels.shape)}"
+        raise ValueError(f"expected uint8 [H, W, 3] of {tuple(shape[:2])}, found {found}")
+
+
+def _is_by_lines(pixels: torch.Tensor) -> bool:
+    """Whether a line's pixels lie side by side."""
+    return pixels.stride()[1:] == (3, 1)
+
+
+def _sums(pixels: torch.Tensor, compiled: CDLL | None) -> Sequence[float]:
+    """Of a picture's three channels; whole numbers."""
+    if compiled is None:
+        return cv2.sumElems(pixels.numpy())[:3]
+    found = (c_int64 * 3)()
+    compiled.voc_sums(pixels.data_ptr(), pixels.stride(0), *pixels.shape[:2], found)
+    return found[:]
+
+
+class _Factors(NamedTuple):
+    """A change in whole numbers: a new colour is (weights @ (r, g, b) + offset) >> bits."""
+
+    weights: list[int]
+    """Nine of 16 bits: what r, g and b add to R; to G; to B."""
+    offsets: list[int]
+    """Three, with the half that rounds."""
+    bits: int
+
+
+def _whole_numbers(rows: Rows) -> _Factors:
+    """As exact as 16 bits of each factor and 24 of each sum allow, with 13 after the point at most.
+
+    Sums of 24 bits are exact in float32 too, whatever computes them in which order.
+    """
+    sizes = [max(abs(r), abs(g), abs(b)) for r, g, b, _ in rows]
+    size = max(sizes)
+    if size > _MOST:
+        shrinks = [min(1.0, _MOST / of_row) if of_row else 1.0 for of_row in sizes]
+        rows = [[shrink * f for f in row] for shrink, row in zip(shrinks, rows, strict=True)]
+        size = _MOST
+    offsets = [min(max(row[3], -_FARTHEST), _FARTHEST) for row in rows]
+    reach = 3 * 255 * size + max(map(abs, offsets))
+    # By `frexp` a number is less than 2 to that power. One bit more is for rounding.
+    bits = max(0, min(13, 14 - math.frexp(size)[1], 23 - math.frexp(reach)[1]))
+    scale, half = 2.0**bits, 1 << bits >> 1
+    weights = [round(factor * scale) for row in rows for factor in row[:3]]
+    return _Factors(weights, [round(offset * scale) + half for offset in offsets], bits)
+
+
+def _recolor(pixels: NDArray[np.uint8], factors: _Factors, out: NDArray[np.uint8]) -> None:
+    """As the kernel does."""
+    matrix = np.column_stack([np.reshape(factors.weights, (3, 3)), factors.offsets])
+    sums: Any = cv2.transform(pixels.astype(np.float32), matrix.astype(np.float32))
+    sums *= 2.0**-factors.bits
+    np.floor(sums, out=sums)
+    out[:] = np.clip(sums, 0, 255, out=sums)

@@ -40,7 +40,7 @@ class Deferred(NamedTuple):
     seen: tuple[slice, slice]
     """Rows and columns of the output that show something of the picture."""
     colors: NDArray[np.float32] | None
-    """float32 [3, 7], see `ColorChange.of_any_mean`; None: colours stay."""
+    """float32 [3, 6], see `ColorChange.of_any_mean`; None: colours stay."""
     sent: tuple[int, ...] | None = None
     """Shape of what is sent in place of the output: (n,) bytes of a JPEG file, none where nothing
     of it is seen; or (h, w, 3) where the worker had to decode it. None: the output is sent."""

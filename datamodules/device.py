@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datamodules.collate import Batch
     from datamodules.deferred import Deferred
 
-_SAME_COLORS = np.eye(3, 7, dtype=np.float32)
+_SAME_COLORS = np.eye(3, 6, dtype=np.float32)
 
 
 def finish(batch: Batch, *, normalize: bool = False) -> Batch:
@@ -138,7 +138,7 @@ def _recolored(pixels: torch.Tensor, todo: Sequence[Deferred], scaling: _Scaling
     area = (rows.sum(1) * columns.sum(1)).clamp(min=1)
     mean = (columns[:, None] @ sums)[:, 0] / area[:, None]
     matrix = scaling.factor[:, None] * colors[:, :, :3]
-    offset = colors[:, :, 6] + (colors[:, :, 3:6] @ mean[:, :, None])[:, :, 0]
+    offset = (colors[:, :, 3:] @ mean[:, :, None])[:, :, 0]
     offset = scaling.factor * offset + scaling.offset
     changed = torch.baddbmm(offset[:, None], pixels.view(count, -1, 3), matrix.transpose(1, 2))
     changed = torch.clamp(changed, scaling.offset, scaling.high).view_as(pixels)

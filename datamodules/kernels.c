@@ -1,12 +1,7 @@
-/* Scales a rectangle of RGB pixels with antialiasing, as torch does, bit for bit.
+/* What is done to every pixel: pictures are scaled, and their colours are changed.
  *
- * torch.nn.functional.interpolate(mode="bilinear", antialias=True) of uint8 is two passes of 16-bit
- * weights, along rows and then along columns, each rounded to 8 bits. So is this. What it adds: the
- * rectangle is read where it lies (no crop is copied), may reach beyond the picture, only what is
- * seen of the result is computed, and that is written where it belongs, mirrored where wanted.
- *
- * No Python.h: resample.py calls it through ctypes, which lets other threads run meanwhile. Only
- * for x86-64 with AVX2; resample.py asks, and does the same by torch elsewhere.
+ * No Python.h: kernels.py calls this through ctypes, which lets other threads run meanwhile. Only for
+ * x86-64 with AVX2; kernels.py asks, and elsewhere others do the same, with the same pixels.
  */
 
 #include <math.h>
@@ -20,16 +15,16 @@
 #define PUBLIC __attribute__((visibility("default")))
 #endif
 
+/* Changes with the arguments or their meaning: a file compiled before an update must not be called as
+ * if it were the new one. */
+PUBLIC int voc_version(void) { return 2; }
+
 /* One axis: decoded pixels [start, stop), which may lie beyond [0, stored), become `scaled` ones, of
  * which [seen_start, seen_stop) are wanted. Pixels beyond are filled, or like the outermost one.
  * resample.py has the same fields in the same order. */
 typedef struct {
     int64_t stored, start, stop, scaled, seen_start, seen_stop, fills_low, fills_high;
 } Axis;
-
-/* Changes with the arguments or their meaning: a file compiled before an update must not be called as
- * if it were the new one. */
-PUBLIC int voc_resample_version(void) { return 1; }
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #include <immintrin.h>
@@ -39,7 +34,16 @@ PUBLIC int voc_resample_version(void) { return 1; }
 
 enum { LANES = 32, HALF = 16, CHANNELS = 3 };
 
-PUBLIC int voc_can_resample(void) { return __builtin_cpu_supports("avx2") != 0; }
+PUBLIC int voc_can_run(void) { return __builtin_cpu_supports("avx2") != 0; }
+
+/* Scaling ----------------------------------------------------------------------------------------
+ *
+ * Of a rectangle of RGB pixels with antialiasing, as torch does, bit for bit.
+ *
+ * torch.nn.functional.interpolate(mode="bilinear", antialias=True) of uint8 is two passes of 16-bit
+ * weights, along rows and then along columns, each rounded to 8 bits. So is this. What it adds: the
+ * rectangle is read where it lies (no crop is copied), may reach beyond the picture, only what is
+ * seen of the result is computed, and that is written where it belongs, mirrored where wanted. */
 
 /* Which pixels a scaled one is the mean of, with which weights: pairs of 16 bits, the last one 0
  * where they are odd. */
@@ -285,16 +289,110 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
     return 0;
 }
 
+/* Colours ----------------------------------------------------------------------------------------
+ *
+ * In whole numbers, so that others can do the same to the last bit. */
+
+enum { PIXELS = 8 }; /* at a time */
+
+/* The new colours of 8 pixels, four in each half: 24 bytes at `from`, of which 28 are read. */
+AVX2 INLINE __m256i recolor(const uint8_t *from, const __m256i *red_green, const __m256i *blue,
+                            const __m256i *offsets, __m128i bits) {
+    /* 16 bits each: red and green; blue and 0. And back: planes of four to pixels. */
+    const __m256i reds = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, -1, 1, -1, 3, -1, 4, -1, 6, -1, 7, -1, 9, -1, 10, -1));
+    const __m256i blues = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(2, -1, -1, -1, 5, -1, -1, -1, 8, -1, -1, -1, 11, -1, -1, -1));
+    const __m256i mixed = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11, -1, -1, -1, -1));
+    __m256i four = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)from));
+    four = _mm256_inserti128_si256(four, _mm_loadu_si128((const __m128i *)(from + 12)), 1);
+    __m256i a = _mm256_shuffle_epi8(four, reds), b = _mm256_shuffle_epi8(four, blues), sums[CHANNELS];
+    for (int c = 0; c < CHANNELS; c++) {
+        __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(a, red_green[c]), offsets[c]);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(b, blue[c]));
+        sums[c] = _mm256_sra_epi32(sum, bits);
+    }
+    __m256i low = _mm256_packs_epi32(sums[0], sums[1]), high = _mm256_packs_epi32(sums[2], sums[2]);
+    return _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), mixed);
+}
+
+/* pixels, out: uint8 [height, width, 3], lines so many bytes apart; may be the same.
+ * weights: [3, 3], what r, g and b add to each new colour; offsets: [3], with what rounds.
+ * New colours are the sums shifted right by `bits`, and clipped to 0 … 255. Sums must fit 32 bits.
+ */
+AVX2 PUBLIC void voc_recolor(const uint8_t *pixels, int64_t line_bytes, int64_t height,
+                             int64_t width, const int16_t *weights, const int32_t *offsets, int bits,
+                             uint8_t *out, int64_t out_bytes) {
+    __m256i red_green[CHANNELS], blue[CHANNELS], all[CHANNELS];
+    __m128i shift = _mm_cvtsi32_si128(bits);
+    for (int c = 0; c < CHANNELS; c++) {
+        int32_t both, only = (uint16_t)weights[3 * c + 2];
+        memcpy(&both, weights + 3 * c, sizeof both);
+        red_green[c] = _mm256_set1_epi32(both);
+        blue[c] = _mm256_set1_epi32(only);
+        all[c] = _mm256_set1_epi32(offsets[c]);
+    }
+    for (int64_t y = 0; y < height; y++) {
+        const uint8_t *from = pixels + y * line_bytes, *end = from + width * CHANNELS;
+        uint8_t *to = out + y * out_bytes;
+        for (; end - from >= 28; from += PIXELS * CHANNELS, to += PIXELS * CHANNELS) {
+            __m256i found = recolor(from, red_green, blue, all, shift);
+            __m128i high = _mm256_extracti128_si256(found, 1);
+            _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(found));
+            _mm_storel_epi64((__m128i *)(to + 12), high); /* nothing beyond: it may be read next */
+            int32_t last = _mm_extract_epi32(high, 2);
+            memcpy(to + 20, &last, sizeof last);
+        }
+        for (; from < end; from += CHANNELS, to += CHANNELS) {
+            uint8_t r = from[0], g = from[1], b = from[2];
+            for (int c = 0; c < CHANNELS; c++) {
+                const int16_t *w = weights + 3 * c;
+                int32_t sum = (w[0] * r + w[1] * g + w[2] * b + offsets[c]) >> bits;
+                to[c] = (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+            }
+        }
+    }
+}
+
+enum { RUN = CHANNELS * LANES, RUNS = 256 }; /* bytes until colours repeat; 16 bits hold so many */
+
+/* Adds up what each place of a run came to, and begins again. */
+AVX2 static void fold(__m256i even[CHANNELS], __m256i odd[CHANNELS], int64_t *sums) {
+    for (int i = 0; i < CHANNELS; i++) {
+        uint16_t lanes[2][HALF];
+        _mm256_storeu_si256((__m256i *)lanes[0], even[i]);
+        _mm256_storeu_si256((__m256i *)lanes[1], odd[i]);
+        for (int j = 0; j < LANES; j++) sums[(i * LANES + j) % CHANNELS] += lanes[j % 2][j / 2];
+        even[i] = odd[i] = _mm256_setzero_si256();
+    }
+}
+
+/* The sums of reds, greens and blues of uint8 [height, width, 3], lines `line_bytes` apart. */
+AVX2 PUBLIC void voc_sums(const uint8_t *pixels, int64_t line_bytes, int64_t height, int64_t width,
+                          int64_t *sums) {
+    __m256i even[CHANNELS], odd[CHANNELS], low_bytes = _mm256_set1_epi16(255);
+    int runs = 0;
+    sums[0] = sums[1] = sums[2] = 0;
+    for (int i = 0; i < CHANNELS; i++) even[i] = odd[i] = _mm256_setzero_si256();
+    for (int64_t y = 0; y < height; y++) {
+        const uint8_t *from = pixels + y * line_bytes, *end = from + width * CHANNELS;
+        for (; end - from >= RUN; from += RUN) {
+            for (int i = 0; i < CHANNELS; i++) {
+                __m256i some = _mm256_loadu_si256((const __m256i *)(from + i * LANES));
+                even[i] = _mm256_add_epi16(even[i], _mm256_and_si256(some, low_bytes));
+                odd[i] = _mm256_add_epi16(odd[i], _mm256_srli_epi16(some, 8));
+            }
+            if (++runs == RUNS) fold(even, odd, sums), runs = 0;
+        }
+        for (; from < end; from += CHANNELS)
+            for (int c = 0; c < CHANNELS; c++) sums[c] += from[c];
+    }
+    fold(even, odd, sums);
+}
+
 #else
 
-PUBLIC int voc_can_resample(void) { return 0; }
-
-PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Axis *rows,
-                        const Axis *columns, const uint8_t *fill, int is_flipped, uint8_t *out,
-                        int64_t out_bytes) {
-    (void)pixels, (void)line_bytes, (void)rows, (void)columns, (void)fill, (void)is_flipped;
-    (void)out, (void)out_bytes;
-    return -1;
-}
+PUBLIC int voc_can_run(void) { return 0; }
 
 #endif

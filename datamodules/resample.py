@@ -3,28 +3,25 @@
 What is scaled and what comes of it are rectangles of whole pixels that stand for one place (see
 `Span`), so pictures keep to their boxes.
 
-`resample.c`, where it was compiled when this was installed and the processor has AVX2, and torch
-elsewhere: the same to the last bit. The former takes about a third of the time, copies no crop, and
-writes the result, mirrored where wanted, where it belongs.
+By `kernels.c` where there is one, and by torch elsewhere: the same to the last bit. The former
+takes about a third of the time, copies no crop, and writes the result, mirrored where wanted, where
+it belongs.
 """
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import math
-from functools import cache, lru_cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn.functional import interpolate
 
-log = logging.getLogger(__name__)
+from datamodules.kernels import Axis, kernels
 
-_VERSION = 1
-"""Of what resample.c is called with; the number there must be the same."""
+if TYPE_CHECKING:
+    from ctypes import Array, c_int64
+
 _MARGIN = 8
 """Pixels more that may be scaled, to meet the output's grid."""
 _NEAR = 1e-3
@@ -135,12 +132,12 @@ def resample(
         raise ValueError(problem)  # before memory is written to
     if pixels.stride()[1:] != (3, 1):  # as other transforms leave pictures
         pixels = pixels.contiguous()
-    kernel = _kernel()
-    if kernel is None:
+    compiled = kernels()
+    if compiled is None:
         color = torch.tensor(fill, dtype=torch.uint8)
         resample_by_torch(pixels, rows, columns, fill=color, is_flipped=is_flipped, out=out)
         return
-    failed = kernel.voc_resample(
+    failed = compiled.voc_resample(
         pixels.data_ptr(),
         pixels.stride(0),
         _axis(rows),
@@ -221,41 +218,11 @@ def _row(width: int, fill: tuple[int, int, int]) -> torch.Tensor:
     return torch.tensor(fill, dtype=torch.uint8).repeat(width)
 
 
-_Axis = ctypes.c_int64 * 8
-"""As `Axis` in resample.c."""
-
-
-def _axis(span: Span) -> ctypes.Array[ctypes.c_int64]:
+def _axis(span: Span) -> Array[c_int64]:
+    """As the kernel takes it."""
     cut = span.cut
     scaled = span.out_stop - span.out_start
-    return _Axis(
+    return Axis(
         *(span.decoded, span.start, span.stop, scaled),
         *(cut.start, cut.stop, span.fills_low, span.fills_high),
     )
-
-
-@cache
-def _kernel() -> ctypes.CDLL | None:
-    """`resample.c`, where it was compiled and this processor can run it."""
-    # Beside this file, under the name an extension module has, which it is only for the installer.
-    stem = Path(__file__).with_name("_resample")
-    for suffix in EXTENSION_SUFFIXES:
-        path = stem.with_name(stem.name + suffix)
-        if path.exists():
-            try:
-                return _loaded(path)
-            except (OSError, AttributeError) as exc:  # another system's, cut short, or none of ours
-                log.warning("%s cannot be used, torch scales instead: %s", path.name, exc)
-    return None
-
-
-def _loaded(path: Path) -> ctypes.CDLL | None:
-    kernel = ctypes.CDLL(str(path))
-    if kernel.voc_resample_version() != _VERSION:
-        log.warning("%s is of another release, torch scales instead: install again", path.name)
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    kernel.voc_resample.argtypes = [
-        *(pointer, number, _Axis, _Axis, ctypes.c_char_p, ctypes.c_int, pointer, number)
-    ]
-    return kernel if kernel.voc_can_resample() else None

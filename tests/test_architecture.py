@@ -29,7 +29,7 @@ shard_tool.convert shard_tool.verify shard_tool.adopt shard_tool.copying
 shard_tool
 datamodules.world datamodules.order datamodules.partition datamodules.cursor datamodules.geometry
 datamodules.table datamodules.pieces datamodules.cache datamodules.cost datamodules.moments
-datamodules.stalls datamodules.voc_metrics
+datamodules.stalls datamodules.voc_metrics datamodules.kernels
 datamodules.fetch
 datamodules.shards datamodules.png datamodules.randomness datamodules.color datamodules.per_box
 datamodules.decode datamodules.resample

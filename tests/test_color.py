@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
+from datamodules import color
 from datamodules.color import LUMA, ColorChange, photometric_distortion, recolored
+from datamodules.kernels import kernels
 from tests.kit.pictures import scene
 
 FACTORS = st.one_of(st.none(), st.floats(0.5, 1.5))
@@ -68,9 +70,106 @@ def test_one_matrix_does_what_the_steps_do(change: ColorChange) -> None:
     pixels = picture()
     expected = np.clip(in_steps(pixels, change), 0, 255)
     found = recolored(pixels, change).numpy().astype(np.float64)
-    # OpenCV multiplies bytes by factors rounded to 1 / 1024, and rounds the sum to a whole level.
-    bound = 0.5 + (3 * 255 + 1) * 0.5 / 1024
+    # Factors are rounded to 1 / 4096 at least, and the sum to a whole level.
+    bound = 0.5 + (3 * 255 + 1) * 0.5 / 4096
+    assert bound < 0.6
     assert np.abs(found - expected).max() < bound + 1e-6
+
+
+@pytest.mark.parametrize("factor", [8.0, 100.0, 5000.0, 1e6, 1e20])
+def test_of_large_factors_each_level_is_on_its_side(factor: float) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)[:, None, None].expand(256, 2, 3)
+    change = ColorChange(contrast=factor)
+    exact = in_steps(pixels, change)
+    found = recolored(pixels, change).numpy()
+    assert (found[exact > 400] == 255).all()
+    assert (found[exact < -400] == 0).all()
+    assert (found[:20] == 0).all()
+    assert (found[-20:] == 255).all()
+
+
+ANY_FACTOR = st.one_of(st.none(), st.floats(0, 4), st.floats(0, 1e30))
+
+
+@st.composite
+def any_changes(draw: Any) -> ColorChange:
+    """As users may write them: black, white, and far beyond."""
+    return ColorChange(
+        brightness=draw(ANY_FACTOR),
+        contrast=draw(ANY_FACTOR),
+        saturation=draw(ANY_FACTOR),
+        hue=draw(st.one_of(st.none(), st.floats(-2, 2))),
+        channels=draw(st.one_of(st.none(), st.permutations([0, 1, 2]).map(tuple))),
+        contrast_first=draw(st.booleans()),
+    )
+
+
+@pytest.mark.skipif(kernels() is None, reason="kernels.c was not compiled, or there is no AVX2")
+@settings(max_examples=400, deadline=None)
+@given(
+    any_changes(),
+    st.integers(1, 40),
+    st.one_of(st.integers(1, 40), st.integers(60, 140)),
+    st.integers(0, 2**32 - 1),
+)
+def test_promise_5_compiled_or_by_opencv_colours_are_the_same(
+    change: ColorChange, height: int, width: int, seed: int
+) -> None:
+    """And nothing is read or written beside the picture, which may be a part of a larger one."""
+    values = np.random.Generator(np.random.Philox(seed)).integers(
+        0, 256, (height + 2, width + 2, 3)
+    )
+    around = torch.from_numpy(values.astype(np.uint8))
+    pixels, before = around[1:-1, 1:-1], around.clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(color, "kernels", lambda: None)
+        expected = recolored(pixels, change)
+    assert torch.equal(recolored(pixels, change), expected)
+    assert torch.equal(around, before)
+    found = recolored(pixels, change, out=pixels)
+    assert found is pixels
+    assert torch.equal(pixels, expected)
+    around[1:-1, 1:-1] = before[1:-1, 1:-1]
+    assert torch.equal(around, before)
+
+
+@pytest.mark.parametrize("height", [1, 3, 120])
+def test_the_mean_that_contrast_keeps_is_the_pictures(height: int) -> None:
+    """Sums are of more pixels than 16 bits of a lane hold."""
+    pixels = torch.full((height, 1700, 3), 255, dtype=torch.uint8)
+    pixels[..., 2] = 1
+    assert [*color._sums(pixels, kernels())] == [255.0 * 1700 * height] * 2 + [1700.0 * height]
+    assert [*color._sums(pixels, None)] == [*color._sums(pixels, kernels())]
+
+
+def test_pixels_lie_in_memory_as_others_leave_them() -> None:
+    change, pixels = ColorChange(brightness=1.2, contrast=0.7, hue=0.2), picture()
+    expected = recolored(pixels, change)
+    planes = pixels.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    assert torch.equal(recolored(planes, change), expected)
+    assert recolored(planes, change, out=planes) is planes
+    assert torch.equal(planes, expected)
+    thirds = torch.zeros(61, 83 * 3, 3, dtype=torch.uint8)[:, ::3]
+    assert torch.equal(recolored(pixels, change, out=thirds), expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(4, 5, 4, dtype=torch.uint8),
+        torch.zeros(4, 5, 3),
+        torch.zeros(4, 5, dtype=torch.uint8),
+        torch.zeros(5, 4, 3, dtype=torch.uint8),
+    ],
+    ids=["four channels", "float", "grey", "another size"],
+)
+def test_another_kind_of_picture_is_refused_before_memory_is_written(wrong: torch.Tensor) -> None:
+    pixels = torch.zeros(4, 5, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"^expected uint8 \[H, W, 3\] of .*, found torch"):
+        recolored(pixels, ColorChange(hue=0.1), out=wrong)
+    if wrong.shape != (5, 4, 3):
+        with pytest.raises(ValueError, match=r"^expected uint8 \[H, W, 3\]"):
+            recolored(wrong, ColorChange(hue=0.1))
 
 
 @settings(max_examples=300, deadline=None)

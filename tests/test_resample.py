@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,15 @@ from torchvision.transforms.v2 import functional as tvf
 
 from datamodules import resample as module
 from datamodules.geometry import Plan, View
+from datamodules.kernels import kernels
 from datamodules.render import render
 from datamodules.resample import Span, resample
 
 FILL = (1, 254, 77)
 SENTINEL = 93
 
-if module._kernel() is None:
-    pytest.skip("resample.c was not compiled, or there is no AVX2", allow_module_level=True)
+if kernels() is None:
+    pytest.skip("kernels.c was not compiled, or there is no AVX2", allow_module_level=True)
 
 
 def noise(height: int, width: int) -> torch.Tensor:
@@ -136,26 +136,6 @@ def test_what_does_not_fit_the_spans_is_refused_before_memory_is_written() -> No
             resample(pixels, rows, columns, out=out, **options)
 
 
-def test_a_file_of_another_release_or_system_leaves_it_to_torch(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    compiled = next(Path(module.__file__).parent.glob("_resample*"))
-    (tmp_path / compiled.name).write_bytes(b"of another system")
-    module._kernel.cache_clear()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "__file__", str(tmp_path / "resample.py"))
-            assert module._kernel() is None
-            assert "cannot be used, torch scales instead" in caplog.text
-        module._kernel.cache_clear()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_VERSION", 0)
-            assert module._kernel() is None
-            assert "is of another release, torch scales instead" in caplog.text
-    finally:
-        module._kernel.cache_clear()
-
-
 def test_threads_scale_at_the_same_time_without_each_others_pixels() -> None:
     pictures = [noise(200 + i, 300) for i in range(4)]
     plan = Plan(View(0, 0, 300, 200), (150, 150))
@@ -179,5 +159,5 @@ def test_threads_scale_at_the_same_time_without_each_others_pixels() -> None:
 def test_without_the_kernel_torch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, plan = noise(120, 160), Plan(View(-20, 10, 200, 140), (64, 96), is_flipped=True)
     compiled = render(pixels, plan, (120, 160), fill=FILL)
-    monkeypatch.setattr(module, "_kernel", lambda: None)
+    monkeypatch.setattr(module, "kernels", lambda: None)
     assert torch.equal(render(pixels, plan, (120, 160), fill=FILL), compiled)

@@ -1,0 +1,53 @@
+"""What was compiled when this was installed (`kernels.c`): the scaling and recolouring of pixels.
+
+Where it could not be compiled, or the processor lacks AVX2, others do the same: more slowly, and
+with the same pixels to the last bit, so that it does not matter which node has which.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_VERSION = 2
+"""Of what kernels.c is called with; the number there must be the same."""
+
+Axis = ctypes.c_int64 * 8
+"""As the struct of that name in kernels.c."""
+
+
+@cache
+def kernels() -> ctypes.CDLL | None:
+    """The functions, where there are some that this processor can run."""
+    # Beside this file, under the name an extension module has, which it is only for the installer.
+    stem = Path(__file__).with_name("_kernels")
+    for suffix in EXTENSION_SUFFIXES:
+        path = stem.with_name(stem.name + suffix)
+        if path.exists():
+            try:
+                return _loaded(path)
+            except (OSError, AttributeError) as exc:  # another system's, cut short, or none of ours
+                log.warning("%s cannot be used, pixels take longer: %s", path.name, exc)
+    return None
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    found = ctypes.CDLL(str(path))
+    if found.voc_version() != _VERSION:
+        log.warning("%s is of another release, pixels take longer: install again", path.name)
+        return None
+    if not found.voc_can_run():
+        return None
+    pointer, number, count = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    weights, offsets, sums = ctypes.c_int16 * 9, ctypes.c_int32 * 3, ctypes.c_int64 * 3
+    picture, size = (pointer, number), (number, number)
+    found.voc_resample.argtypes = [*picture, Axis, Axis, ctypes.c_char_p, count, *picture]
+    found.voc_recolor.argtypes = [*picture, *size, weights, offsets, count, *picture]
+    found.voc_sums.argtypes = [*picture, *size, sums]
+    found.voc_recolor.restype = found.voc_sums.restype = None
+    return found
