@@ -4,9 +4,11 @@
     python benchmarks/pixels.py --toy            # seconds; drawn pictures; writes nothing
 
 On one core, and on two: as many processes, each on a core of its own and of one thread, share the
-pictures, and their rates are added up as the slower one's end allows. Each round runs every
-contender over the same pictures, beginning with another one each time. Figures are medians over
-rounds; ratios are of medians. Writes `pixels.json` and `pixels.md` into the results folder.
+pictures, and their rates are added up as the slower one's end allows. Each goes through its share
+once before the clock starts, like a worker that has run for a while: the first time a process grows
+into its memory. Each round runs every contender over the same pictures, beginning with another one
+each time. Figures are medians over rounds; ratios are of medians. Writes `pixels.json` and
+`pixels.md` into the results folder.
 
 torchvision's recipes run after its own decoders (`decode_jpeg`; torchcodec, which is to take its
 place; Pillow, as its VOC datasets do), on Pillow's own pictures, and after our decoder, where the
@@ -67,8 +69,6 @@ BATCH = 16
 """What a recipe draws for at a time, as in a worker."""
 LIBRARIES = ("torchcodec", "albumentations", "kornia")
 """Measured where they are installed."""
-_WARM = 2
-"""Pictures of each process before the clock starts."""
 
 
 class Bytes(NamedTuple):
@@ -289,7 +289,7 @@ def _loop(
     cv2.setNumThreads(1)
     # since torchvision 0.29 each call of decode_jpeg says that torchcodec is to take its place
     warnings.filterwarnings("ignore", message=".*capabilities of TorchVision are deprecated")
-    work(pictures[:_WARM])
+    work(pictures)
     barrier.wait(timeout=60)  # the other one may have failed
     begun, cpu = time.perf_counter(), time.process_time()
     work(pictures)

@@ -79,7 +79,12 @@ def picture_size(content: bytes | memoryview, *, place: str) -> tuple[int, int]:
 
 
 def decode_scaled(
-    content: bytes | memoryview, factor: int, *, place: str, fast: bool = False
+    content: bytes | memoryview,
+    factor: int,
+    *,
+    place: str,
+    size_hw: tuple[int, int] | None = None,
+    fast: bool = False,
 ) -> NDArray[np.uint8]:
     """Decode a JPEG (or what Pillow knows) to RGB at a fraction of its size.
 
@@ -89,6 +94,7 @@ def decode_scaled(
             by fewer terms of its cosine transforms, which is what an average over as many pixels
             comes near to.
         place: What errors call it.
+        size_hw: What `picture_size` says of it; None: not asked yet.
         fast: Take libjpeg-turbo's quick cosine transform, and repeat colours instead of
             interpolating them where they are stored at half the resolution.
 
@@ -99,8 +105,7 @@ def decode_scaled(
         SampleError: As `decode_image`.
     """
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
-        _check_size(width, height, place)
+        height, width = size_hw or picture_size(content, place=place)
         options: dict[str, Any] = {"fastdct": True, "fastupsample": True} if fast else {}
         if factor > 1:
             options |= {"min_height": -(-height // factor), "min_width": -(-width // factor)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -147,8 +147,17 @@ class FusedTransform:
     @property
     def __name__(self) -> str:
         """What errors call it: the name of `draw`."""
-        draw = self.draw.func if isinstance(self.draw, partial) else self.draw
+        draw = self._drawing_function
         return getattr(draw, "__name__", type(draw).__name__).strip("_")
+
+    @property
+    def _drawing_function(self) -> object:
+        return self.draw.func if isinstance(self.draw, partial) else self.draw
+
+    @cached_property
+    def _is_ours(self) -> bool:
+        """Whether it is known to draw from what it is given alone."""
+        return getattr(self._drawing_function, "__module__", None) == "datamodules.presets"
 
     def then(self, *transforms: Callable[[Any, Any], Any]) -> FusedTransform:
         """The same, followed by others."""
@@ -192,7 +201,8 @@ class FusedTransform:
             size_hw: (height, width) of the stored picture.
             random_key: What is drawn by; 32 bytes.
         """
-        seed_generators(random_key)  # for a `draw` that takes the global ones after all
+        if not self._is_ours:
+            seed_generators(random_key)  # for a `draw` that takes the global ones after all
         key = np.frombuffer(random_key[:16], "<u8")
         return self._planned(size_hw, boxes, _drawing.keyed(key))
 
@@ -211,7 +221,7 @@ class FusedTransform:
             planned: What is to be done.
             jpeg: The picture's bytes.
             mask: The mask's bytes; None but for segmentation.
-            size_hw: (height, width) of the stored picture.
+            size_hw: (height, width) of the stored picture, as its header says.
             place: What errors call the sample.
 
         Raises:
@@ -223,7 +233,9 @@ class FusedTransform:
                 pixels = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
             else:
                 factor = decode_factor(plan, size_hw, fast=fast)
-                values = decode_scaled(jpeg, factor, place=f"{place}.jpg", fast=fast)
+                values = decode_scaled(
+                    jpeg, factor, place=f"{place}.jpg", size_hw=size_hw, fast=fast
+                )
                 pixels = torch.from_numpy(values)
         if mask is None:
             return Decoded(pixels, None, size_hw)

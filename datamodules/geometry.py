@@ -77,7 +77,8 @@ class Plan:
         """
         view, size_hw, inner_hw = self.view, self.size_hw, self.inner_hw or self.size_hw
         sides = (*size_hw, *inner_hw, view.width, view.height)
-        if not (min(sides) >= 1 and all(isinstance(n, int | np.integer) for n in (*view, *sides))):
+        kinds = {*map(type, view), *map(type, sides)}
+        if min(sides) < 1 or not all(issubclass(kind, int | np.integer) for kind in kinds):
             problem = f"{view}, to (H, W) = {size_hw}, inner {self.inner_hw}"
             raise ValueError(f"{problem}: sides must be whole numbers from 1")
         if inner_hw[0] > size_hw[0] or inner_hw[1] > size_hw[1]:
@@ -91,15 +92,15 @@ class Plan:
     def boxes(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes of the stored picture in the output, clipped to the view: float32 [N, 4]."""
         (height, width), view = self.scaled_hw, self.view
+        scale = (width / view.width, height / view.height)
+        of_view = np.array([(view.left, view.top), scale, (width, height)])
         points = boxes.astype(np.float64).reshape(-1, 2, 2)  # (x, y) of two corners
-        points -= (view.left, view.top)
-        points *= (width / view.width, height / view.height)
-        np.minimum(np.maximum(points, 0, out=points), (width, height), out=points)
-        moved = points.reshape(-1, 4)
+        points -= of_view[0]
+        points *= of_view[1]
+        np.minimum(np.maximum(points, 0, out=points), of_view[2], out=points)
         if self.is_flipped:
-            full = self.size_hw[1]
-            moved[:, [0, 2]] = full - moved[:, [2, 0]]
-        return moved.astype(np.float32)
+            points[:, :, 0] = self.size_hw[1] - points[:, ::-1, 0]
+        return points.reshape(-1, 4).astype(np.float32)
 
     def visible(self, boxes: NDArray[np.float32]) -> NDArray[np.float64]:
         """Share of each box's area that lies in the view: float64 [N] in [0, 1]."""

@@ -50,6 +50,7 @@ class Span(NamedTuple):
     """Likewise after the last."""
 
     @classmethod
+    @lru_cache(4096)  # a dataset's pictures have few sizes
     def of(cls, first: int, length: int, stored: int, factor: int, scaled: int) -> Span:
         """For a view that shows something of the picture.
 

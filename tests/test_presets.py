@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ from datamodules.geometry import (
     stretch,
     zoom_out,
 )
-from datamodules.randomness import preserved_generators
+from datamodules.randomness import preserved_generators, seed_generators
 from shard_tool.errors import OptionError
 from shard_tool.keyed import digest_of
 from tests.kit.pictures import encoded, scene, voc_mask
@@ -447,6 +448,35 @@ def test_a_draw_that_takes_the_global_generator_is_by_the_samples_key_too() -> N
         torch.manual_seed(number)
         images.append(load(FusedTransform(draw_by_the_global_generator)).image)
     assert torch.equal(*images)
+
+
+def states() -> list[str]:
+    """Of the global generators."""
+    numpys = np.random.get_state()  # noqa: NPY002
+    return [str(state) for state in (torch.get_rng_state().tolist(), numpys, random.getstate())]
+
+
+RECIPES = {
+    f"{name}, {when}": getattr(recipe, when)(64)
+    for name, recipe in presets.RECIPES.items()
+    for when in ("train", "evaluation")
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_recipes_draw_from_what_they_are_given_alone(recipe: FusedTransform) -> None:
+    """So the global generators, whose seeding takes time, are not seeded for them."""
+    assert recipe._is_ours
+    for number in range(40):
+        found, key = [], digest_of((number,))
+        for seed in (1, 2):
+            with preserved_generators():
+                seed_generators(digest_of(("global", seed)))
+                before = states()
+                found.append(recipe.planned(BOX, size_hw=SIZE, random_key=key).drawn)
+                assert states() == before
+        first, second = found
+        assert (first.plan, first.change) == (second.plan, second.change)
 
 
 def test_a_draw_of_something_else_says_so() -> None:
