@@ -6,9 +6,9 @@
 On one core, and on two: as many processes, each on a core of its own and of one thread, share the
 pictures, and their rates are added up as the slower one's end allows. Each goes through its share
 once before the clock starts, like a worker that has run for a while: the first time a process grows
-into its memory. Each round runs every contender over the same pictures, beginning with another one
-each time. Figures are medians over rounds; ratios are of medians. Writes `pixels.json` and
-`pixels.md` into the results folder.
+into its memory. Those that are done sooner go through it again, for half a second. Each round runs
+every contender over the same pictures, beginning with another one each time. Figures are medians
+over rounds; ratios are of medians. Writes `pixels.json` and `pixels.md` into the results folder.
 
 torchvision's recipes run after its own decoders (`decode_jpeg`; torchcodec, which is to take its
 place; Pillow, as its VOC datasets do), on Pillow's own pictures, and after our decoder, where the
@@ -67,6 +67,8 @@ RESULTS = Path(__file__).parent / "results"
 CORES = (1, 2)
 BATCH = 16
 """What a recipe draws for at a time, as in a worker."""
+_LONG_S = 0.5
+"""Seconds for which a contender is timed at least; the fast ones several times through."""
 LIBRARIES = ("torchcodec", "albumentations", "kornia")
 """Measured where they are installed."""
 
@@ -245,23 +247,37 @@ def in_turns(
     """What each round took, by number of cores and contender."""
     seconds = {number: {name: list[Timing]() for name in contenders} for number in cores}
     names = list(contenders)
+    passes = {name: _passes(contender) for name, contender in contenders.items()}
     for round_number in range(rounds):
         turn = round_number % len(names)
         for name in [*names[turn:], *names[:turn]]:
             for number in cores:
-                seconds[number][name].append(timed(contenders[name], number))
+                seconds[number][name].append(timed(contenders[name], number, passes[name]))
     return seconds
 
 
-def timed(contender: Contender, cores: int) -> Timing:
-    """On so many cores together."""
+def _passes(contender: Contender) -> int:
+    """How often it goes through the pictures, for longer than others disturb it."""
+    once_s = timed(contender, 1).seconds * len(contender.pictures)
+    return max(1, round(_LONG_S / once_s))
+
+
+def timed(contender: Contender, cores: int, passes: int = 1) -> Timing:
+    """On so many cores together, so many times through the pictures."""
     context = mp.get_context("fork")
     barrier, results = context.Barrier(cores), context.SimpleQueue()
     places = sorted(os.sched_getaffinity(0))[:cores]
     processes = [
         context.Process(
             target=_loop,
-            args=(contender.work, contender.pictures[number::cores], core, barrier, results),
+            args=(
+                contender.work,
+                contender.pictures[number::cores],
+                passes,
+                core,
+                barrier,
+                results,
+            ),
         )
         for number, core in enumerate(places)
     ]
@@ -273,13 +289,14 @@ def timed(contender: Contender, cores: int) -> Timing:
         message = "a process failed: what it wrote on stderr says why"
         raise RuntimeError(message)
     found = [results.get() for _ in processes]
-    count = len(contender.pictures)
+    count = len(contender.pictures) * passes
     return Timing(max(wall for wall, _ in found) / count, sum(cpu for _, cpu in found) / count)
 
 
 def _loop(
     work: Callable[[Sequence[Any]], None],
     pictures: Sequence[Any],
+    passes: int,
     core: int,
     barrier: Barrier,
     results: Any,
@@ -292,7 +309,8 @@ def _loop(
     work(pictures)
     barrier.wait(timeout=60)  # the other one may have failed
     begun, cpu = time.perf_counter(), time.process_time()
-    work(pictures)
+    for _ in range(passes):
+        work(pictures)
     results.put((time.perf_counter() - begun, time.process_time() - cpu))
 
 
