@@ -228,18 +228,16 @@ def resized_crop(
         aspect: Range of width / height, drawn evenly in its logarithm.
         trials: Crops drawn before the largest one in the centre is taken.
     """
-    area, (low, high) = view.width * view.height, np.log(aspect)
-    draws = generator.random((trials, 4))
-    areas = area * (scale[0] + (scale[1] - scale[0]) * draws[:, 0])
-    ratios = np.exp(low + (high - low) * draws[:, 1])
-    widths = np.rint(np.sqrt(areas * ratios)).astype(int)
-    heights = np.rint(np.sqrt(areas / ratios)).astype(int)
-    is_fit = (widths > 0) & (widths <= view.width) & (heights > 0) & (heights <= view.height)
-    for first in np.flatnonzero(is_fit)[:1]:
-        width, height = int(widths[first]), int(heights[first])
-        left = int(draws[first, 2] * (view.width - width + 1))
-        top = int(draws[first, 3] * (view.height - height + 1))
-        return View(view.left + left, view.top + top, width, height)
+    whole, (low, high) = view.width * view.height, map(math.log, aspect)
+    # Plain numbers: the first trial nearly always fits.
+    for share, log_ratio, across, down in generator.random((trials, 4)).tolist():
+        area = whole * (scale[0] + (scale[1] - scale[0]) * share)
+        ratio = math.exp(low + (high - low) * log_ratio)
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= view.width and 0 < height <= view.height:
+            left = int(across * (view.width - width + 1))
+            top = int(down * (view.height - height + 1))
+            return View(view.left + left, view.top + top, width, height)
     width, height, ratio = view.width, view.height, view.width / view.height
     if ratio < aspect[0]:
         height = max(1, round(width / aspect[0]))
@@ -332,6 +330,8 @@ def kept_boxes(
     Returns:
         (float32 [N, 4], bool [N]).
     """
+    if not len(boxes):
+        return np.zeros((0, 4), np.float32), np.zeros(0, np.bool_)
     moved = plan.boxes(boxes)
     sides = moved[:, 2:] - moved[:, :2]
     is_kept = np.asarray((sides >= min_size - _ROUNDING).all(1))

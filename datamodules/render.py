@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 VOID = 255
 """What a mask has where there is no picture."""
+_NOWHERE = -1
+"""Of what there is no pixel; as an index it does no harm."""
 _NOTHING = ColorChange()
 
 
@@ -97,24 +99,30 @@ def render_mask(mask: torch.Tensor, plan: Plan) -> torch.Tensor:
     Returns:
         uint8 [H, W] of the output.
     """
-    (height, width), view = plan.scaled_hw, plan.view
-    rows = _nearest_pixels(view.top, view.height, height)
-    columns = _nearest_pixels(view.left, view.width, width)
-    stored = mask.numpy()
-    last_row, last_column = stored.shape[0] - 1, stored.shape[1] - 1
-    is_inside = min(rows[0], columns[0]) >= 0  # neither ever turns back
-    if is_inside and rows[-1] <= last_row and columns[-1] <= last_column:
-        part = stored[rows][:, columns]
-    else:
-        part = stored[rows.clip(0, last_row)][:, columns.clip(0, last_column)]
-        part[(rows < 0) | (rows > last_row)] = VOID
-        part[:, (columns < 0) | (columns > last_column)] = VOID
-    if (height, width) != plan.size_hw:
-        inner, part = part, np.full(plan.size_hw, VOID, np.uint8)
-        part[:height, :width] = inner
-    return torch.from_numpy(part[:, ::-1].copy() if plan.is_flipped else part)
+    view, stored = plan.view, mask.numpy()
+    (scaled_height, scaled_width), (height, width) = plan.scaled_hw, plan.size_hw
+    rows = _nearest_pixels(view.top, view.height, scaled_height, height, len(stored))
+    columns = _nearest_pixels(view.left, view.width, scaled_width, width, stored.shape[1])
+    if plan.is_flipped:
+        columns = columns[::-1]
+    found = stored[rows][:, columns]
+    for lines, places in ((found, rows), (found.T, columns)):
+        is_beyond = places == _NOWHERE
+        if is_beyond.any():
+            lines[is_beyond] = VOID
+    return torch.from_numpy(found)
 
 
-def _nearest_pixels(first: int, length: int, scaled: int) -> NDArray[np.int64]:
-    """int64 [scaled]: the stored pixel under the middle of each output pixel."""
-    return first + ((np.arange(scaled) + 0.5) * (length / scaled)).astype(np.int64)
+def _nearest_pixels(
+    first: int, length: int, scaled: int, total: int, stored: int
+) -> NDArray[np.int64]:
+    """int64 [total]: the stored pixel under the middle of each output pixel.
+
+    `_NOWHERE` beyond the picture, and after the `scaled` ones that show the view.
+    """
+    places = first + ((np.arange(scaled) + 0.5) * (length / scaled)).astype(np.int64)
+    if places[0] < 0 or places[-1] >= stored:
+        places[(places < 0) | (places >= stored)] = _NOWHERE
+    if scaled == total:
+        return places
+    return np.concatenate([places, np.full(total - scaled, _NOWHERE)])
