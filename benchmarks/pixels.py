@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -262,7 +263,7 @@ def in_turns(
 def _passes(contender: Contender) -> int:
     """How often it goes through the pictures, for longer than others disturb it."""
     once_s = timed(contender, 1).seconds * len(contender.pictures)
-    return max(1, round(_LONG_S / once_s))
+    return math.ceil(_LONG_S / once_s)
 
 
 def timed(contender: Contender, cores: int, passes: int = 1) -> Timing:

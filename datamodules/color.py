@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of R, G and B in grey, as torchvision rounds those of ITU-R BT.601."""
-_MOST, _FARTHEST = 2.0**13, 2.0**22
+_MOST, _FARTHEST = 2.0**13, 2.0**23
 """Of a factor, and of an offset. A row with a larger factor is made smaller as a whole: a level
 more or less decides between black and white either way."""
+_WEIGHTS, _SUMS = 2**15 - 1.5, 2**24 - 384
+"""What rounding still leaves in 16 and 24 bits: three factors are off by a half for each of 255."""
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
@@ -184,7 +186,7 @@ def recolored(
     By `kernels.c` where there is one, and by OpenCV elsewhere, in the same whole numbers.
 
     Args:
-        pixels: uint8 [H, W, 3].
+        pixels: uint8 [H, W, 3], on the CPU.
         change: What is to be changed.
         out: uint8 [H, W, 3], where the result is written, which may be `pixels`; None: in memory of
             its own.
@@ -224,9 +226,10 @@ def recolored(
 
 def _check(pixels: torch.Tensor, shape: torch.Size) -> None:
     """Before memory is read or written."""
-    if pixels.dtype != torch.uint8 or pixels.shape != shape or len(shape) != 3 or shape[2] != 3:
-        found = f"{pixels.dtype} {tuple(pixels.shape)}"
-        raise ValueError(f"expected uint8 [H, W, 3] of {tuple(shape[:2])}, found {found}")
+    is_size = pixels.shape == shape and len(shape) == 3 and shape[2] == 3
+    if not (is_size and pixels.dtype == torch.uint8 and pixels.is_cpu):
+        found = f"{pixels.dtype} {tuple(pixels.shape)} on {pixels.device}"
+        raise ValueError(f"expected uint8 [H, W, 3] of {tuple(shape[:2])} on cpu, found {found}")
 
 
 def _is_by_lines(pixels: torch.Tensor) -> bool:
@@ -266,8 +269,9 @@ def _whole_numbers(rows: Rows) -> _Factors:
         size = _MOST
     offsets = [min(max(row[3], -_FARTHEST), _FARTHEST) for row in rows]
     reach = 3 * 255 * size + max(map(abs, offsets))
-    # By `frexp` a number is less than 2 to that power. One bit more is for rounding.
-    bits = max(0, min(13, 14 - math.frexp(size)[1], 23 - math.frexp(reach)[1]))
+    bits = 13
+    while bits and (size * 2**bits > _WEIGHTS or (reach + 1) * 2**bits > _SUMS):
+        bits -= 1
     scale, half = 2.0**bits, 1 << bits >> 1
     weights = [round(factor * scale) for row in rows for factor in row[:3]]
     return _Factors(weights, [round(offset * scale) + half for offset in offsets], bits)

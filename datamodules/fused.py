@@ -7,6 +7,7 @@ at each step.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -157,7 +158,9 @@ class FusedTransform:
     @cached_property
     def _is_ours(self) -> bool:
         """Whether it is known to draw from what it is given alone."""
-        return getattr(self._drawing_function, "__module__", None) == "datamodules.presets"
+        draw = self._drawing_function
+        recipes = sys.modules.get("datamodules.presets")  # which imports this module
+        return getattr(recipes, getattr(draw, "__name__", ""), None) is draw
 
     def then(self, *transforms: Callable[[Any, Any], Any]) -> FusedTransform:
         """The same, followed by others."""

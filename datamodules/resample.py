@@ -50,7 +50,6 @@ class Span(NamedTuple):
     """Likewise after the last."""
 
     @classmethod
-    @lru_cache(4096)  # a dataset's pictures have few sizes
     def of(cls, first: int, length: int, stored: int, factor: int, scaled: int) -> Span:
         """For a view that shows something of the picture.
 
@@ -61,32 +60,38 @@ class Span(NamedTuple):
             factor: Stored pixels to a decoded one; the last decoded one may stand for fewer.
             scaled: Output pixels of the view.
         """
-        decoded = -(-stored // factor)
-        begin, end = first / factor, (first + length) / factor
-        scale = scaled * factor / length
-
-        low = range(math.floor(begin), math.floor(begin) - _MARGIN, -1)
-        if begin <= 0:  # the picture's own edge is seen
-            low = range(0, max(-_MARGIN, math.ceil(begin)) - 1, -1)
-        high = range(math.ceil(end), math.ceil(end) + _MARGIN)
-        if end > decoded:
-            high = range(decoded, min(decoded + _MARGIN, math.floor(end)) + 1)
-        start, stop = _nearest(low, begin, scale), _nearest(high, begin, scale)
-        out_start, out_stop = round((start - begin) * scale), round((stop - begin) * scale)
-        out_start = min(out_start, scaled - 1)  # of a sliver, something is seen
-        out_stop = max(out_stop, out_start + 1, 1)
-        # Beyond the picture's edges there is only what fills.
-        edge_low = math.floor(-begin * scale + _NEAR)
-        edge_high = math.ceil((stored / factor - begin) * scale - _NEAR)
-        seen_start = min(max(out_start, edge_low, 0), out_stop - 1, scaled - 1)
-        seen_stop = max(min(out_stop, edge_high, scaled), seen_start + 1)
-        seen = slice(seen_start, seen_stop)
-        return cls(decoded, start, stop, out_start, out_stop, seen, begin < 0, end > decoded)
+        # NumPy's whole numbers too, which equal others and would be remembered for them.
+        return _span(int(first), int(length), int(stored), int(factor), int(scaled))
 
     @property
     def cut(self) -> slice:
         """What of the scaled pixels is seen."""
         return slice(self.seen.start - self.out_start, self.seen.stop - self.out_start)
+
+
+@lru_cache(4096)  # a dataset's pictures have few sizes
+def _span(first: int, length: int, stored: int, factor: int, scaled: int) -> Span:
+    decoded = -(-stored // factor)
+    begin, end = first / factor, (first + length) / factor
+    scale = scaled * factor / length
+
+    low = range(math.floor(begin), math.floor(begin) - _MARGIN, -1)
+    if begin <= 0:  # the picture's own edge is seen
+        low = range(0, max(-_MARGIN, math.ceil(begin)) - 1, -1)
+    high = range(math.ceil(end), math.ceil(end) + _MARGIN)
+    if end > decoded:
+        high = range(decoded, min(decoded + _MARGIN, math.floor(end)) + 1)
+    start, stop = _nearest(low, begin, scale), _nearest(high, begin, scale)
+    out_start, out_stop = round((start - begin) * scale), round((stop - begin) * scale)
+    out_start = min(out_start, scaled - 1)  # of a sliver, something is seen
+    out_stop = max(out_stop, out_start + 1, 1)
+    # Beyond the picture's edges there is only what fills.
+    edge_low = math.floor(-begin * scale + _NEAR)
+    edge_high = math.ceil((stored / factor - begin) * scale - _NEAR)
+    seen_start = min(max(out_start, edge_low, 0), out_stop - 1, scaled - 1)
+    seen_stop = max(min(out_stop, edge_high, scaled), seen_start + 1)
+    seen = slice(seen_start, seen_stop)
+    return Span(decoded, start, stop, out_start, out_stop, seen, begin < 0, end > decoded)
 
 
 def _nearest(edges: range, begin: float, scale: float) -> int:
@@ -122,7 +127,7 @@ def resample(
         out: uint8 [rows seen, columns seen, 3], a line's pixels side by side: where it is written.
 
     Raises:
-        ValueError: `pixels` or `out` have another size than the spans are about.
+        ValueError: `pixels` or `out` have another size than the spans are about, or are elsewhere.
     """
     size = (rows.seen.stop - rows.seen.start, columns.seen.stop - columns.seen.start)
     decoded = (rows.decoded, columns.decoded)
@@ -131,6 +136,8 @@ def resample(
             f"pixels {tuple(pixels.shape)} and out {tuple(out.shape)} are not {decoded}, {size}"
         )
         raise ValueError(problem)  # before memory is written to
+    if not (pixels.is_cpu and out.is_cpu):
+        raise ValueError(f"pixels on {pixels.device} and out on {out.device} are not on the CPU")
     if pixels.stride()[1:] != (3, 1):  # as other transforms leave pictures
         pixels = pixels.contiguous()
     compiled = kernels()

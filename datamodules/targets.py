@@ -147,8 +147,8 @@ def annotated(
 def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes) -> Annotated:
     """The sample with what a recipe does to it; as it is for any other transform.
 
-    Apart from `load_item` for the same reason as `annotated`. Seeds the global generators: call it
-    inside `preserved_generators`.
+    Apart from `load_item` for the same reason as `annotated`. May seed the global generators: call
+    it inside `preserved_generators`.
 
     Raises:
         SampleError: Drawing failed.
@@ -168,7 +168,7 @@ def load_item(
 ) -> Item:
     """Decode a sample and pass it through a user's transform; `cost` grows by what that took.
 
-    Leaves the global generators seeded by `random_key` (see `seed_generators`): call it inside
+    May leave the global generators seeded by `random_key` (see `seed_generators`): call it inside
     `preserved_generators`.
 
     Raises:

@@ -70,7 +70,7 @@ def test_one_matrix_does_what_the_steps_do(change: ColorChange) -> None:
     pixels = picture()
     expected = np.clip(in_steps(pixels, change), 0, 255)
     found = recolored(pixels, change).numpy().astype(np.float64)
-    # Factors are rounded to 1 / 4096 at least, and the sum to a whole level.
+    # In these ranges factors are rounded to 1 / 4096 at least, and the sum to a whole level.
     bound = 0.5 + (3 * 255 + 1) * 0.5 / 4096
     assert bound < 0.6
     assert np.abs(found - expected).max() < bound + 1e-6
@@ -86,6 +86,14 @@ def test_of_large_factors_each_level_is_on_its_side(factor: float) -> None:
     assert (found[exact < -400] == 0).all()
     assert (found[:20] == 0).all()
     assert (found[-20:] == 255).all()
+
+
+def test_an_offset_may_be_as_far_as_factors_reach() -> None:
+    """So little of one channel's is left of saturation that greys need all of it."""
+    change = ColorChange(contrast=19000.0, saturation=0.35)
+    pixels = torch.full((9, 9, 3), 250, dtype=torch.uint8)
+    pixels[0, 0] = 230
+    assert recolored(pixels, change)[0, 0].tolist() == [0, 0, 0]
 
 
 ANY_FACTOR = st.one_of(st.none(), st.floats(0, 4), st.floats(0, 1e30))
@@ -160,14 +168,15 @@ def test_pixels_lie_in_memory_as_others_leave_them() -> None:
         torch.zeros(4, 5, 3),
         torch.zeros(4, 5, dtype=torch.uint8),
         torch.zeros(5, 4, 3, dtype=torch.uint8),
+        torch.zeros(4, 5, 3, dtype=torch.uint8, device="meta"),
     ],
-    ids=["four channels", "float", "grey", "another size"],
+    ids=["four channels", "float", "grey", "another size", "elsewhere"],
 )
 def test_another_kind_of_picture_is_refused_before_memory_is_written(wrong: torch.Tensor) -> None:
     pixels = torch.zeros(4, 5, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"^expected uint8 \[H, W, 3\] of .*, found torch"):
         recolored(pixels, ColorChange(hue=0.1), out=wrong)
-    if wrong.shape != (5, 4, 3):
+    if wrong.shape != (5, 4, 3):  # which is right by itself
         with pytest.raises(ValueError, match=r"^expected uint8 \[H, W, 3\]"):
             recolored(wrong, ColorChange(hue=0.1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -447,6 +447,20 @@ def test_a_draw_that_takes_the_global_generator_is_by_the_samples_key_too() -> N
     for number in range(2):
         torch.manual_seed(number)
         images.append(load(FusedTransform(draw_by_the_global_generator)).image)
+    assert torch.equal(*images)
+
+
+@wraps(presets._resize)
+def draw_like_ours(size: int, size_hw: Any, boxes: Any, generator: Any) -> Drawn:
+    left = int(torch.randint(0, 30, ()))
+    return Drawn(stretch(View(left, 0, 30, 48), (size, size)))
+
+
+def test_who_wraps_a_function_of_ours_may_take_the_global_generator() -> None:
+    images = []
+    for number in range(2):
+        torch.manual_seed(number)
+        images.append(load(FusedTransform(partial(draw_like_ours, 40))).image)
     assert torch.equal(*images)
 
 

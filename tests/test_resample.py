@@ -136,6 +136,22 @@ def test_what_does_not_fit_the_spans_is_refused_before_memory_is_written() -> No
             resample(pixels, rows, columns, out=out, **options)
 
 
+def test_pixels_elsewhere_are_refused_before_memory_is_read() -> None:
+    rows, columns = Span.of(0, 20, 20, 1, 10), Span.of(0, 30, 30, 1, 15)
+    away = torch.zeros(20, 30, 3, dtype=torch.uint8, device="meta")
+    out = torch.empty(10, 15, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="pixels on meta and out on cpu are not on the CPU"):
+        resample(away, rows, columns, fill=FILL, is_flipped=False, out=out)
+
+
+def test_plans_of_numpys_whole_numbers_are_the_same_and_leave_nothing_behind() -> None:
+    """A drawing function of a user may have them from its generator."""
+    pixels = noise(43, 51)
+    theirs = Plan(View(*map(np.int64, (-4, 2, 50, 40))), (21, 22))
+    ours = Plan(View(-4, 2, 50, 40), (21, 22))
+    assert torch.equal(render(pixels, theirs, (43, 51)), render(pixels, ours, (43, 51)))
+
+
 def test_threads_scale_at_the_same_time_without_each_others_pixels() -> None:
     pictures = [noise(200 + i, 300) for i in range(4)]
     plan = Plan(View(0, 0, 300, 200), (150, 150))
