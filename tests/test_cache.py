@@ -66,8 +66,12 @@ def fill(cache: ShardCache, name: str, size: int = SIZE, **options: Any) -> bool
 
 def held(cache: ShardCache) -> dict[str, int]:
     """Name to size of all that lies in the cache, but the lock of the room."""
-    files = [path for path in cache.folder.rglob("*") if path.is_file()]
-    return {path.name: path.stat().st_size for path in files if path.name != "room.lock"}
+    found = {}
+    for path in cache.folder.rglob("*"):
+        if path.is_file() and path.name != "room.lock":
+            with suppress(FileNotFoundError):  # of threads that are still at work
+                found[path.name] = path.stat().st_size
+    return found
 
 
 def at_rest(cache: ShardCache) -> dict[str, int]:

@@ -17,8 +17,9 @@ KILLED = """
 import multiprocessing, os, signal, sys, time
 from datamodules import ShardDataset, ShardLoader, presets
 
-dataset = ShardDataset(sys.argv[1], "train", transform=presets.detection_eval(40))
-batches = iter(ShardLoader(dataset, 3, num_workers=2, prefetch_factor=8))
+# Of 29 pictures 17 are asked for: a worker that is done with all it has may end before.
+dataset = ShardDataset(sys.argv[1], "train", transform=presets.detection_eval(160))
+batches = iter(ShardLoader(dataset, 1, num_workers=2, prefetch_factor=8))
 next(batches)
 time.sleep(2)  # all others are made, and more than a pipe holds
 print(*[process.pid for process in multiprocessing.active_children()], flush=True)
