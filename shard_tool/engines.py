@@ -24,7 +24,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +40,8 @@ _DASK_ADDRESS = re.compile(r"(tcp|tls)://\S+:\d+")
 
 _CONNECT_S = 8.0
 """A scheduler that has not answered by then is called unreachable."""
+_BEGINNINGS = 3
+"""How often a client is begun that its machine is too busy for."""
 _WORKERS_S = 30.0
 """So long a cluster may be without any worker, at the start or later."""
 _POLL_S = 0.1
@@ -242,12 +244,8 @@ def dask_cluster(address: str) -> Iterator[Engine]:
     Raises:
         ShardToolError: Nobody answers there, no worker comes, or one is of another release.
     """
-    import distributed  # optional, and slow to import
-
     try:
-        client: Any = distributed.Client(  # type: ignore[no-untyped-call]
-            address, timeout=_CONNECT_S, set_as_default=False
-        )
+        client = _dask_client(address)
     except OSError as exc:
         problem = f"no Dask scheduler answered within {_CONNECT_S:.0f} s"
         hint = "is the address right, the scheduler running, and reachable from here?"
@@ -262,6 +260,24 @@ def dask_cluster(address: str) -> Iterator[Engine]:
             yield engine
         finally:
             engine.finish()
+
+
+def _dask_client(address: str) -> Any:
+    """A client; Dask gives the thread it runs in 10 s to begin, which a busy machine may take.
+
+    Raises:
+        ShardToolError: The thread did not begin, several times.
+        Exception: Dask's own.
+    """
+    import distributed  # optional, and slow to import
+
+    for _ in range(_BEGINNINGS):
+        with suppress(AssertionError):
+            return distributed.Client(  # type: ignore[no-untyped-call]
+                address, timeout=_CONNECT_S, set_as_default=False
+            )
+    problem = f"Dask's thread did not begin within 10 s, {_BEGINNINGS} times"
+    raise ShardToolError(address, problem, "is this machine overloaded? Try again when it is not")
 
 
 class _DaskCluster:

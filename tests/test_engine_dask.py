@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -153,6 +153,33 @@ def test_no_secret_is_logged_or_shown(
     assert "Compute Failed" in cluster.logs()
     for text in (cluster.logs(), caplog.text, repr(caught.getrepr(style="long"))):
         assert SECRET not in text
+
+
+@pytest.mark.parametrize("stalls", [1, 3])
+def test_a_machine_too_busy_for_a_client_is_given_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stalls: int
+) -> None:
+    """Dask asserts that its thread began within 10 s, and says nothing."""
+    import distributed  # slow to import
+
+    begin, begun = distributed.Client, list[str]()
+
+    def begin_late(address: str, **options: Any) -> Any:
+        begun.append(address)
+        if len(begun) <= stalls:
+            raise AssertionError
+        return begin(address, **options)
+
+    monkeypatch.setattr(distributed, "Client", begin_late)
+    with dask_cluster(tmp_path, workers=1) as cluster:
+        if stalls == 1:
+            with open_pool(cluster.address, workers=1):
+                assert len(begun) == 2
+            return
+        with pytest.raises(ShardToolError) as caught, open_pool(cluster.address, workers=1):
+            pass
+        assert caught.value.place == cluster.address
+        assert caught.value.problem == "Dask's thread did not begin within 10 s, 3 times"
 
 
 def test_unreachable_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
