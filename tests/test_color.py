@@ -21,12 +21,12 @@ FACTORS = st.one_of(st.none(), st.floats(0.5, 1.5))
 
 
 @st.composite
-def changes(draw: Any) -> ColorChange:
+def changes(draw: Any, factors: Any = FACTORS, turns: float = 0.5) -> ColorChange:
     return ColorChange(
-        brightness=draw(FACTORS),
-        contrast=draw(FACTORS),
-        saturation=draw(FACTORS),
-        hue=draw(st.one_of(st.none(), st.floats(-0.5, 0.5))),
+        brightness=draw(factors),
+        contrast=draw(factors),
+        saturation=draw(factors),
+        hue=draw(st.one_of(st.none(), st.floats(-turns, turns))),
         channels=draw(st.one_of(st.none(), st.permutations([0, 1, 2]).map(tuple))),
         contrast_first=draw(st.booleans()),
     )
@@ -99,23 +99,10 @@ def test_an_offset_may_be_as_far_as_factors_reach() -> None:
 ANY_FACTOR = st.one_of(st.none(), st.floats(0, 4), st.floats(0, 1e30))
 
 
-@st.composite
-def any_changes(draw: Any) -> ColorChange:
-    """As users may write them: black, white, and far beyond."""
-    return ColorChange(
-        brightness=draw(ANY_FACTOR),
-        contrast=draw(ANY_FACTOR),
-        saturation=draw(ANY_FACTOR),
-        hue=draw(st.one_of(st.none(), st.floats(-2, 2))),
-        channels=draw(st.one_of(st.none(), st.permutations([0, 1, 2]).map(tuple))),
-        contrast_first=draw(st.booleans()),
-    )
-
-
 @pytest.mark.skipif(kernels() is None, reason="kernels.c was not compiled, or there is no AVX2")
 @settings(max_examples=400, deadline=None)
 @given(
-    any_changes(),
+    changes(ANY_FACTOR, turns=2.0),  # as users may write them: black, white, and far beyond
     st.integers(1, 40),
     st.one_of(st.integers(1, 40), st.integers(60, 140)),
     st.integers(0, 2**32 - 1),
