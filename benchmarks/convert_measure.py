@@ -49,7 +49,7 @@ def commands_of(contender: str, archive: Path, dest: Path, options: Any) -> list
     """
     copy = str(dest / "copy.tar")
     tar = ["tar", "--concatenate", f"--file={copy}", str(archive)]
-    shard_tool = [sys.executable, "-m", "shard_tool.cli"]
+    shard_tool = [sys.executable, "-m", "shard_tool.cli.app"]
     convert = [*shard_tool, "convert", str(archive), str(dest / "voc")]
     workers = ["--workers", str(options.workers), "--shard-size", options.shard_size]
     of: dict[str, list[list[str]]] = {
@@ -86,9 +86,9 @@ def memory(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, 
 
 def stages(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of scanning the archive, planning, and writing; imports left out."""
-    from shard_tool.convert import ConvertOptions, convert
-    from shard_tool.plan import plan_conversion, resolve_splits
-    from shard_tool.voc.devkit import open_devkit
+    from shard_tool.convert.plan import plan_conversion, resolve_splits
+    from shard_tool.convert.run import ConvertOptions, convert
+    from shard_tool.sources.voc.devkit import open_devkit
 
     wanted = ConvertOptions(source=str(archive), dest=str(dest / "voc"), workers=options.workers)
     begun = time.perf_counter()

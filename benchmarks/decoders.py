@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 
 from benchmarks.harness import circumstances
-from datamodules.decode import decode_image
+from datamodules.pixels.decode import decode_image
 
 RESULTS = Path(__file__).parent / "results/decoders.json"
 Decoder = Callable[[bytes], Any]

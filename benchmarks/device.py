@@ -33,7 +33,7 @@ from torchvision.models import detection
 
 from benchmarks.harness import circumstances
 from datamodules import ShardDataset, ShardLoader, presets
-from datamodules.device import check_decoder, finish
+from datamodules.loading.on_device import check_decoder, finish
 from scripts.mini_voc import draw_archive
 from shard_tool import ConvertOptions, convert
 

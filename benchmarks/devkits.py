@@ -27,8 +27,8 @@ from PIL import Image
 
 from benchmarks.data import ARCHIVE, content
 from scripts.mini_voc import draw_archive
-from shard_tool.sample import VOC_CLASSES
-from shard_tool.tarshard import BLOCK, RECORD, member_block
+from shard_tool.format.sample import VOC_CLASSES
+from shard_tool.format.tar import BLOCK, RECORD, member_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

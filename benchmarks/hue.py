@@ -16,7 +16,7 @@ from matplotlib import colors
 from matplotlib import pyplot as plt
 from torchvision.transforms.v2 import functional
 
-from datamodules.color import ColorChange, recolored
+from datamodules.pixels.color import ColorChange, recolored
 
 PLOT = Path(__file__).resolve().parents[1] / "docs/concepts/hue.png"
 TURNS = 0.05

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shard_tool.manifest import Manifest, ShardEntry, Split, encode_manifest
+from shard_tool.format.manifest import Manifest, ShardEntry, Split, encode_manifest
+from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.release import RELEASE
-from shard_tool.sample import VOC_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -50,20 +50,20 @@ from benchmarks.data import ARCHIVE
 from benchmarks.harness import circumstances
 from benchmarks.report import Verdict
 from datamodules import ShardDataset, presets
-from datamodules.cost import Cost
-from datamodules.decode import decode_image, decode_mask
-from datamodules.randomness import preserved_generators
-from datamodules.shards import RawSample
-from datamodules.targets import annotated, load_item, planned
+from datamodules.loading.targets import annotated, load_item, planned
+from datamodules.pixels.decode import decode_image, decode_mask
+from datamodules.profiling.batch_cost import Cost
+from datamodules.reading.samples import RawSample
+from datamodules.transforms.seeding import preserved_generators
 from scripts.mini_voc import draw_archive
 from shard_tool import ConvertOptions, convert
-from shard_tool.keyed import digest_of
+from shard_tool.keyed_random import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.synchronize import Barrier
 
-    from datamodules.targets import Annotated, Item
+    from datamodules.loading.targets import Annotated, Item
 
 RESULTS = Path(__file__).parent / "results"
 CORES = (1, 2)

@@ -32,13 +32,13 @@ import numpy as np
 from benchmarks.data import Size, make_data
 from benchmarks.harness import ROOT, circumstances
 from datamodules import ShardDataset, ShardLoader, World
-from datamodules.cost import Cost
-from datamodules.forecast import Forecast, RunPlan, forecast
-from datamodules.table import ShardTable
-from shard_tool.storage import Folder, load_manifest
-from tests.kit.fault_proxy import FaultProxy, Request, fault_proxy
-from tests.kit.s3 import S3, make_bucket, s3_server, upload
-from tests.kit.traffic import Traffic, bytes_of
+from datamodules.profiling.batch_cost import Cost
+from datamodules.reading.shard_table import ShardTable
+from datamodules.tools.forecast import Forecast, RunPlan, forecast
+from shard_tool.storage.location import Folder, load_manifest
+from tests.kit.servers.fault_proxy import FaultProxy, Request, fault_proxy
+from tests.kit.servers.s3 import S3, make_bucket, s3_server, upload
+from tests.kit.servers.traffic import Traffic, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,9 @@ FULL = Size(copies=1, drawn=600, shard_bytes=1 << 20)
 TOY = Size(copies=0, drawn=120, shard_bytes=256 << 10)
 MBIT = 1e6 / 8
 ENOUGH, STARVED = 200 * MBIT, 30 * MBIT
-SERVER = "OpenStack Swift (scripts/s3-server) behind tests/kit/fault_proxy.py, one for each node"
+SERVER = (
+    "OpenStack Swift (scripts/s3-server) behind tests/kit/servers/fault_proxy.py, one for each node"
+)
 _SHUFFLES = 200
 
 

@@ -8,24 +8,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.collate import Batch
-    from datamodules.cursor import Cursor
-    from datamodules.dataset import ShardDataset
-    from datamodules.loader import ShardLoader
-    from datamodules.monitor import Monitor
-    from datamodules.voc import VOCDataModule
-    from datamodules.world import World
+    from datamodules.lightning.datamodule import VOCDataModule
+    from datamodules.lightning.monitor import Monitor
+    from datamodules.loading.batch import Batch
+    from datamodules.loading.dataset import ShardDataset
+    from datamodules.loading.loader import ShardLoader
+    from datamodules.loading.on_device import finish
+    from datamodules.order.cursor import Cursor
+    from datamodules.order.world import World
 
-__all__ = ["Batch", "Cursor", "Monitor", "ShardDataset", "ShardLoader", "VOCDataModule", "World"]
+__all__ = [
+    "Batch",
+    "Cursor",
+    "Monitor",
+    "ShardDataset",
+    "ShardLoader",
+    "VOCDataModule",
+    "World",
+    "finish",
+]
 
 _HOMES = {
-    "Batch": "collate",
-    "Cursor": "cursor",
-    "Monitor": "monitor",
-    "ShardDataset": "dataset",
-    "ShardLoader": "loader",
-    "VOCDataModule": "voc",
-    "World": "world",
+    "Batch": "loading.batch",
+    "Cursor": "order.cursor",
+    "Monitor": "lightning.monitor",
+    "ShardDataset": "loading.dataset",
+    "ShardLoader": "loading.loader",
+    "VOCDataModule": "lightning.datamodule",
+    "World": "order.world",
+    "finish": "loading.on_device",
 }
 
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from datamodules import geometry
-from datamodules.color import photometric_distortion
-from datamodules.fused import Drawn, FusedTransform
-from datamodules.geometry import (
+from datamodules.pixels import geometry
+from datamodules.pixels.color import photometric_distortion
+from datamodules.pixels.geometry import (
     View,
     center_crop,
     flip,
@@ -27,7 +26,8 @@ from datamodules.geometry import (
     stretch,
     zoom_out,
 )
-from datamodules.multi_scale import MultiScale
+from datamodules.transforms.fused import Drawn, FusedTransform
+from datamodules.transforms.multi_scale import MultiScale
 from shard_tool.errors import OptionError
 
 if TYPE_CHECKING:

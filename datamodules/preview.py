@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw
 from torchvision.transforms.v2 import functional
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
-from shard_tool.sample import VOC_CLASSES
+from shard_tool.format.sample import VOC_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from datamodules.dataset import ShardDataset
+    from datamodules.loading.dataset import ShardDataset
 
 PADDING = 4
 """White pixels between two pictures."""

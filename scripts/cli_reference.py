@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-from shard_tool.cli import app
+from shard_tool.cli.app import app
 
 VERBS = tuple(command.name for command in app.registered_commands if command.name)
 
@@ -30,7 +30,7 @@ def reference() -> str:
 def help_of(*verb: str) -> str:
     """What ``--help`` prints, 100 columns wide."""
     return subprocess.run(
-        [sys.executable, "-m", "shard_tool.cli", *verb, "--help"],
+        [sys.executable, "-m", "shard_tool.cli.app", *verb, "--help"],
         env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
         stdout=subprocess.PIPE,
         text=True,

@@ -23,7 +23,7 @@ if not __package__:  # run as a file: only its own folder is on the path, not th
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARD_TOOL = [sys.executable, "-m", "shard_tool.cli"]
+SHARD_TOOL = [sys.executable, "-m", "shard_tool.cli.app"]
 TRAIN = [sys.executable, str(ROOT / "scripts/train.py")]
 INTERRUPT_AFTER_STEPS = 8
 MINI_VOC = "mini-voc2012.tar"

@@ -24,7 +24,7 @@ if not __package__:  # run as a file: only its own folder is on the path, not th
 from datamodules import ShardDataset
 from datamodules.preview import PADDING, cell
 from scripts.train import Detector
-from shard_tool.sample import VOC_CLASSES
+from shard_tool.format.sample import VOC_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

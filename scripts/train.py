@@ -33,7 +33,7 @@ from scripts.requeue import Requeue
 from scripts.scored import Scored
 from scripts.segmenter import Segmenter  # noqa: F401  (known to the command line by its name)
 from scripts.tiny_detector import tiny_ssd
-from shard_tool.storage import public_url
+from shard_tool.storage.location import public_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import settings
 
 from scripts.mini_voc import draw_archive
-from shard_tool.cli import main
-from shard_tool.convert import ConvertOptions, convert
-from tests.kit.s3 import S3, make_bucket, s3_server
+from shard_tool.cli.app import main
+from shard_tool.convert.run import ConvertOptions, convert
+from tests.kit.servers.s3 import S3, make_bucket, s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,64 +1,72 @@
-"""The arrows of docs/architecture.md, drawn from the imports: a smoke alarm, not a law."""
+"""The folders are the architecture: `docs/architecture.md` explains the picture, this holds it."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Imports go from a line to lines above it.
-LAYERS = """
-shard_tool.errors shard_tool.release
-shard_tool.sizes
-shard_tool.keyed shard_tool.tarshard shard_tool.sample shard_tool.manifest shard_tool.forward
-shard_tool.attempts shard_tool.engines
-shard_tool.ranges shard_tool.objects shard_tool.reencode shard_tool.tally shard_tool.pool
-shard_tool.uploads
-shard_tool.storage
-shard_tool.claim shard_tool.links shard_tool.shardscan
-shard_tool.publication
-shard_tool.room
-shard_tool.voc shard_tool.voc.annotation shard_tool.voc.imagesets shard_tool.voc.archives
-shard_tool.voc.files
-shard_tool.voc.devkit shard_tool.voc.download
-shard_tool.voc.record shard_tool.voc.fetching shard_tool.dedupe
-shard_tool.plan shard_tool.progress
-shard_tool.sources
-shard_tool.convert shard_tool.verify shard_tool.adopt shard_tool.copying
-shard_tool
-datamodules.world datamodules.order datamodules.partition datamodules.cursor datamodules.geometry
-datamodules.table datamodules.pieces datamodules.cache datamodules.cost datamodules.moments
-datamodules.stalls datamodules.voc_metrics datamodules.kernels
-datamodules.fetch
-datamodules.shards datamodules.png datamodules.randomness datamodules.color datamodules.per_box
-datamodules.decode datamodules.resample
-datamodules.render
-datamodules.deferred
-datamodules.fused datamodules.multi_scale
-datamodules.targets
-datamodules.collate datamodules.presets datamodules.evaluation
-datamodules.slots datamodules.device
-datamodules.dataset
-datamodules.loader
-datamodules.restart datamodules.forecast datamodules.bench datamodules.preview datamodules.remedies
-datamodules.voc
-datamodules.monitor
-datamodules
-shard_tool.cli_options
-shard_tool.cli_streaming shard_tool.cli_convert shard_tool.cli_adopt shard_tool.cli_copy
-shard_tool.cli
-"""
-HEIGHT = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
+# A room is a folder, or a file at the top of a package. Behind its colon stand the rooms it imports
+# from; "·" is shard_tool, and an indented line goes on. Imports go down
+# this list, so no two rooms need each other.
+PICTURE = """
+cli: convert dataset sources storage tasks format units release errors
+convert: dataset sources pictures storage tasks format keyed_random release errors
+dataset: sources storage tasks format release errors
+sources: pictures storage format release errors
+pictures: format errors
+storage: format errors
+tasks: release errors
+format: errors
+keyed_random:
+units: errors
+errors:
+release:
 
-FROM_SHARD_TOOL = {"errors", "keyed", "manifest", "ranges", "tarshard", "storage", "sample"}
-FROM_SHARD_TOOL |= {"sizes", "links"}
-"""What datamodules may use of shard_tool at the top of a module."""
-PREPARING = {"claim", "convert", "voc.archives", "voc.download"}
-"""What datamodules.voc uses of it inside the functions that make a dataset."""
-TORCHLESS = {"world", "order", "partition", "cursor", "table", "pieces", "cache", "fetch"}
-TORCHLESS |= {"shards", "forecast", "voc_metrics"}
-"""Modules of datamodules that no torch is imported with."""
+tools: preview loading presets reading profiling order ·cli ·storage ·keyed_random ·units ·errors
+lightning: preview loading presets transforms profiling order
+    ·convert ·dataset ·sources ·storage ·errors
+preview: loading ·format
+loading: presets transforms reading pixels profiling order
+    ·storage ·format ·keyed_random ·units ·errors
+presets: transforms pixels ·errors
+transforms: pixels ·keyed_random ·errors
+reading: profiling order ·dataset ·storage ·format ·errors
+pixels: ·errors
+profiling:
+order: ·keyed_random ·errors
+evaluation: ·errors
+"""
+SHARD_TOOL, DATAMODULES = (
+    {
+        line.partition(":")[0]: line.partition(":")[2].split()
+        for line in part.replace("\n    ", " ").strip().splitlines()
+    }
+    for part in PICTURE.split("\n\n")
+)
+ROOMS = {
+    **{f"shard_tool.{name}": {f"shard_tool.{i}" for i in to} for name, to in SHARD_TOOL.items()},
+    **{
+        f"datamodules.{name}": {
+            f"shard_tool.{i[1:]}" if i.startswith("·") else f"datamodules.{i}" for i in to
+        }
+        for name, to in DATAMODULES.items()
+    },
+}
+OPEN = {("shard_tool.cli", "datamodules.tools")}
+"""Arrows that run up until the streaming verbs come in by an entry point."""
+
+LIGHTNING = "datamodules.lightning"
+TORCHLESS = {
+    "datamodules.order",
+    "datamodules.reading",
+    "datamodules.evaluation.voc_metrics",
+    "datamodules.tools.forecast",
+}
+"""Rooms and modules of datamodules that import no torch at the top of a module."""
 
 
 def modules() -> dict[str, ast.Module]:
@@ -70,14 +78,18 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
+MODULES = modules()
+
+
 def imports(tree: ast.AST) -> set[str]:
+    """What a module imports: at its top, inside functions, and for the type checker alone."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names if names <= HEIGHT.keys() else {node.module}
+            found |= (names & MODULES.keys()) or {node.module}
     return found
 
 
@@ -92,34 +104,56 @@ def at_top(tree: ast.Module) -> ast.Module:
     return ast.Module(body, [])
 
 
-def test_every_module_has_its_place_and_imports_only_what_lies_below() -> None:
-    wrong = [
-        f"{name} imports {imported}"
-        for name, tree in modules().items()
-        for imported in imports(tree) & HEIGHT.keys()
-        if HEIGHT[imported] >= HEIGHT[name] and imported != name
-    ]
-    assert wrong == []
-    assert modules().keys() == HEIGHT.keys()
+def room(module: str) -> str:
+    """Of one of our modules: `shard_tool.dataset` for `shard_tool.dataset.copy`."""
+    return ".".join(module.split(".")[:2])
 
 
-def test_datamodules_use_of_shard_tool_only_what_they_read_with() -> None:
-    for name, tree in modules().items():
-        if name.startswith("datamodules"):
-            used = {i.removeprefix("shard_tool.") for i in imports(tree) & HEIGHT.keys()}
-            used = {i for i in used if not i.startswith("datamodules") and i != "shard_tool"}
-            allowed = FROM_SHARD_TOOL | (PREPARING if name == "datamodules.voc" else set())
-            assert used - {"voc"} <= allowed, name
-            assert not imports(at_top(tree)) & {f"shard_tool.{i}" for i in PREPARING}, name
+def test_each_room_stands_in_the_picture() -> None:
+    tops = {"shard_tool", "datamodules"}  # their __init__ files: public names, from any room
+    assert {room(name) for name in MODULES} - tops == ROOMS.keys()
 
 
-def test_heavy_libraries_stay_where_they_belong() -> None:
-    for name, tree in modules().items():
-        roots = {imported.split(".")[0] for imported in imports(tree)}
-        top = {imported.split(".")[0] for imported in imports(at_top(tree))}
+def test_each_folder_says_in_a_sentence_what_it_does() -> None:
+    for name, tree in MODULES.items():
+        assert ast.get_docstring(tree), f"{name} has no docstring"
+
+
+def test_arrows_of_the_picture_run_down() -> None:
+    packages = ([*SHARD_TOOL], [*DATAMODULES])
+    for rooms, picture in zip(packages, (SHARD_TOOL, DATAMODULES), strict=True):
+        for name in rooms:
+            above = {*takewhile(lambda other, name=name: other != name, rooms), name}
+            assert not above & {*picture[name]}, name
+
+
+def test_rooms_import_from_what_the_picture_says_and_from_nothing_else() -> None:
+    arrows: dict[str, dict[str, str]] = {name: {} for name in ROOMS}
+    for name, tree in MODULES.items():
+        for imported in imports(tree) if room(name) in ROOMS else ():
+            if room(imported) in ROOMS and room(imported) != room(name):
+                arrows[room(name)][room(imported)] = f"{name} imports {imported}"
+    for name, drawn in ROOMS.items():
+        new = [arrow for to, arrow in arrows[name].items() if to not in drawn]
+        assert [arrow for arrow in new if "datamodules.tools" not in arrow] == []
+        assert drawn <= arrows[name].keys(), f"{name} no longer imports from all it is drawn with"
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {name: (imports(tree) & MODULES.keys()) - {name} for name, tree in MODULES.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_shard_tool_and_the_arithmetic_of_order_need_no_torch() -> None:
+    heavy = {"torch", "torchvision", "webdataset", "pytorch_lightning"}
+    for name, tree in MODULES.items():
         if name.startswith("shard_tool"):
-            assert not roots & {"torch", "torchvision", "webdataset", "pytorch_lightning"}, name
-        if name.rpartition(".")[2] in TORCHLESS:
-            assert "torch" not in top, name
-        if name not in ("datamodules.voc", "datamodules.monitor"):
-            assert "pytorch_lightning" not in roots, name
+            assert not heavy & {i.split(".")[0] for i in imports(tree)}, name
+        if {name, room(name)} & TORCHLESS:
+            assert not heavy & {i.split(".")[0] for i in imports(at_top(tree))}, name
+
+
+def test_lightning_is_known_in_its_room_alone() -> None:
+    for name, tree in MODULES.items():
+        if room(name) != LIGHTNING:
+            assert "pytorch_lightning" not in {i.split(".")[0] for i in imports(tree)}, name

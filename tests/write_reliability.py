@@ -13,4 +13,6 @@ import pytest
 
 if __name__ == "__main__":
     os.environ["RELIABILITY"] = "write"
-    sys.exit(pytest.main([str(Path(__file__).with_name("test_faults.py")), "-q"]))
+    sys.exit(
+        pytest.main([str(Path(__file__).with_name("datamodules") / "reading/test_faults.py"), "-q"])
+    )

@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing as mp
 
 from benchmarks.work import WORKERS, Passes, pixels_only, prepared
-from shard_tool.tarshard import ShardIndex
+from shard_tool.format.tar import ShardIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from datamodules.cursor import Cursor, cursor_from_state
-from datamodules.order import CanonicalOrder
-from datamodules.partition import EpochPartition
-from datamodules.world import World
+from datamodules.order.canonical import CanonicalOrder
+from datamodules.order.cursor import Cursor, cursor_from_state
+from datamodules.order.partition import EpochPartition
+from datamodules.order.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,0 +1,1 @@
+"""VOCDataModule and Monitor: the only modules that know Lightning."""

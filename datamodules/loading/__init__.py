@@ -1,0 +1,1 @@
+"""Samples become batches: datasets, worker processes, shared memory, the DataLoader."""

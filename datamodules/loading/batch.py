@@ -1,0 +1,322 @@
+"""A batch, packed flat: a handful of tensors, however many pictures and boxes it holds.
+
+Pictures of any size lie end to end in one tensor, boxes in another. Only the pixels cross from
+worker to parent through shared memory; the small tensors travel inside the message, which costs
+less than a file descriptor each.
+
+A picture's rows of RGB stay together (channels last, as decoders give them), so that packing one is
+a plain copy, made while it is still in the processor's caches.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from datamodules.loading.targets import with_areas
+from datamodules.profiling.batch_cost import Cost
+from shard_tool.errors import OptionError, SampleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from datamodules.loading.targets import Item
+    from datamodules.transforms.device_work import Deferred
+
+_SMALL_BYTES = 1 << 14
+
+
+class Batch:
+    """Samples of one rank's part of a global batch. Unpacks: ``images, targets = batch``.
+
+    Detection: images is a list of [3, H, W] (views of one tensor), targets a list of dicts.
+    Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void. Classification: images
+    [B, 3, H, W], labels float32 [B, 20]: 1 where the picture shows the class of label k + 1 in
+    column k, 0 where not, -1 where only difficult ones. Images are channels last in memory.
+
+    Not a dataclass on purpose: Lightning looks into those, and under ``bf16-true`` would round the
+    boxes to 8 bits of mantissa.
+
+    Attributes:
+        task: 'detection', 'segmentation' or 'classification'.
+        pixels: uint8 (or float, after scaling) [sum of H·W·3]: all pictures, each [H, W, 3], end
+            to end.
+        sizes: int64 [B, 2]: (height, width) of each picture.
+        masks: uint8 [sum of H·W]; empty but for segmentation.
+        boxes: float32 [sum of N, 4]: xyxy pixels; empty but for detection.
+        labels: int64 [sum of N]; float32 [B, 20] for classification; empty for segmentation.
+        difficult: bool [sum of N]; empty but for detection.
+        num_boxes: int64 [B]; empty but for detection.
+        sample_ids: int64 [B].
+        orig_sizes: int64 [B, 2]: (height, width) of each stored picture.
+        keys: The samples' keys.
+        epoch: Epoch the batch belongs to.
+        start: First position of the global batch in its epoch.
+        stop: Position after the global batch's last.
+        cost: What making it cost.
+        bad_samples: Sample id to reason of bad samples that others stand here for.
+        deferred: What is left to do to each picture on the device, by `device.finish`; empty:
+            nothing, and only then the batch unpacks.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        pixels: torch.Tensor,
+        sizes: torch.Tensor,
+        masks: torch.Tensor,
+        boxes: torch.Tensor,
+        labels: torch.Tensor,
+        difficult: torch.Tensor,
+        num_boxes: torch.Tensor,
+        sample_ids: torch.Tensor,
+        orig_sizes: torch.Tensor,
+        keys: tuple[str, ...],
+        epoch: int,
+        start: int,
+        stop: int,
+        cost: Cost | None = None,
+        bad_samples: dict[int, str] | None = None,
+        deferred: tuple[Deferred, ...] = (),
+    ) -> None:
+        self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
+        self.boxes, self.labels, self.difficult = boxes, labels, difficult
+        self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
+        self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
+        self.cost, self.bad_samples = cost or Cost(), bad_samples or {}
+        self.deferred = deferred
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.images
+        yield self.targets
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _shrunk(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: _grown(value) for name, value in state.items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch was moved to."""
+        return self.sample_ids.device
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether pictures are still to be decoded, or brought to their sizes."""
+        return any(left.sent is not None for left in self.deferred)
+
+    @property
+    def images(self) -> Any:
+        """Detection: list of [3, H, W]; other tasks: [B, 3, H, W]. Views, no copies.
+
+        Raises:
+            OptionError: Something is left to do to them.
+        """
+        if self.deferred:
+            what = "decoded" if self.is_encoded else "recoloured"
+            hint = "call datamodules.finish(batch) first, as VOCDataModule does"
+            raise OptionError("batch", f"its pictures are not {what} yet", hint)
+        sizes = self.sizes.tolist()
+        if self.task != "detection":
+            rows = self.pixels.view(len(self), *self._common_size(sizes), 3)
+            return rows.permute(0, 3, 1, 2)
+        flat = torch.split(self.pixels, [3 * height * width for height, width in sizes])
+        return [
+            pixels.view(height, width, 3).permute(2, 0, 1)
+            for pixels, (height, width) in zip(flat, sizes, strict=True)
+        ]
+
+    @property
+    def targets(self) -> Any:
+        """Detection: list of dicts; segmentation: masks int64 [B, H, W]; classification: labels."""
+        if self.task == "classification":
+            return self.labels
+        if self.task == "segmentation":
+            height, width = self._common_size(self.sizes.tolist())
+            return self.masks.view(len(self), height, width).to(torch.int64)
+        counts = self.num_boxes.tolist()
+        columns = [torch.split(x, counts) for x in (self.boxes, self.labels, self.difficult)]
+        return [
+            with_areas(
+                {
+                    "boxes": boxes,
+                    "labels": labels,
+                    "difficult": difficult,
+                    "image_id": self.sample_ids[i],
+                    "orig_size": self.orig_sizes[i],
+                    "key": self.keys[i],
+                }
+            )
+            for i, (boxes, labels, difficult) in enumerate(zip(*columns, strict=True))
+        ]
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory, for asynchronous copies to a GPU."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The batch on another device, but for what the CPU goes by.
+
+        That is sizes and numbers of boxes, which cut the tensors into pictures and targets (read
+        from a GPU, each would wait for all it has to do), and pictures that are still files.
+        """
+        stay = {"sizes": self.sizes, "num_boxes": self.num_boxes}
+        if self.is_encoded:
+            stay["pixels"] = self.pixels
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return Batch(**{**vars(moved), **stay})
+
+    def with_pixels(self, pixels: torch.Tensor) -> Batch:
+        """The same batch with other pixel values, same layout."""
+        return Batch(**{**vars(self), "pixels": pixels})
+
+    def finished(self, pixels: torch.Tensor) -> Batch:
+        """The same batch with these pixels, and nothing left to do."""
+        return Batch(**{**vars(self), "pixels": pixels, "deferred": ()})
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            name: change(value) if torch.is_tensor(value) else value
+            for name, value in vars(self).items()
+        }
+        return Batch(**changed)
+
+    def _common_size(self, sizes: list[list[int]]) -> tuple[int, int]:
+        odd = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
+        if odd is not None:
+            (h0, w0), (h1, w1) = sizes[0], sizes[odd]
+            problem = f"{w0} x {h0} px beside {w1} x {h1} px do not stack"
+            hint = "end the transform with a resize or crop to one size"
+            raise SampleError(f"samples {self.keys[0]!r} and {self.keys[odd]!r}", problem, hint)
+        return sizes[0][0], sizes[0][1]
+
+
+class Packing:
+    """A batch being packed, one sample after the other.
+
+    Args:
+        num_samples: Samples there will be.
+        task: 'detection', 'segmentation' or 'classification'.
+        memory: `(num_bytes) -> uint8 [at least num_bytes]`, where the pixels shall lie; asked again
+            where they turn out to be more. None: in memory of the process, just enough.
+        usual_bytes: Bytes of pixels of the batch before, as a first guess.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        task: str,
+        memory: Callable[[int], torch.Tensor] | None = None,
+        usual_bytes: int = 0,
+    ) -> None:
+        self._num_samples, self._task = num_samples, task
+        self._memory, self._usual_bytes = memory, usual_bytes
+        self._room = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+        self._dtype: torch.dtype | None = None
+        self._sizes: list[tuple[int, int]] = []
+        self._targets: list[Any] = []
+        self._names: list[tuple[int, str, tuple[int, int]]] = []
+        self._deferred: list[Deferred] = []
+        self.seconds = 0.0
+        """Spent so far."""
+
+    def add(self, item: Item) -> None:
+        """Pack one more sample.
+
+        Raises:
+            SampleError: Its picture has not the dtype of those before.
+        """
+        begun = time.perf_counter()
+        image = item.image
+        self._dtype = self._dtype or image.dtype
+        if image.dtype != self._dtype:
+            problem = f"one batch holds pictures of {self._dtype} and {image.dtype}"
+            raise SampleError(f"sample {item.key!r}", problem)
+        stop = self._used + image.nbytes
+        if stop > len(self._room):
+            self._grow(image.nbytes)
+        place = self._room[self._used : stop].view(self._dtype)
+        left = item.deferred
+        if left is not None:
+            self._deferred.append(left)
+        if left is not None and left.sent is not None:
+            height, width = left.size_hw
+            place.copy_(image.reshape(-1))
+        else:
+            _, height, width = image.shape
+            place.view(height, width, 3).permute(2, 0, 1).copy_(image)
+        self._used = stop
+        self._sizes.append((height, width))
+        self._targets.append(item.target)  # not the item: it holds the picture
+        self._names.append((item.sample_id, item.key, item.orig_size))
+        self.seconds += time.perf_counter() - begun
+
+    def batch(self, *, epoch: int, start: int, stop: int) -> Batch:
+        """What was added, as a batch of these positions; nothing can be added afterwards."""
+        begun, targets = time.perf_counter(), self._targets
+        sample_ids, keys, orig_sizes = zip(*self._names, strict=True)
+        is_detection = self._task == "detection"
+        boxes, labels, difficult = (
+            [target[name] for target in targets] if is_detection else []
+            for name in ("boxes", "labels", "difficult")
+        )
+        if self._task == "classification":
+            labels = [torch.stack(targets)]
+        masks = [target.reshape(-1) for target in targets if self._task == "segmentation"]
+        pixels = self._room[: self._used]
+        if self._memory is None and len(self._room) > self._used:
+            pixels = pixels.clone()  # else a pickled batch would hold the room as well
+        batch = Batch(
+            task=self._task,
+            pixels=pixels.view(self._dtype or torch.uint8),
+            sizes=torch.tensor(self._sizes, dtype=torch.int64),
+            masks=torch.cat(masks) if masks else torch.empty(0, dtype=torch.uint8),
+            boxes=torch.cat(boxes) if boxes else torch.empty(0, 4),
+            labels=torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64),
+            difficult=torch.cat(difficult) if difficult else torch.empty(0, dtype=torch.bool),
+            num_boxes=torch.tensor([len(part) for part in boxes], dtype=torch.int64),
+            sample_ids=torch.tensor(sample_ids, dtype=torch.int64),
+            orig_sizes=torch.tensor(orig_sizes, dtype=torch.int64),
+            keys=keys,
+            epoch=epoch,
+            start=start,
+            stop=stop,
+            deferred=tuple(self._deferred),
+        )
+        batch.cost.collate_s = self.seconds + time.perf_counter() - begun
+        return batch
+
+    def _grow(self, num_bytes: int) -> None:
+        """Have room for a picture of so many bytes, and for others of the mean size.
+
+        But at most for twice as much, or as usual: one picture may be large among small ones, and
+        shared memory is short in containers.
+        """
+        used, count = self._used + num_bytes, len(self._sizes) + 1
+        expected = used * self._num_samples // count
+        size = max(used, min(expected, max(2 * used, self._usual_bytes)))
+        room = self._memory(size) if self._memory else torch.empty(size, dtype=torch.uint8)
+        room[: self._used].copy_(self._room[: self._used])
+        self._room = room
+
+
+def _shrunk(value: Any) -> Any:
+    """A small CPU tensor as a NumPy array, which pickles into the message itself."""
+    if not torch.is_tensor(value) or value.nbytes > _SMALL_BYTES:
+        return value
+    if value.device.type != "cpu" or value.dtype == torch.bfloat16:  # NumPy has neither
+        return value
+    return value.numpy()
+
+
+def _grown(value: Any) -> Any:
+    return torch.from_numpy(value) if type(value).__module__ == "numpy" else value

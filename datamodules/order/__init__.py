@@ -1,0 +1,1 @@
+"""Pure arithmetic: the order of samples, who reads which, where a run stands."""

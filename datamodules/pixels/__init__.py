@@ -1,0 +1,1 @@
+"""Pixels: decoding, scaling, colours, and the arithmetic of boxes and views."""

@@ -1,0 +1,1 @@
+"""What a batch cost and what training waited for."""

@@ -1,0 +1,1 @@
+"""Verified bytes of samples, from local shards, the cache, or object storage."""

@@ -1,0 +1,415 @@
+"""Remote shards: brought into the cache before they are needed, read by range until they are there.
+
+Nothing here is trusted before it was compared: an index with the SHA-256 in the manifest, a whole
+shard likewise, a cut piece and a single sample with the CRC-32 the index has of each sample. What
+does not agree is fetched again; what still does not is an error that names the shard.
+
+One thread a process works through the pieces it is told will be needed. Processes of a node share
+the work by starting at different ones and leaving out what somebody else is fetching.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import zlib
+from collections import OrderedDict
+from concurrent.futures import Future
+from typing import IO, TYPE_CHECKING
+
+from datamodules.reading.cache import BusyError, NoRoomError
+from shard_tool.errors import ShardError, ShardToolError
+from shard_tool.format.tar import INDEX_SUFFIX, ShardIndex
+from shard_tool.storage.ranges import ObjectReplacedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from datamodules.order.node_shards import Piece
+    from datamodules.reading.cache import ShardCache
+    from datamodules.reading.shard_table import ShardTable
+
+log = logging.getLogger(__name__)
+
+_TIMES = 3
+"""Times the same bytes are fetched before they are called wrong."""
+_INDEXES_KEPT = 512
+_LOOK_AGAIN_S = 0.1
+_AFTER_ERROR_S = 2.0
+_LEFT_OVER_KEPT = 1024
+_HINT = "the object was changed or damaged: put it there again (`shard-tool verify` finds all such)"
+
+
+class RemoteShards:
+    """The remote shards of a table, and this process's way to their bytes.
+
+    Args:
+        table: The shards.
+        cache: Where fetched pieces are kept.
+    """
+
+    def __init__(self, table: ShardTable, cache: ShardCache) -> None:
+        self._table, self._cache = table, cache
+        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._lock = threading.Lock()
+        self._on_the_way: dict[int, Future[None]] = {}
+        """Shards whose indexes a thread of this process is fetching."""
+        self._fetched_bytes = 0
+
+    def index(self, shard: int) -> ShardIndex:
+        """The verified index of a shard."""
+        return self.indexes([shard])[shard]
+
+    def indexes(self, shards: Iterable[int]) -> dict[int, ShardIndex]:
+        """The verified indexes of these shards; those not in the cache are fetched together.
+
+        Raises:
+            ShardError: One is not what the manifest says, however often it is fetched.
+        """
+        wanted = dict.fromkeys(shards)
+        found: dict[int, ShardIndex] = {}
+        times = 0
+        while True:
+            known = {shard: self._known_index(shard) for shard in wanted if shard not in found}
+            found |= {shard: index for shard, index in known.items() if index}
+            missing = [shard for shard in wanted if shard not in found]
+            if not missing:
+                return {shard: found[shard] for shard in wanted}
+            if times == _TIMES:
+                problem = f"is not the index the manifest describes (fetched {_TIMES} times)"
+                raise ShardError(self._table.index_place(missing[0]), problem, _HINT)
+            mine, others = self._claim(missing)
+            if mine:
+                times += 1
+                found |= self._fetched_for_all(mine)
+            for other in others:
+                _outcome(other)
+
+    def num_bytes(self, piece: Piece) -> int:
+        """Bytes of a piece."""
+        if piece.is_whole:
+            return int(self._table.arrays.num_bytes[piece.shard])
+        starts = self.index(piece.shard).starts
+        return int(starts[piece.stop] - starts[piece.start])
+
+    def find(self, piece: Piece) -> Path | None:
+        """The piece in the cache, if it is there; bytes of it are still to be compared."""
+        return self._cache.find(self.cached_name(piece), self.num_bytes(piece))
+
+    @property
+    def cache_limit(self) -> int:
+        """Bytes the cache may hold."""
+        return self._cache.limit_bytes
+
+    def discard(self, piece: Piece) -> None:
+        """Throw a cached piece away that turned out to be altered."""
+        self._cache.discard(self.cached_name(piece))
+
+    def fetch(
+        self,
+        piece: Piece,
+        *,
+        keep: Iterable[Piece] = (),
+        wait_s: float = 0,
+        may_evict: bool = True,
+    ) -> Path:
+        """The piece in the cache, fetched and verified if it is not there yet.
+
+        Raises:
+            BusyError: Another process is fetching it, and still is after `wait_s`.
+            NoRoomError: The cache cannot hold it beside `keep`.
+            ShardError: The object is not what the manifest describes.
+            StoreError: The storage failed, and went on failing.
+        """
+        size = self.num_bytes(piece)
+        keep_names = {self.cached_name(other) for other in keep}
+
+        def write(file: IO[bytes]) -> None:
+            self._download(piece, size, file)
+
+        name = self.cached_name(piece)
+        return self._cache.fill(
+            name, size, write, keep=keep_names, wait_s=wait_s, may_evict=may_evict
+        )[0]
+
+    def read_samples(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Samples as (shard, row), read by range, several requests at a time, each verified.
+
+        Raises:
+            ShardError: A sample has not the CRC-32 of the index, however often it is fetched.
+            StoreError: The storage failed, and went on failing.
+        """
+        indexes = self.indexes(shard for shard, _ in places)
+        contents = [b""] * len(places)
+        missing = list(range(len(places)))
+        for _ in range(_TIMES):
+            spans = []
+            for at in missing:
+                shard, row = places[at]
+                start, stop = indexes[shard].starts[row : row + 2].tolist()
+                spans.append((shard, start, stop))
+            found = self._table.read_spans(spans)
+            for at, content in zip(missing, found, strict=True):
+                contents[at] = content
+            missing = [
+                at
+                for at in missing
+                for shard, row in [places[at]]
+                if zlib.crc32(contents[at]) != int(indexes[shard].crcs[row])
+            ]
+            if not missing:
+                return contents
+        shard, row = places[missing[0]]
+        problem = f"sample {row}: its bytes do not have the CRC-32 of the index"
+        raise ShardError(self._table.place(shard), f"{problem} (fetched {_TIMES} times)", _HINT)
+
+    def take_fetched_bytes(self) -> int:
+        """Bytes fetched into the cache since this was last asked, repetitions included."""
+        with self._lock:
+            taken, self._fetched_bytes = self._fetched_bytes, 0
+        return taken
+
+    def cached_name(self, piece: Piece) -> str:
+        """What the cache calls a piece."""
+        digest: str = self._table.arrays.sha256[piece.shard].tobytes().hex()
+        return f"{digest}.tar" if piece.is_whole else f"{digest}.{piece.start}-{piece.stop}.tar"
+
+    def _download(self, piece: Piece, size: int, file: IO[bytes]) -> None:
+        """Write a piece and prove it; try again from its beginning where it does not agree."""
+        place, problem = self._table.place(piece.shard), ""
+        for _ in range(_TIMES):
+            file.seek(0)
+            try:
+                problem = self._download_once(piece, size, file)
+            except ObjectReplacedError as exc:
+                problem = exc.problem
+            if not problem:
+                return
+            log.warning("%s: %s; fetching it again", place, problem)
+        raise ShardError(place, f"{problem} (fetched {_TIMES} times)", _HINT)
+
+    def _download_once(self, piece: Piece, size: int, file: IO[bytes]) -> str:
+        """Write a piece; says what is wrong with it, or nothing."""
+        start = 0 if piece.is_whole else int(self.index(piece.shard).starts[piece.start])
+        digest = hashlib.sha256()
+        for part in self._table.read_parts(piece.shard, start, start + size):
+            digest.update(part)
+            file.write(part)
+            with self._lock:
+                self._fetched_bytes += len(part)
+        if piece.is_whole:
+            expected = self._table.arrays.sha256[piece.shard].tobytes()
+            if digest.digest() == expected:
+                return ""
+            return f"sha256 {digest.hexdigest()}, the manifest says {expected.hex()}"
+        file.seek(0)
+        index = self.index(piece.shard)
+        for row in range(piece.start, piece.stop):
+            content = file.read(int(index.starts[row + 1] - index.starts[row]))
+            if zlib.crc32(content) != index.crcs[row]:
+                return f"sample {row}: its bytes do not have the CRC-32 of the index"
+        return ""
+
+    def _claim(self, missing: list[int]) -> tuple[list[int], set[Future[None]]]:
+        """Which of these indexes this thread is to fetch, and who else is fetching others."""
+        with self._lock:
+            others = {f for shard in missing if (f := self._on_the_way.get(shard))}
+            known = self._on_the_way.keys() | self._indexes.keys()
+            mine = [shard for shard in missing if shard not in known]
+            self._on_the_way |= dict.fromkeys(mine, Future[None]())
+        return mine, others
+
+    def _fetched_for_all(self, mine: list[int]) -> dict[int, ShardIndex]:
+        """Fetch claimed indexes; who waits for them gets them too, or the error."""
+        error: BaseException | None = None
+        try:
+            return self._fetched_indexes(mine)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            with self._lock:
+                (future,) = {self._on_the_way.pop(shard) for shard in mine}
+            future.set_exception(error) if error else future.set_result(None)
+
+    def _fetched_indexes(self, shards: list[int]) -> dict[int, ShardIndex]:
+        """Fetch indexes together; those that are not the right ones are left out."""
+        sizes = [8 + 12 * int(self._table.arrays.num_samples[shard]) for shard in shards]
+        names = [self._table.index_name(shard) for shard in shards]
+        ranges = [(name, 0, size) for name, size in zip(names, sizes, strict=True)]
+        found = {}
+        for shard, content in zip(shards, self._table.read_ranges(shards, ranges), strict=True):
+            if index := self._verified_index(shard, content):
+                self._cache_index(shard, content)
+                found[shard] = index
+        return found
+
+    def _index_name(self, shard: int) -> str:
+        digest: bytes = self._table.arrays.index_sha256[shard].tobytes()
+        return digest.hex() + INDEX_SUFFIX
+
+    def _known_index(self, shard: int) -> ShardIndex | None:
+        """An index this process or the cache has."""
+        with self._lock:
+            if shard in self._indexes:
+                self._indexes.move_to_end(shard)
+                return self._indexes[shard]
+        name, size = self._index_name(shard), 8 + 12 * int(self._table.arrays.num_samples[shard])
+        path = self._cache.find(name, size)
+        try:
+            if path is None or (index := self._verified_index(shard, path.read_bytes())):
+                return index if path is not None else None
+        except FileNotFoundError:  # removed meanwhile to make room
+            return None
+        self._cache.discard(name)
+        return None
+
+    def _verified_index(self, shard: int, content: bytes) -> ShardIndex | None:
+        """Parse and remember an index, if it is the one the manifest describes."""
+        if hashlib.sha256(content).digest() != self._table.arrays.index_sha256[shard].tobytes():
+            return None
+        place = self._table.index_place(shard)
+        size = int(self._table.arrays.num_bytes[shard])
+        index = ShardIndex.from_bytes(content, place=place, shard_bytes=size)
+        with self._lock:
+            self._indexes[shard] = index
+            if len(self._indexes) > _INDEXES_KEPT:
+                self._indexes.popitem(last=False)
+        return index
+
+    def _cache_index(self, shard: int, content: bytes) -> None:
+        def write(file: IO[bytes]) -> None:
+            file.write(content)
+
+        try:
+            self._cache.fill(self._index_name(shard), len(content), write, may_evict=False)
+        except (BusyError, NoRoomError, OSError) as exc:
+            log.debug("%s: its index is not cached: %s", self._table.place(shard), exc)
+
+
+def _outcome(future: Future[None]) -> None:
+    """Wait for another thread; its error becomes this one's, with a traceback of its own."""
+    error = future.exception()
+    if isinstance(error, ShardToolError):
+        raise type(error)(*error.args) from error
+    # Any other is its own: this thread tries itself.
+
+
+class Prefetcher:
+    """A thread that fetches the pieces that will be needed, soonest first.
+
+    Args:
+        shards: Fetches them.
+        share: In [0, 1): where among the pieces of a window this process starts, so that those of
+            a node start at different ones.
+    """
+
+    def __init__(self, shards: RemoteShards, share: float) -> None:
+        self._shards, self._share = shards, share
+        self._windows: tuple[list[Piece], ...] = ()
+        self._changed = threading.Condition()
+        self._turn = 0
+        self._process = os.getpid()
+        self.errors: dict[Piece, ShardError] = {}
+        """Pieces whose bytes are wrong, for whoever needs them."""
+        self._said: set[Piece] = set()
+        self._left_over: dict[Piece, None] = {}
+        self._seen: set[Piece] = set()
+        """Pieces of the windows followed that were in the cache at some time."""
+        self._thread: threading.Thread | None = None
+
+    def follow(self, *windows: Sequence[Piece]) -> None:
+        """Fetch the pieces of these windows from now on, one window after the other.
+
+        Then what was left over of windows before, which were read through while it was fetched: the
+        next epoch reads it again. Only into room that is free, and only what never was there: what
+        had to go since is not fetched again before it is needed.
+        """
+        with self._changed:
+            coming = {piece for window in windows for piece in window}
+            for piece in (piece for window in self._windows for piece in window):
+                if piece not in coming and piece not in self._seen:
+                    self._left_over[piece] = None
+            self._seen &= coming
+            while len(self._left_over) > _LEFT_OVER_KEPT:
+                del self._left_over[next(iter(self._left_over))]
+            self._windows = tuple(self._rotated(window) for window in windows)
+            self._turn += 1
+            self._changed.notify()
+        if self._thread is None:
+            # A daemon: it may be in the middle of a download when its process ends, which the
+            # cache survives.
+            self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, after what it is fetching just now."""
+        if self._process == os.getpid():  # a forked child has no thread, and may not get the lock
+            with self._changed:
+                self._windows, self._turn = (), -1
+                self._changed.notify()
+
+    def _rotated(self, window: Sequence[Piece]) -> list[Piece]:
+        start = int(self._share * len(window))
+        return [*window[start:], *window[:start]]
+
+    def _run(self) -> None:
+        while (turn := self._turn) >= 0:
+            pause_s = self._work(turn)
+            with self._changed:
+                if self._turn == turn:
+                    self._changed.wait(pause_s)
+
+    def _work(self, turn: int) -> float | None:
+        """Go over the pieces once; seconds until it is worth looking again, None: not before told.
+
+        Stops early when the pieces are others.
+        """
+        keep: list[Piece] = []
+        pauses = set[float]()
+        for window in self._windows:
+            keep += window  # what is read sooner is not given up for what is read later
+            for piece in window:
+                if self._turn != turn:
+                    return 0
+                pauses.add(self._fetch(piece, keep))
+        for piece in list(self._left_over):
+            if self._turn != turn:
+                return 0
+            self._fetch(piece, None)
+            with self._changed:
+                self._left_over.pop(piece, None)
+        return min(pauses - {0.0}, default=None)
+
+    def _fetch(self, piece: Piece, keep: list[Piece] | None) -> float:
+        """Have a piece in the cache; seconds after which to try again, 0: no need to.
+
+        `keep` None: only into free room.
+        """
+        if piece in self.errors:
+            return 0
+        try:
+            if self._shards.find(piece) is None:
+                self._shards.fetch(piece, keep=keep or (), may_evict=keep is not None)
+            with self._changed:
+                self._seen.add(piece)
+        except BusyError:
+            return _LOOK_AGAIN_S
+        except NoRoomError:
+            return 0
+        except ShardError as exc:
+            self.errors[piece] = exc
+        except (ShardToolError, OSError) as exc:
+            if piece not in self._said:
+                self._said.add(piece)
+                log.warning("prefetch: %s; trying again until it is needed", exc)
+            return _AFTER_ERROR_S
+        except Exception:  # the thread must live; who needs the piece meets the error as well
+            if piece not in self._said:
+                self._said.add(piece)
+                log.exception("prefetch")
+            return _AFTER_ERROR_S
+        return 0

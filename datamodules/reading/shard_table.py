@@ -1,0 +1,241 @@
+"""Which shards there are, and where: those of the chosen splits of all roots, laid end to end.
+
+A shard of ours and its index lie in their root. An adopted shard lies wherever its manifest says;
+its index lies in the root all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from shard_tool.dataset.shard_urls import folder_of
+from shard_tool.errors import OptionError
+from shard_tool.format.manifest import ShardArrays, shard_arrays
+from shard_tool.format.tar import INDEX_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from shard_tool.format.manifest import Manifest
+    from shard_tool.storage.location import Folder
+
+
+class Files(NamedTuple):
+    """Where shards lie."""
+
+    folder_of: NDArray[np.int64]
+    """int64 [shards]: which folder each shard lies in."""
+    names: NDArray[np.bytes_]
+    """UTF-8 [shards]: its name in that folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTable:
+    """The chosen shards of one or more roots, one after the other."""
+
+    folders: tuple[Folder, ...]
+    """The roots, then folders outside of them in which adopted shards lie."""
+    root_of: NDArray[np.int64]
+    """int64 [shards]: the root of each shard, where its index lies."""
+    arrays: ShardArrays
+    """Sample ids counted over all roots."""
+    local_folders: dict[int, Path]
+    """Those of the folders that are on this machine, and where."""
+    adopted: Files | None = None
+    """None where no shard is adopted: all lie in their roots, under their names."""
+
+    @classmethod
+    def of(
+        cls,
+        folders: Sequence[Folder],
+        manifests: Sequence[Manifest],
+        splits: Sequence[tuple[str, ...]],
+    ) -> ShardTable:
+        """Lay the shards of the chosen splits of each root end to end."""
+        tables, base = [], 0
+        for manifest, names in zip(manifests, splits, strict=True):
+            table = shard_arrays(manifest, names)
+            tables.append((table, table.first_ids + base))
+            base += manifest.num_samples
+        counts = [len(table.names) for table, _ in tables]
+        arrays = ShardArrays(
+            names=np.concatenate([table.names for table, _ in tables]),
+            num_samples=np.concatenate([table.num_samples for table, _ in tables]),
+            num_bytes=np.concatenate([table.num_bytes for table, _ in tables]),
+            first_ids=np.concatenate([first_ids for _, first_ids in tables]),
+            sha256=np.concatenate([table.sha256 for table, _ in tables]),
+            index_sha256=np.concatenate([table.index_sha256 for table, _ in tables]),
+        )
+        root_of = np.repeat(np.arange(len(counts)), counts)
+        where = _Whereabouts(folders)
+        found = [where.of(root, table) for root, (table, _) in enumerate(tables)]
+        local = {i: path for i, f in enumerate(where.folders) if (path := f.local) is not None}
+        adopted = None
+        if any(table.urls is not None for table, _ in tables):
+            adopted = Files(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        return cls(tuple(where.folders), root_of, arrays, local, adopted)
+
+    @property
+    def is_all_local(self) -> bool:
+        """Whether every shard lies on this machine."""
+        return bool(np.isin(self._files.folder_of, list(self.local_folders)).all())
+
+    def sample_ids(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ids of samples given as (shard, row)."""
+        return self.arrays.first_ids[shards] + rows
+
+    def find(self, sample_id: int) -> tuple[int, int]:
+        """(shard, row) of a sample id.
+
+        Raises:
+            OptionError: No sample of the chosen splits has this id.
+        """
+        shard = int(np.searchsorted(self.arrays.first_ids, sample_id, side="right")) - 1
+        row = sample_id - int(self.arrays.first_ids[shard]) if shard >= 0 else -1
+        if not 0 <= row < self.arrays.num_samples[max(shard, 0)]:
+            raise OptionError(f"sample {sample_id}", "is not in the chosen splits")
+        return shard, row
+
+    def folder(self, shard: int) -> Folder:
+        """The folder a shard lies in."""
+        return self.folders[self._folder_of(shard)]
+
+    def is_local(self, shard: int) -> bool:
+        """Whether a shard lies on this machine."""
+        return self._folder_of(shard) in self.local_folders
+
+    def local_path(self, shard: int) -> Path:
+        """Where a shard lies on this machine; only for those that do."""
+        return self.local_folders[self._folder_of(shard)] / self._file(shard)
+
+    def place(self, shard: int) -> str:
+        """What messages call a shard."""
+        return self.folder(shard).place(self._file(shard))
+
+    def index_name(self, shard: int) -> str:
+        """What the index of a shard is called in its root."""
+        name: bytes = self.arrays.names[shard]
+        return name.decode() + INDEX_SUFFIX
+
+    def index_place(self, shard: int) -> str:
+        """What messages call a shard's index."""
+        return self._root(shard).place(self.index_name(shard))
+
+    def read_index(self, shard: int) -> bytes:
+        """The index of a shard, whatever its size.
+
+        Raises:
+            ObjectMissing: There is none.
+            StoreError: The storage failed, and went on failing.
+        """
+        return self._root(shard).read(self.index_name(shard))
+
+    def read_ranges(
+        self, shards: Sequence[int], ranges: Sequence[tuple[str, int, int]]
+    ) -> list[bytes]:
+        """Ranges of objects in the roots of these shards, those of one root together."""
+        return self._read([int(self.root_of[shard]) for shard in shards], ranges)
+
+    def read_spans(self, spans: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """Ranges of shards as (shard, start, stop), those of one folder together."""
+        numbers = [self._folder_of(shard) for shard, _, _ in spans]
+        return self._read(
+            numbers, [(self._file(shard), start, stop) for shard, start, stop in spans]
+        )
+
+    def read_parts(self, shard: int, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop` of a shard, a few MiB at a time."""
+        size = int(self.arrays.num_bytes[shard])
+        return self.folder(shard).read_parts(self._file(shard), start, stop, num_bytes=size)
+
+    def _root(self, shard: int) -> Folder:
+        return self.folders[int(self.root_of[shard])]
+
+    @property
+    def _files(self) -> Files:
+        return self.adopted or Files(self.root_of, self.arrays.names)
+
+    def _folder_of(self, shard: int) -> int:
+        return int(self._files.folder_of[shard])
+
+    def _file(self, shard: int) -> str:
+        name: bytes = self._files.names[shard]
+        return name.decode()
+
+    def _read(self, numbers: Sequence[int], ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Ranges of objects in folders, each given by its number."""
+        contents = [b""] * len(numbers)
+        for number in sorted(set(numbers)):
+            at = [i for i, found in enumerate(numbers) if found == number]
+            read = self.folders[number].read_ranges([ranges[i] for i in at])
+            for i, content in zip(at, read, strict=True):
+                contents[i] = content
+        return contents
+
+
+class _Whereabouts:
+    """In which folder each shard lies, by a number that equal folders share."""
+
+    def __init__(self, roots: Sequence[Folder]) -> None:
+        self._roots = roots
+        self.folders = list(roots)
+
+    def of(self, root: int, table: ShardArrays) -> Files:
+        """Folder and file of each shard of one root."""
+        numbers = np.full(len(table.names), root)
+        if table.urls is None:
+            return Files(numbers, table.names)
+        files: list[bytes] = list(table.names)
+        known: dict[str, int] = {}
+        for shard, url in enumerate(table.urls):
+            if not url:
+                continue
+            link = url.decode()
+            head = link.rpartition("/")[0]
+            if head not in known:
+                known[head] = self._number_of(link, root)
+            numbers[shard] = known[head]
+            files[shard] = url.rpartition(b"/")[2]
+        return Files(numbers, np.array(files, dtype=np.bytes_))
+
+    def _number_of(self, link: str, root: int) -> int:
+        folder, _ = folder_of(link, self._roots[root])
+        if folder is self._roots[root]:
+            return root
+        self.folders.append(folder)
+        return len(self.folders) - 1
+
+
+def chosen_splits(
+    folders: Sequence[Folder], manifests: Sequence[Manifest], split: str | Sequence[str]
+) -> list[tuple[str, ...]]:
+    """The chosen splits of each root, which may lack some of them.
+
+    Raises:
+        OptionError: None is chosen, or all roots lack one.
+    """
+    wanted = [split] if isinstance(split, str) else list(split)
+    known = sorted({name for manifest in manifests for name in manifest.splits})
+    if not wanted:
+        raise OptionError("split", "no split is chosen", f"there are {', '.join(known)}")
+    chosen = [[_resolved(name, manifest) for name in wanted] for manifest in manifests]
+    for number, name in enumerate(wanted):
+        if not any(of_root[number] for of_root in chosen):
+            problem = f"has no split {name!r}, only {', '.join(known)}"
+            raise OptionError(", ".join(str(folder) for folder in folders), problem)
+    return [tuple(dict.fromkeys(chain.from_iterable(of_root))) for of_root in chosen]
+
+
+def _resolved(name: str, manifest: Manifest) -> list[str]:
+    """The splits a name means in one dataset: 'trainval' is train and val where there is none."""
+    if name in manifest.splits:
+        return [name]
+    has_both = {"train", "val"} <= manifest.splits.keys()
+    return ["train", "val"] if name == "trainval" and has_both else []

@@ -1,0 +1,1 @@
+"""The streaming verbs of `shard-tool`: `plan`, `bench` and `preview`."""

@@ -1,0 +1,72 @@
+"""Stream a dataset without a model, and say how fast it came and what the time went to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from datamodules.loading.loader import ShardLoader
+from datamodules.profiling.device_clock import Moment
+from datamodules.profiling.stalls import Tally, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datamodules.loading.dataset import ShardDataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochBench:
+    """One epoch, as this process saw it: a training whose steps take no time."""
+
+    epoch: int
+    seconds: float
+    """From asking for the first batch to the end, start of workers included."""
+    tally: Tally
+
+    @property
+    def first_batch_s(self) -> float:
+        """Until the first batch was there, start of workers included."""
+        return self.tally.cost.start_s
+
+
+def bench(
+    dataset: ShardDataset,
+    *,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    epochs: int = 1,
+    max_batches: int | None = None,
+    on_epoch: Callable[[EpochBench], None] = lambda _: None,
+) -> list[EpochBench]:
+    """Stream `epochs` epochs.
+
+    Args:
+        dataset: What to stream.
+        batch_size: Samples of a batch.
+        num_workers: Processes that decode.
+        epochs: How often.
+        max_batches: Batches of an epoch after which to stop; None: all of them.
+        on_epoch: Called after each epoch.
+    """
+    loader = ShardLoader(
+        dataset, batch_size, num_workers=num_workers, persistent_workers=num_workers > 0
+    )
+    found = []
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)
+        found.append(_bench_epoch(loader, epoch, max_batches))
+        on_epoch(found[-1])
+    return found
+
+
+def _bench_epoch(loader: ShardLoader, epoch: int, max_batches: int | None) -> EpochBench:
+    here, watch = torch.device("cpu"), Watch()
+    begun = Moment(here)
+    for number, _ in enumerate(loader, start=1):
+        watch.arrived(loader.last_cost, Moment(here))
+        if number == max_batches:
+            break
+    return EpochBench(epoch=epoch, seconds=begun.until(Moment(here)) or 0.0, tally=watch.take())

@@ -1,0 +1,315 @@
+"""The verbs about streaming: ``plan``, ``bench`` and ``preview``.
+
+They run the code that trains, so they alone of ``shard_tool`` use ``datamodules``, and import it
+(with PyTorch) only when they are called.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shard_tool.cli.options import (
+    Dest,
+    Format,
+    FormatOption,
+    StorageOption,
+    print_json,
+    storage_options,
+)
+from shard_tool.cli.progress import human_bytes
+from shard_tool.errors import OptionError
+from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.units import parse_rate, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datamodules.tools.bench import EpochBench
+    from datamodules.tools.forecast import Forecast, RunPlan
+
+Split = Annotated[
+    list[str], typer.Option(metavar="NAME", help="Split to read; repeatable. [default: train]")
+]
+CacheLimit = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Size of the cache, e.g. 200GB.")
+]
+Lanes = Annotated[
+    int | None, typer.Option(help="Lanes of the order. [default: the number of nodes]")
+]
+Window = Annotated[int, typer.Option(help="Shards mixed together.")]
+Seed = Annotated[int, typer.Option(help="Seed of the order.")]
+
+_WORKERS_PER_CORE = 16
+"""More processes than that measure nothing, and may take all memory."""
+
+
+class TransformChoice(StrEnum):
+    """What is done with decoded pictures."""
+
+    train = "train"
+    eval = "eval"
+    none = "none"
+
+
+def plan_command(
+    dest: Dest,
+    nodes: Annotated[int, typer.Option(help="Nodes that train.")] = 1,
+    ranks_per_node: Annotated[int, typer.Option(help="Ranks (GPUs) of each.")] = 1,
+    workers: Annotated[int, typer.Option(help="DataLoader workers of each rank.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Samples of a batch on one rank.")] = 32,
+    epochs: Annotated[int, typer.Option(help="Epochs to look at.")] = 2,
+    bandwidth: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Of each node, e.g. 10Gbps or 800MB/s.")
+    ] = None,
+    latency_ms: Annotated[float, typer.Option(help="Of one request.")] = 20.0,
+    samples_per_s: Annotated[
+        float | None, typer.Option(help="What one rank trains when it waits for nothing.")
+    ] = None,
+    split: Split = [],  # noqa: B006  (typer copies it)
+    lanes: Lanes = None,
+    window: Window = 8,
+    seed: Seed = 0,
+    cache_limit: CacheLimit = None,
+    format_: FormatOption = Format.text,
+    storage_option: StorageOption = [],  # noqa: B006
+) -> None:
+    """Say what a training run will fetch, hold and wait for; reads the manifest alone."""
+    from datamodules.reading.shard_table import ShardTable, chosen_splits
+    from datamodules.tools.forecast import RunPlan, forecast
+
+    folder = Folder(dest, storage_options(storage_option))
+    manifest = load_manifest(folder)
+    splits = chosen_splits([folder], [manifest], split or ["train"])
+    if samples_per_s is not None and bandwidth is None:
+        raise OptionError("--samples-per-s", "says nothing without --bandwidth", "give both")
+    plan = _with_option_names(
+        RunPlan,
+        num_nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        workers_per_rank=workers,
+        batch_size=batch_size,
+        epochs=epochs,
+        bandwidth_bytes_per_s=parse_rate(bandwidth, "--bandwidth") if bandwidth else None,
+        latency_s=latency_ms / 1000,
+        samples_per_s=samples_per_s,
+        lanes=lanes,
+        window=window,
+        seed=seed,
+        cache_limit=parse_size(cache_limit, "--cache-limit") if cache_limit else None,
+    )
+    found = forecast(ShardTable.of([folder], [manifest], splits), plan)
+    if format_ is Format.json:
+        print_json({"dest": str(folder), "plan": asdict(plan), "forecast": asdict(found)})
+    else:
+        typer.echo("\n".join(_forecast_lines(found, plan, f"{folder} {'+'.join(splits[0])}")))
+
+
+def preview_command(
+    dest: Dest,
+    output: Annotated[str, typer.Argument(metavar="PNG", help="Where the sheet is written.")],
+    transforms: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Recipe. [default: the task's]")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels of its output. [default: the recipe's]")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Rows.")] = 6,
+    epochs: Annotated[int, typer.Option(help="Columns beside the stored picture.")] = 4,
+    cell: Annotated[int, typer.Option(help="Pixels of each picture in the sheet.")] = 256,
+    split: Split = [],  # noqa: B006
+    seed: Seed = 0,
+    format_: FormatOption = Format.text,
+    storage_option: StorageOption = [],  # noqa: B006
+) -> None:
+    """Draw samples as they are stored, and as a recipe makes them epoch after epoch."""
+    from datamodules import ShardDataset, presets
+    from datamodules.preview import preview
+
+    least = {"--samples": (samples, 1), "--image-size": (image_size, 1), "--cell": (cell, 16)}
+    for option, (value, bound) in least.items():
+        if value is not None and value < bound:
+            raise OptionError(option, f"{value} is below {bound}")
+    if epochs < 0:
+        raise OptionError("--epochs", f"{epochs} is below 0")
+    if Path(output).suffix != ".png" or "://" in output:
+        raise OptionError(f"PNG {output!r}", "is no local .png file", "as in sheet.png")
+    if not Path(output).absolute().parent.is_dir():
+        raise OptionError(output, "its folder does not exist", "make it, or name another")
+    options: dict[str, Any] = {"seed": seed, "storage_options": storage_options(storage_option)}
+    stored = ShardDataset(dest, split or "train", **options)
+    if stored.is_generic:
+        problem = f"there is nothing to draw in a dataset for {stored.task}"
+        hint = "recipes are for detection, segmentation and classification"
+        raise OptionError(dest, problem, hint)
+    name = transforms or presets.DEFAULT_RECIPES[stored.task]
+    recipe = presets.recipe_by_name(name, stored.task, size=image_size)
+    transformed = ShardDataset(dest, split or "train", transform=recipe, **options)
+    sheet = preview(stored, transformed, samples=samples, epochs=epochs, side=cell)
+    try:
+        sheet.save(output)
+    except OSError as exc:
+        raise OptionError(output, f"cannot be written: {exc.strerror or exc}") from exc
+    rows = min(samples, stored.num_samples)
+    if format_ is Format.json:
+        print_json({"png": output, "recipe": name, "num_samples": rows, "epochs": epochs})
+    else:
+        typer.echo(f"{output}: {rows} samples, stored and in {epochs} epochs of {name}")
+
+
+def bench_command(
+    dest: Dest,
+    batch_size: Annotated[int, typer.Option(help="Samples of a batch.")] = 32,
+    workers: Annotated[int, typer.Option(help="Processes that decode.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Epochs to stream.")] = 1,
+    max_batches: Annotated[
+        int | None, typer.Option(help="Batches of each epoch. [default: all]")
+    ] = None,
+    transform: Annotated[
+        TransformChoice, typer.Option(help="Default transform for the task, or none.")
+    ] = TransformChoice.train,
+    image_size: Annotated[int, typer.Option(help="Pixels it resizes to.")] = 300,
+    split: Split = [],  # noqa: B006
+    window: Window = 8,
+    seed: Seed = 0,
+    cache_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Cache of remote shards. [default: ~/.cache/voc-shards]"),
+    ] = None,
+    cache_limit: CacheLimit = None,
+    format_: FormatOption = Format.text,
+    storage_option: StorageOption = [],  # noqa: B006
+) -> None:
+    """Stream a dataset as training would, without a model, and say what the time went to."""
+    from datamodules import ShardDataset, presets
+    from datamodules.tools.bench import bench
+
+    counts = {"--batch-size": batch_size, "--epochs": epochs, "--image-size": image_size}
+    for option, value in (counts | {"--max-batches": max_batches}).items():
+        if value is not None and value < 1:
+            raise OptionError(option, f"{value} is below 1")
+    if workers < 0:
+        raise OptionError("--workers", f"{workers} is below 0")
+    most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
+    if workers > most:
+        problem = (
+            f"{workers} processes are more than {_WORKERS_PER_CORE} for each core of this machine"
+        )
+        raise OptionError("--workers", problem, f"take {os.cpu_count()}, or {most} at most")
+    dataset = ShardDataset(
+        dest,
+        split or "train",
+        seed=seed,
+        window=window,
+        cache_dir=cache_dir,
+        cache_limit=parse_size(cache_limit, "--cache-limit") if cache_limit else None,
+        storage_options=storage_options(storage_option),
+    )
+    if transform is not TransformChoice.none and not dataset.is_generic:
+        dataset.transform = getattr(presets, f"{dataset.task}_{transform}")(image_size)
+
+    def print_epoch(epoch: EpochBench) -> None:
+        if format_ is Format.text:
+            typer.echo("\n".join(_epoch_lines(epoch)))
+
+    found = bench(
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        epochs=epochs,
+        max_batches=max_batches,
+        on_epoch=print_epoch,
+    )
+    if format_ is Format.json:
+        document = {"dest": str(Folder(dest)), "epochs": [_epoch_json(epoch) for epoch in found]}
+        print_json(document)
+
+
+_OPTIONS = {
+    "num_nodes": "--nodes",
+    "workers_per_rank": "--workers",
+    "bandwidth_bytes_per_s": "--bandwidth",
+    "latency_s": "--latency-ms",
+}
+
+
+def _with_option_names(make: Callable[..., RunPlan], **fields: Any) -> RunPlan:
+    """A plan, whose errors call the fields what they are on the command line."""
+    try:
+        return make(**fields)
+    except OptionError as exc:
+        name = _OPTIONS.get(exc.place, f"--{exc.place.replace('_', '-')}")
+        raise OptionError(name, exc.problem, exc.hint) from exc
+
+
+def _forecast_lines(found: Forecast, plan: RunPlan, place: str) -> list[str]:
+    nodes, mixing = found.nodes, found.mixing
+    size = human_bytes(found.num_bytes)
+    world = (
+        f"{_count(plan.num_nodes, 'node')} x {_count(plan.ranks_per_node, 'rank')} x "
+        f"{_count(plan.workers_per_rank, 'worker')}, {_count(found.lanes, 'lane')}"
+    )
+    lines = [
+        f"{place}: {_count(found.num_samples, 'sample')}, "
+        f"{_count(found.num_shards, 'shard')}, {size}",
+        f"{world}, window {plan.window}: {_count(found.steps, 'step')} an epoch",
+    ]
+    for epoch in range(plan.epochs):
+        fetched = [node.epoch_bytes[epoch] for node in nodes]
+        line = f"epoch {epoch}: each node downloads {_between(fetched)}"
+        stalls = [node.stall_s[epoch] for node in nodes if node.stall_s is not None]
+        seconds = [node.epoch_s[epoch] for node in nodes if node.epoch_s is not None]
+        if stalls:
+            line += f", takes {max(seconds):.1f} s, {max(stalls):.1f} s of it waiting for bytes"
+        lines.append(line)
+    least = max(node.window_bytes for node in nodes)
+    whole = _between([node.all_bytes for node in nodes])
+    lines.append(
+        f"cache of a node: {whole} holds all it reads; below {human_bytes(least)} some samples are "
+        "read by range, one by one"
+    )
+    if plan.cache_limit is not None and plan.cache_limit < least:
+        lines.append(f"a cache of {human_bytes(plan.cache_limit)} is below that")
+    if found.first_batch_s is not None:
+        lines.append(
+            f"first batch: not before {found.first_batch_s:.2f} s, start of processes aside"
+        )
+    lines.append(
+        f"mixing: {mixing.shards_per_batch:.1f} shards in a global batch "
+        f"({mixing.shards_per_batch_shuffled:.1f} if all samples were shuffled); a window covers "
+        f"{mixing.spread:.1%} of the epoch"
+    )
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def _between(sizes: list[int]) -> str:
+    least, most = human_bytes(min(sizes)), human_bytes(max(sizes))
+    return most if least == most else f"{least} to {most}"
+
+
+def _epoch_lines(epoch: EpochBench) -> list[str]:
+    samples = _count(epoch.tally.cost.num_samples, "sample")
+    first = f"epoch {epoch.epoch}: {samples} in {epoch.seconds:.2f} s, first batch after "
+    first += f"{epoch.first_batch_s:.2f} s (start of workers included)"
+    return [first, *(f"  {line}" for line in epoch.tally.lines())]
+
+
+def _epoch_json(epoch: EpochBench) -> dict[str, Any]:
+    tally = epoch.tally
+    return {
+        "epoch": epoch.epoch,
+        "seconds": epoch.seconds,
+        "num_batches": tally.num_batches,
+        "num_samples": tally.cost.num_samples,
+        **tally.metrics(),
+        "worker_shares": tally.worker_shares,
+    }

@@ -1,0 +1,1 @@
+"""Transforms: recipes fused with decoding, and users' own, seeded by sample."""

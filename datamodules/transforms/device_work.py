@@ -1,0 +1,84 @@
+"""What of a picture a worker leaves to the device, as plain numbers.
+
+Everything is drawn in the worker, by the sample's key. What is sent along with a batch says which
+pixels become which and which colours become which; `device.finish` carries it out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from datamodules.pixels.render import decoded_factor, spans
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from datamodules.pixels.color import ColorChange
+    from datamodules.pixels.geometry import Plan
+    from datamodules.pixels.resample import Span
+
+_NOTHING_SEEN = (slice(0, 0), slice(0, 0))
+
+
+class Rendering(NamedTuple):
+    """How decoded pixels become an output picture."""
+
+    rows: Span
+    columns: Span
+    is_flipped: bool
+
+
+class Deferred(NamedTuple):
+    """What is left to do to one picture."""
+
+    size_hw: tuple[int, int]
+    """(height, width) of the output."""
+    fill: tuple[int, int, int]
+    """RGB of what lies beyond the picture: no change of colours touches it."""
+    seen: tuple[slice, slice]
+    """Rows and columns of the output that show something of the picture."""
+    colors: NDArray[np.float32] | None
+    """float32 [3, 6], see `ColorChange.of_any_mean`; None: colours stay."""
+    sent: tuple[int, ...] | None = None
+    """Shape of what is sent in place of the output: (n,) bytes of a JPEG file, none where nothing
+    of it is seen; or (h, w, 3) where the worker had to decode it. None: the output is sent."""
+    rendering: Rendering | None = None
+    """What becomes of that; None: nothing of it is seen, or it is done."""
+
+
+def defer(
+    pixels: torch.Tensor | None,
+    plan: Plan,
+    size_hw: tuple[int, int],
+    *,
+    change: ColorChange,
+    fill: tuple[int, int, int],
+    is_rendered: bool,
+) -> Deferred:
+    """What is left to do to a stored picture.
+
+    Args:
+        pixels: uint8 [h, w, 3], as it was decoded, or [n], the JPEG file; None: nothing of it is
+            seen.
+        plan: What becomes of it.
+        size_hw: (height, width) of the stored picture.
+        change: What becomes of its colours.
+        fill: RGB of what lies beyond it.
+        is_rendered: Whether only colours are left.
+    """
+    colors = None if change.is_nothing else change.of_any_mean()
+    if pixels is None:
+        sent = None if is_rendered else (0,)
+        return Deferred(plan.size_hw, fill, _NOTHING_SEEN, None, sent)
+    decoded_hw = size_hw if pixels.ndim == 1 else (pixels.shape[0], pixels.shape[1])
+    rows, columns = spans(plan, size_hw, decoded_factor(decoded_hw, size_hw))
+    across = columns.seen
+    if plan.is_flipped:
+        across = slice(plan.size_hw[1] - across.stop, plan.size_hw[1] - across.start)
+    left = Deferred(plan.size_hw, fill, (rows.seen, across), colors)
+    if is_rendered:
+        return left
+    rendering = Rendering(rows, columns, plan.is_flipped)
+    return left._replace(sent=tuple(pixels.shape), rendering=rendering)

@@ -1,0 +1,408 @@
+"""A transform that is drawn before its picture is decoded.
+
+What there is to draw needs a picture's size and its boxes only. So the picture is decoded once, as
+small as will do, scaled once and put in place once, where a chain of transforms makes a new picture
+at each step.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import convert_bounding_box_format
+
+from datamodules.pixels.color import ColorChange
+from datamodules.pixels.decode import decode_mask, decode_scaled, is_for_device
+from datamodules.pixels.geometry import Plan, decode_factor, kept_boxes
+from datamodules.pixels.render import render, render_mask
+from datamodules.transforms.device_work import Deferred, defer
+from datamodules.transforms.linked_labels import PerBox, in_step
+from datamodules.transforms.seeding import seed_generators
+from shard_tool.errors import OptionError, SampleError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DECODE = ("exact", "fast", "cuda")
+RECOLOR_ON = ("worker", "device")
+
+_NOTHING = ColorChange()
+_NO_BYTES = torch.empty(0, dtype=torch.uint8)
+_NO_BOXES = np.zeros((0, 4), np.float32)
+_PER_BOX = ("labels", "difficult", "area", "iscrowd")
+"""What a target has one of for each box."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was drawn for one sample."""
+
+    plan: Plan
+    change: ColorChange = _NOTHING
+    is_kept: NDArray[np.bool_] | None = None
+    """bool [N]: boxes that a crop keeps; None: those that are large enough."""
+
+
+class Planned(NamedTuple):
+    """What is to be done to one stored sample."""
+
+    drawn: Drawn
+    boxes: NDArray[np.float32]
+    """float32 [K, 4]: the boxes kept, in the output."""
+    is_kept: NDArray[np.bool_]
+    """bool [N]: which they are."""
+
+
+class Decoded(NamedTuple):
+    """A stored sample's pixels, as far as a plan needs them."""
+
+    pixels: torch.Tensor | None
+    """uint8 [h, w, 3], perhaps decoded smaller; or [n], the JPEG file, where that is the device's
+    to decode. None: nothing of the picture is seen."""
+    mask: torch.Tensor | None
+    """uint8 [H, W]."""
+    size_hw: tuple[int, int]
+    """(height, width) of the stored picture."""
+
+
+Draw: TypeAlias = Callable[[tuple[int, int], "NDArray[np.float32]", np.random.Generator], Drawn]
+"""(height, width) of the stored picture, its boxes float32 [N, 4], what draws: nothing else should,
+or results depend on what a worker did before. What draws is another's after the call."""
+
+
+class _Drawing(threading.local):
+    """A generator of each thread, set to a key for each sample: a tenth of what a new one costs."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._generator = np.random.Generator(self._bits)
+        self._state: Any = self._bits.state  # of one that nothing was drawn from
+
+    def keyed(self, key: NDArray[np.uint64]) -> np.random.Generator:
+        """As a new `Philox` with this key, uint64 [2]; until the next call."""
+        self._state["state"]["key"] = key
+        self._bits.state = self._state
+        return self._generator
+
+
+_drawing = _Drawing()
+
+
+@dataclass(frozen=True)
+class FusedTransform:
+    """Geometry and colours drawn first, and done in one go.
+
+    Given to a dataset, it decodes the pictures itself. Called as `(image, target)`, as where it
+    follows other transforms in a `v2.Compose`, it does the same to a decoded picture (but draws
+    other numbers: it does not know the sample's key there, only torch's generator).
+
+    Args:
+        draw: Draws what is to be done; a function at the top of a module, or a `partial` of one,
+            where it is to reach spawned workers.
+        fill: RGB of what lies beyond the picture.
+        min_size: Pixels of the output that both sides of a box must have.
+        min_visible: Least share of a box's area that must be seen.
+        after: Transforms `(image, target) -> (image, target)` of what comes out, each in turn.
+        decode: 'exact'; or 'fast': libjpeg-turbo's quick ways, and decoded smaller wherever 0.8
+            decoded pixels are left to an output pixel; or 'cuda': JPEG files are sent to the
+            device, and decoded, scaled and put in place there. docs/concepts/pixels.md says what
+            they cost.
+        recolor_on: 'worker' or 'device': where colours are changed; None: where pictures are
+            decoded. What is left to the device, `datamodules.finish` does to a whole batch.
+
+    Raises:
+        OptionError: Another `decode` or `recolor_on`, or two that exclude each other.
+    """
+
+    draw: Draw
+    fill: tuple[int, int, int] = (0, 0, 0)
+    min_size: float = 1.0
+    min_visible: float = 0.0
+    after: tuple[Callable[[Any, Any], Any], ...] = ()
+    decode: str = "exact"
+    recolor_on: str | None = None
+
+    def __post_init__(self) -> None:
+        check_places(self.decode, self.recolor_on)
+        fill: object = self.fill  # callers without types give anything
+        if not (isinstance(fill, tuple) and len(fill) == 3 and all(map(_is_level, fill))):
+            raise OptionError("fill", f"{fill!r} is not three whole numbers of 0 … 255")
+        if self.after and self.is_for_device:
+            problem = "transforms after a recipe need its pixels, which the device makes"
+            hint = "take decode='exact' and recolor_on='worker', or do without them"
+            raise OptionError("decode and recolor_on", problem, hint)
+
+    @property
+    def is_for_device(self) -> bool:
+        """Whether anything is left to the device."""
+        return self.decode == "cuda" or self.recolor_on == "device"
+
+    @property
+    def __name__(self) -> str:
+        """What errors call it: the name of `draw`."""
+        draw = self._drawing_function
+        return getattr(draw, "__name__", type(draw).__name__).strip("_")
+
+    @property
+    def _drawing_function(self) -> object:
+        return self.draw.func if isinstance(self.draw, partial) else self.draw
+
+    @cached_property
+    def _is_ours(self) -> bool:
+        """Whether it is known to draw from what it is given alone."""
+        draw = self._drawing_function
+        recipes = sys.modules.get("datamodules.presets")  # which imports this module
+        return getattr(recipes, getattr(draw, "__name__", ""), None) is draw
+
+    def then(self, *transforms: Callable[[Any, Any], Any]) -> FusedTransform:
+        """The same, followed by others."""
+        return replace(self, after=(*self.after, *transforms))
+
+    def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
+        """Transform a decoded picture: uint8 [3, H, W], and its target, mask or labels.
+
+        Raises:
+            OptionError: Something is left to the device, which sees stored pictures alone.
+            TypeError: The picture, its boxes or its mask are not of a kind that can be moved.
+            ValueError: They are not of one size.
+        """
+        if self.is_for_device:
+            problem = "what follows other transforms has pixels already, and no device to leave to"
+            hint = "take decode='exact' and recolor_on='worker', or give the recipe alone"
+            raise OptionError("decode and recolor_on", problem, hint)
+        pixels = _checked_image(image)
+        size_hw = (int(pixels.shape[1]), int(pixels.shape[2]))
+        boxes, mask = _NO_BOXES, None
+        if isinstance(target, dict):
+            target = _checked_target(target, size_hw)
+            boxes = target["boxes"].as_subclass(torch.Tensor).numpy()
+        elif not _is_labels(target):
+            mask = _checked_mask(target, size_hw)
+        seeds = torch.randint(2**63 - 1, (2,)).tolist()
+        planned = self._planned(size_hw, boxes, _drawing.keyed(np.array(seeds, np.uint64)))
+        if isinstance(target, dict):
+            target = _moved(target, planned)
+        decoded = Decoded(pixels.permute(1, 2, 0), mask, size_hw)
+        image, target = self._rendered(planned, decoded, target)
+        return self._finished(tv_tensors.Image(image), target)
+
+    def planned(
+        self, boxes: NDArray[np.float32], *, size_hw: tuple[int, int], random_key: bytes
+    ) -> Planned:
+        """Draw what is to be done to a stored sample, and move its boxes.
+
+        Args:
+            boxes: float32 [N, 4]; none but for detection.
+            size_hw: (height, width) of the stored picture.
+            random_key: What is drawn by; 32 bytes.
+        """
+        if not self._is_ours:
+            seed_generators(random_key)  # for a `draw` that takes the global ones after all
+        key = np.frombuffer(random_key[:16], "<u8")
+        return self._planned(size_hw, boxes, _drawing.keyed(key))
+
+    def decoded(
+        self,
+        planned: Planned,
+        jpeg: bytes | memoryview,
+        mask: bytes | memoryview | None,
+        *,
+        size_hw: tuple[int, int],
+        place: str,
+    ) -> Decoded:
+        """Decode as much as the plan needs.
+
+        Args:
+            planned: What is to be done.
+            jpeg: The picture's bytes.
+            mask: The mask's bytes; None but for segmentation.
+            size_hw: (height, width) of the stored picture, as its header says.
+            place: What errors call the sample.
+
+        Raises:
+            SampleError: The bytes do not decode, or the mask has another size.
+        """
+        plan, pixels, fast = planned.drawn.plan, None, self.decode == "fast"
+        if plan.view.meets(size_hw):
+            if self.decode == "cuda" and is_for_device(jpeg):
+                pixels = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+            else:
+                factor = decode_factor(plan, size_hw, fast=fast)
+                values = decode_scaled(
+                    jpeg, factor, place=f"{place}.jpg", size_hw=size_hw, fast=fast
+                )
+                pixels = torch.from_numpy(values)
+        if mask is None:
+            return Decoded(pixels, None, size_hw)
+        mask_place = f"{place}.class.png"
+        labels = decode_mask(mask, place=mask_place)
+        if tuple(labels.shape) != size_hw:
+            problem = f"is {labels.shape[1]} x {labels.shape[0]} px, its picture"
+            raise SampleError(mask_place, f"{problem} {size_hw[1]} x {size_hw[0]}")
+        return Decoded(pixels, labels, size_hw)
+
+    def carried_out(
+        self,
+        planned: Planned,
+        decoded: Decoded,
+        target: dict[str, Any] | torch.Tensor | None,
+        *,
+        random_key: bytes,
+    ) -> tuple[Any, Any]:
+        """(image, target): what was planned, and the transforms after it.
+
+        Args:
+            planned: What is to be done.
+            decoded: The pixels.
+            target: The target, its boxes moved already, or labels; None where there is a mask.
+            random_key: What the transforms after it draw by; 32 bytes.
+        """
+        image, moved = self._rendered(planned, decoded, target, leaves=self.is_for_device)
+        if not self.after:  # nobody asks for the type of an image, and wrapping takes time
+            return image, moved
+        seed_generators(random_key)
+        return self._finished(tv_tensors.Image(image), moved)
+
+    def _planned(
+        self, size_hw: tuple[int, int], boxes: NDArray[np.float32], generator: np.random.Generator
+    ) -> Planned:
+        drawn: object = self.draw(size_hw, boxes, generator)
+        if not isinstance(drawn, Drawn):
+            raise TypeError(f"it drew {type(drawn).__name__}, expected Drawn")
+        moved, is_kept = kept_boxes(
+            drawn.plan, boxes, min_size=self.min_size, min_visible=self.min_visible
+        )
+        if drawn.is_kept is not None:
+            is_kept &= drawn.is_kept
+        return Planned(drawn, moved[is_kept], is_kept)
+
+    def deferred(self, planned: Planned, decoded: Decoded) -> Deferred | None:
+        """What `carried_out` leaves to the device; None: nothing."""
+        if not self.is_for_device:
+            return None
+        return defer(
+            decoded.pixels,
+            planned.drawn.plan,
+            decoded.size_hw,
+            change=planned.drawn.change,
+            fill=self.fill,
+            is_rendered=self.decode != "cuda",
+        )
+
+    def _rendered(
+        self, planned: Planned, decoded: Decoded, target: Any, *, leaves: bool = False
+    ) -> tuple[torch.Tensor, Any]:
+        """(image, target), the image without what is left to the device where it `leaves` that."""
+        plan, change = planned.drawn.plan, planned.drawn.change
+        if decoded.mask is not None:
+            target = tv_tensors.Mask(render_mask(decoded.mask, plan))
+        if leaves and self.decode == "cuda":
+            return _NO_BYTES if decoded.pixels is None else decoded.pixels, target
+        change = _NOTHING if leaves else change
+        image = render(decoded.pixels, plan, decoded.size_hw, change=change, fill=self.fill)
+        return image, target
+
+    def _finished(self, image: Any, target: Any) -> tuple[Any, Any]:
+        for transform in self.after:
+            image, target = transform(image, target)
+        return image, target
+
+
+def _is_level(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= 255
+
+
+def check_places(decode: str, recolor_on: str | None) -> None:
+    """Refuse what says where pictures are decoded and recoloured, where it says nothing possible.
+
+    Raises:
+        OptionError: One is unknown, or they exclude each other.
+    """
+    for name, value, known in (
+        ("decode", decode, DECODE),
+        ("recolor_on", recolor_on, (None, *RECOLOR_ON)),
+    ):
+        if value not in known:
+            raise OptionError(name, f"{value!r} is not one of {', '.join(map(repr, known))}")
+    if decode == "cuda" and recolor_on == "worker":
+        problem = "a worker has no pixels where decode is 'cuda'"
+        raise OptionError("recolor_on", problem, "take 'device', or decode='exact'")
+
+
+def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
+    """A target of a picture that is not stored, with its boxes moved."""
+    found, is_kept = dict(target), planned.is_kept
+    found["boxes"] = tv_tensors.BoundingBoxes(
+        torch.from_numpy(planned.boxes),
+        format="XYXY",
+        canvas_size=planned.drawn.plan.size_hw,
+    )
+    rows = torch.from_numpy(np.flatnonzero(is_kept))
+    labels = target.get("labels")
+    if isinstance(labels, PerBox):  # an earlier transform may have left the flags behind
+        found["difficult"] = in_step(target.get("difficult"), labels)
+    for name in _PER_BOX:
+        if name in found and len(found[name]) == len(is_kept):
+            found[name] = found[name][rows]
+    if isinstance(labels, PerBox):
+        plain = found["labels"].as_subclass(torch.Tensor)
+        found["labels"] = PerBox.of(plain, found["difficult"])
+    return found
+
+
+def _checked_image(image: object) -> torch.Tensor:
+    """A decoded picture without its tv_tensor type."""
+    takes = "a recipe takes uint8 [3, H, W]"
+    if not isinstance(image, torch.Tensor):
+        message = f"{takes}, not {type(image).__name__}: v2.PILToTensor() before it makes it one"
+        raise TypeError(message)
+    if image.dtype != torch.uint8:
+        raise TypeError(f"{takes}, not {image.dtype}: convert to float after it")
+    if image.ndim != 3 or image.shape[0] != 3:
+        message = f"{takes}, not {tuple(image.shape)}: v2.RGB() before it makes grey ones RGB"
+        raise TypeError(message)
+    return image.as_subclass(torch.Tensor)
+
+
+def _checked_target(target: dict[str, Any], size_hw: tuple[int, int]) -> dict[str, Any]:
+    """A target whose boxes are xyxy in pixels of the picture."""
+    boxes = target.get("boxes")
+    if not isinstance(boxes, torch.Tensor):
+        raise TypeError(f"the target's 'boxes' are {type(boxes).__name__}, expected a tensor")
+    for name, value in target.items():
+        if isinstance(value, tv_tensors.Mask | tv_tensors.KeyPoints):
+            raise TypeError(f"a recipe moves pictures, boxes and one mask, not target[{name!r}]")
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        if boxes.format.value not in {"XYXY", "XYWH", "CXCYWH"}:
+            raise TypeError(f"a recipe takes upright boxes, not {boxes.format.value}")
+        if boxes.canvas_size != size_hw:
+            raise ValueError(f"boxes on {boxes.canvas_size}, the picture's (H, W) is {size_hw}")
+        boxes = convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise TypeError(f"the target's 'boxes' are {tuple(boxes.shape)}, expected [N, 4]")
+    return {**target, "boxes": boxes}
+
+
+def _is_labels(target: object) -> bool:
+    """Whether it is about the picture as a whole: a row of numbers."""
+    return isinstance(target, torch.Tensor) and target.ndim == 1
+
+
+def _checked_mask(mask: object, size_hw: tuple[int, int]) -> torch.Tensor:
+    """A mask of the picture's size, uint8 [H, W]."""
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+        found = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"a recipe takes a dict, a mask [H, W] or labels [C], not {found}")
+    if mask.dtype != torch.uint8:
+        raise TypeError(f"a recipe takes a mask of uint8, not {mask.dtype}")
+    if tuple(mask.shape) != size_hw:
+        raise ValueError(f"a mask {tuple(mask.shape)}, the picture's (H, W) is {size_hw}")
+    return mask.as_subclass(torch.Tensor)

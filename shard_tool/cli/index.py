@@ -1,0 +1,124 @@
+"""The verb that adopts tars of others: ``index``."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shard_tool.cli.options import (
+    Dest,
+    Format,
+    FormatOption,
+    OnExisting,
+    StorageOption,
+    print_json,
+    resuming_command,
+    say,
+    storage_options,
+)
+from shard_tool.cli.progress import human_bytes, progress
+from shard_tool.dataset.index import AdoptOptions, adopt
+from shard_tool.dataset.scan import printable
+from shard_tool.storage.location import Folder
+
+if TYPE_CHECKING:
+    from shard_tool.dataset.index import AdoptProgress, AdoptReport
+
+
+class AdoptedTask(StrEnum):
+    """What the samples are."""
+
+    generic = "generic"
+    detection = "detection"
+    segmentation = "segmentation"
+
+
+def index_command(
+    shards: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SHARDS...",
+            help="WebDataset tars: paths or URLs, with {000..017}, * and ?. They stay where they "
+            "are.",
+        ),
+    ],
+    dest: Dest,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split they become.")] = "train",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the dataset.")] = "adopted",
+    task: Annotated[
+        AdoptedTask,
+        typer.Option(
+            help="Members by extension, whatever they are; or samples as convert writes them."
+        ),
+    ] = AdoptedTask.generic,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read shards. [default: one a core]")
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="local|tcp://HOST:PORT", help="Where shards are read: here, or by Dask."
+        ),
+    ] = "local",
+    on_existing: Annotated[
+        OnExisting, typer.Option(help="What to do where DEST is not empty.")
+    ] = OnExisting.fail,
+    format_: FormatOption = Format.text,
+    storage_option: StorageOption = [],  # noqa: B006  (typer copies it)
+) -> None:
+    """Make a dataset of WebDataset tars of others: a manifest and indexes, no copies."""
+    options = AdoptOptions(
+        shards=tuple(shards),
+        dest=dest,
+        split=split,
+        name=name,
+        task=task.value,
+        engine=engine,
+        on_existing=on_existing.value,
+        storage_options=storage_options(storage_option),
+        **({} if workers is None else {"workers": workers}),
+    )
+    try:
+        with progress("indexing", unit="shards") as advance:
+
+            def show(at: AdoptProgress) -> None:
+                note = f"{at.samples} samples, {human_bytes(at.num_bytes)}"
+                advance(at.shards, at.total_shards, note, num_bytes=at.num_bytes)
+
+            report = adopt(options, on_progress=show)
+    except KeyboardInterrupt:
+        say(f"interrupted: nothing is committed; go on with\n{resuming_command(sys.argv)}")
+        raise
+    _print_report(report, dest, format_)
+
+
+def _print_report(report: AdoptReport, dest: str, format_: Format) -> None:
+    folder, manifest = Folder(dest), report.manifest
+    if format_ is Format.json:
+        print_json(
+            {
+                "dest": str(folder),
+                "fingerprint": manifest.fingerprint,
+                "num_left_out": len(report.left_out),
+                "seconds": round(report.seconds, 3),
+                "splits": {
+                    name: {
+                        "num_shards": len(split.shards),
+                        "num_samples": split.num_samples,
+                        "members": split.counts.get("members"),
+                    }
+                    for name, split in manifest.splits.items()
+                },
+            }
+        )
+        return
+    for name, split in manifest.splits.items():
+        size = human_bytes(split.num_bytes)
+        typer.echo(f"{name}: {split.num_samples} samples, {len(split.shards)} shards, {size}")
+        if members := split.counts.get("members"):
+            counts = ", ".join(f"{printable(ext)} {count}" for ext, count in members.items())
+            typer.echo(f"  samples with: {counts}")
+    typer.echo(f"{folder}: done in {report.seconds:.1f} s")

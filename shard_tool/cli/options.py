@@ -1,0 +1,117 @@
+"""What the verbs of ``shard-tool`` share: options, sizes, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from enum import StrEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shard_tool.errors import OptionError
+from shard_tool.storage.location import public_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class OnExisting(StrEnum):
+    """What to do where DEST is not empty."""
+
+    fail = "fail"
+    resume = "resume"
+    overwrite = "overwrite"
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    text = "text"
+    json = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
+StorageOption = Annotated[
+    list[str],
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help="Option for the storage behind a URL; repeatable.",
+    ),
+]
+Dest = Annotated[str, typer.Argument(metavar="DEST", help="Folder of the dataset.")]
+
+
+def storage_options(pairs: list[str], option: str = "--storage-option") -> dict[str, Any]:
+    """Options for fsspec from ``KEY=VALUE`` pairs.
+
+    Args:
+        pairs: As given.
+        option: What messages call the option they were given by.
+
+    Raises:
+        OptionError: A pair has no equals sign.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            problem = f"{key!r} is not KEY=VALUE"
+            raise OptionError(option, problem)
+        options[key] = value
+    return options
+
+
+_SECRET_OPTIONS = ("--storage-option", "--source-option")
+_HARMLESS_OPTIONS = {"anon", "endpoint_url", "profile"}
+
+
+def resuming_command(argv: Sequence[str]) -> str:
+    """The command line that goes on with what this one began; secrets are left out.
+
+    >>> resuming_command(["shard-tool", "convert", "a b", "s3://b/voc", "--on-existing", "fail"])
+    "shard-tool convert 'a b' s3://b/voc --on-existing resume"
+    >>> resuming_command(["shard-tool", "copy", "a", "b", "--storage-option=secret=xyz"])
+    'shard-tool copy a b --storage-option=secret=… --on-existing resume'
+    """
+    words, rest = list[str](), list(argv)
+    while rest:
+        word = rest.pop(0)
+        option, equals, _ = word.partition("=")
+        if option != "--on-existing":
+            words.append(word)
+        elif not equals:
+            rest = rest[1:]
+    return repeating_command([*words, "--on-existing", "resume"])
+
+
+def repeating_command(argv: Sequence[str]) -> str:
+    """The command line that was given; secrets are left out."""
+    words = ["shard-tool"]
+    for before, word in pairwise(argv):
+        option, equals, value = word.partition("=")
+        if before in _SECRET_OPTIONS:
+            words.append(_without_secret(word))
+        elif option in _SECRET_OPTIONS and equals:
+            words.append(f"{option}={_without_secret(value)}")
+        else:
+            public = public_url(word)
+            words.append(public if public == word else f"{public}?…")
+    return " ".join(word if word.endswith(("=…", "?…")) else shlex.quote(word) for word in words)
+
+
+def _without_secret(pair: str) -> str:
+    key, _, value = pair.partition("=")
+    return pair if key in _HARMLESS_OPTIONS and public_url(value) == value else f"{key}=…"
+
+
+def say(text: str) -> None:
+    """Print to stderr."""
+    typer.echo(text, err=True)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print a result as one line of JSON."""
+    typer.echo(json.dumps(document, ensure_ascii=False))

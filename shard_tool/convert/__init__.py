@@ -1,0 +1,1 @@
+"""Conversion: annotated pictures from one or more sources become the shards of one dataset."""

@@ -1,0 +1,512 @@
+"""Put a dataset elsewhere: the same bytes, checked on the way, seen when all of them are there.
+
+Every shard with its index is a task. Its bytes pass through in parts, are hashed as they pass, and
+are published only when length and SHA-256 are what the manifest says: what was damaged at its
+source or on the way never arrives. The manifest comes last (`publication`) and is, byte for byte,
+that of the source.
+
+One kind of dataset is not copied as it is. The manifest of an adopted one says where somebody
+else's shards lie; a copy has shards of its own, under the names the manifest has for them, and its
+manifest says nothing of the others. So it differs; the fingerprint, the indexes, the order of
+samples and all that follows from it do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from shard_tool.dataset.disk_space import check_room
+from shard_tool.dataset.publication import (
+    BAD_RECORDS_NAME,
+    OnExisting,
+    check_nobody_else_s,
+    publishing,
+)
+from shard_tool.dataset.shard_urls import folder_of, spelled, where_seen
+from shard_tool.errors import ObjectMissing, OptionError, ShardError, StoreError
+from shard_tool.format.manifest import MANIFEST_NAME, encode_manifest, parse_manifest
+from shard_tool.format.tar import INDEX_SUFFIX
+from shard_tool.storage.location import JOURNAL_NAME, Folder, load_manifest
+from shard_tool.storage.ranges import ObjectReplacedError
+from shard_tool.tasks.engines import LOCAL, check_engine
+from shard_tool.tasks.pool import open_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from shard_tool.dataset.publication import Journal, Publication
+    from shard_tool.format.manifest import Manifest, ShardEntry
+    from shard_tool.storage.location import StoredObject
+    from shard_tool.tasks.pool import Pool
+
+_TIMES = 3
+"""Times an object elsewhere is fetched before its bytes are called wrong."""
+_PART_BYTES = 1 << 20
+_HINT = "put the original there (`shard-tool verify SRC` finds all such)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOptions:
+    """What to copy, where to, and how.
+
+    Raises:
+        OptionError: A value that cannot be used.
+    """
+
+    source: str
+    """Folder or URL of a dataset."""
+    dest: str
+    """Folder or URL of the copy: created where it is missing."""
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes of the local engine that copy shards; 1 copies them in this one."""
+    engine: str = LOCAL
+    """'local', or the address of a Dask scheduler ('tcp://host:8786')."""
+    on_existing: OnExisting = "fail"
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """fsspec's options for `dest`, and for a source reached by the same protocol."""
+    source_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """fsspec's options for `source`; where there are any, it gets no others."""
+
+    def __post_init__(self) -> None:
+        if self.on_existing not in get_args(OnExisting):
+            choices = ", ".join(get_args(OnExisting))
+            raise OptionError("--on-existing", f"{self.on_existing!r} is not one of {choices}")
+        if self.workers < 1:
+            raise OptionError("--workers", f"{self.workers} is below 1")
+        check_engine(self.engine)
+
+    @property
+    def source_folder(self) -> Folder:
+        """Where the dataset is."""
+        protocol, elsewhere, _ = self.source.partition("://")
+        of_dest, is_url, _ = self.dest.partition("://")
+        is_meant = elsewhere and (not is_url or of_dest == protocol)
+        return Folder(
+            self.source, self.source_options or (self.storage_options if is_meant else {})
+        )
+
+    @property
+    def dest_folder(self) -> Folder:
+        """Where its copy will be."""
+        return Folder(self.dest, self.storage_options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPlan:
+    """What a copy will hold."""
+
+    manifest: Manifest
+    """Of the copy."""
+    content: bytes = field(repr=False)
+    """Its bytes: the source's, unless shards are adopted."""
+    entries: tuple[ShardEntry, ...] = field(repr=False)
+    """The source's shards in order."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all shards."""
+        return sum(entry.num_bytes for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyProgress:
+    """How far a copy is."""
+
+    shards: int
+    total_shards: int
+    num_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyReport:
+    """What a copy did."""
+
+    manifest: Manifest
+    seconds: float
+    num_kept_shards: int = 0
+    """Shards an earlier run had finished, which were not written again."""
+
+
+def plan_copy(options: CopyOptions) -> CopyPlan:
+    """Look what there is to copy; nothing is written.
+
+    Raises:
+        OptionError: Source and destination are the same, or in each other's way.
+        ShardToolError: There is no dataset, or its manifest cannot be read.
+    """
+    source, dest = options.source_folder, options.dest_folder
+    load_manifest(source)  # says so where there is none
+    content = _read_alike(source, MANIFEST_NAME)
+    manifest = parse_manifest(content, place=source.place(MANIFEST_NAME))
+    entries = tuple(entry for split in manifest.splits.values() for entry in split.shards)
+    _check_apart(source, dest, entries)
+    if any(entry.url is not None for entry in entries):
+        manifest = _with_shards_beside(manifest)
+        content = encode_manifest(manifest)
+    return CopyPlan(manifest=manifest, content=content, entries=entries)
+
+
+def copy_dataset(
+    options: CopyOptions,
+    *,
+    plan: CopyPlan | None = None,
+    on_progress: Callable[[CopyProgress], None] | None = None,
+) -> CopyReport:
+    """Copy a dataset as `options` say.
+
+    Until the manifest is there, DEST is no dataset. Other files than a dataset's own are left where
+    they are.
+
+    Args:
+        options: What to copy, where to, and how.
+        plan: What `plan_copy` made of the same options; None: made here.
+        on_progress: Called with each shard that is there.
+
+    Raises:
+        ShardError: A shard or an index is not what the manifest says, however often it is fetched;
+            shards already published stay, nothing is committed.
+        ShardToolError: Bad options, source or destination; likewise.
+    """
+    began = time.monotonic()
+    plan = plan or plan_copy(options)
+    source, dest = options.source_folder, options.dest_folder
+    check_room(dest, plan.num_bytes + sum(map(_index_bytes, plan.entries)), options.on_existing)
+    if options.on_existing == "overwrite":
+        _check_nothing_is_lost(source, dest, plan.entries)
+    names = {entry.name for entry in plan.entries}
+    making = publishing(
+        dest,
+        _identity(plan.manifest, plan.content),
+        verb="copy",
+        on_existing=options.on_existing,
+        is_shard=names.__contains__,
+        of_manifest=lambda manifest: _identity(manifest, _read_alike(dest, MANIFEST_NAME)),
+    )
+    with ExitStack() as stack:  # the pool is there before anything is cleared
+        pool = stack.enter_context(open_pool(options.engine, _workers(options, plan)))
+        with making as publication, stack.pop_all():  # and has ended before the claim is given up
+            num_kept = len(plan.entries)
+            if publication.manifest is None:
+                num_kept = _copy(options, plan, publication, pool, on_progress)
+    seconds = time.monotonic() - began
+    return CopyReport(manifest=plan.manifest, seconds=seconds, num_kept_shards=num_kept)
+
+
+def _copy(
+    options: CopyOptions,
+    plan: CopyPlan,
+    publication: Publication,
+    pool: Pool,
+    on_progress: Callable[[CopyProgress], None] | None,
+) -> int:
+    """Bring over what is not there yet, and commit; how many shards were there."""
+    source, dest = options.source_folder, publication.journal.folder
+    shards = num_bytes = num_kept = 0
+    for entry, is_kept in _copied(source, plan, publication, pool):
+        shards, num_bytes = shards + 1, num_bytes + entry.num_bytes
+        num_kept += is_kept
+        if on_progress:
+            on_progress(
+                CopyProgress(
+                    shards=shards,
+                    total_shards=len(plan.entries),
+                    num_bytes=num_bytes,
+                    total_bytes=plan.num_bytes,
+                )
+            )
+    if (bad_records := _bad_records_of(source, plan.manifest)) is not None:
+        with dest.publish(BAD_RECORDS_NAME) as file:
+            file.write(bad_records)
+    publication.commit(plan.manifest, plan.content)
+    return num_kept
+
+
+def _identity(manifest: Manifest, content: bytes) -> dict[str, Any]:
+    """What must be equal for a later run to go on with this one."""
+    return {
+        "name": manifest.name,
+        "fingerprint": manifest.fingerprint,
+        "the manifest's sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def _with_shards_beside(manifest: Manifest) -> Manifest:
+    """The manifest of the same dataset with all shards in its folder."""
+    splits = {
+        name: replace(split, shards=tuple(replace(entry, url=None) for entry in split.shards))
+        for name, split in manifest.splits.items()
+    }
+    return replace(manifest, splits=splits)
+
+
+def _bad_records_of(source: Folder, manifest: Manifest) -> bytes | None:
+    """The list of skipped records, where there are any and it was kept."""
+    if not manifest.num_bad_records:
+        return None
+    try:
+        return _read_alike(source, BAD_RECORDS_NAME)
+    except ObjectMissing:
+        return None
+
+
+def _read_alike(folder: Folder, name: str) -> bytes:
+    """An object nobody has a digest of: from elsewhere, two readings must agree."""
+    content = folder.read(name)
+    if folder.local is not None:
+        return content
+    for _ in range(_TIMES):
+        again = folder.read(name)
+        if again == content:
+            return content
+        content = again
+    problem = f"is another each time it is read ({_TIMES + 1} times)"
+    raise StoreError(folder.place(name), problem, "wait until nobody writes there, and repeat")
+
+
+# Two places ---------------------------------------------------------------------------------
+
+
+def _check_apart(source: Folder, dest: Folder, entries: Sequence[ShardEntry]) -> None:
+    """Refuse a destination that is the source, or holds what belongs to it.
+
+    Raises:
+        OptionError: It is, or does.
+    """
+    for folder, option in ((source, "SRC"), (dest, "DEST")):
+        if JOURNAL_NAME in folder.url.split("/"):
+            problem = f"'{folder}' lies in {JOURNAL_NAME}, which comes and goes with a dataset"
+            raise OptionError(option, problem, "give another folder")
+    for folder in _folders_of(source, entries):
+        if _is_same(folder, dest):
+            raise _not_apart(source, dest, is_source=folder is source)
+
+
+def _not_apart(source: Folder, dest: Folder, *, is_source: bool) -> OptionError:
+    what = "the same folder as SRC" if is_source else "where shards of SRC lie"
+    return OptionError("DEST", f"'{dest}' is {what} ('{source}')", "give another folder")
+
+
+def _folders_of(source: Folder, entries: Sequence[ShardEntry]) -> list[Folder]:
+    """The source's folder, and each in which adopted shards of it lie."""
+    links = {entry.url.rpartition("/")[0]: entry.url for entry in entries if entry.url is not None}
+    return [source, *(folder_of(link, source)[0] for link in links.values())]
+
+
+def _is_same(one: Folder, other: Folder) -> bool:
+    """Whether two folders are one, as far as their names tell."""
+    here, there = one.local, other.local
+    if here is None or there is None:
+        return here is there and _spelled(one) == _spelled(other)
+    try:
+        return here.samefile(there)
+    except OSError:  # one is not there
+        return False
+
+
+def _spelled(folder: Folder) -> tuple[str, str, Any]:
+    protocol, _, path = spelled(str(folder)).partition("://")
+    return protocol, path.rstrip("/"), folder.options.get("endpoint_url")
+
+
+def _check_nothing_is_lost(source: Folder, dest: Folder, entries: Sequence[ShardEntry]) -> None:
+    """Make sure that what overwriting takes away is not what is to be copied.
+
+    Raises:
+        OptionError: It is.
+        ObjectExists: What is to be copied would take the place of somebody else's.
+    """
+    if not (names := set(dest.names())):
+        return
+    check_nobody_else_s(dest, [entry.name for entry in entries])
+    if (folder := where_seen(dest, _folders_of(source, entries))) is not None:
+        raise _not_apart(source, dest, is_source=folder is source)
+    if (root := dest.local) is None:
+        return
+    root = Path(os.path.realpath(root))
+    there = [entry for entry in entries if {entry.name, entry.name + INDEX_SUFFIX} & names]
+    for item in (item for entry in there for item in _objects_of(source, entry)):
+        path = item.source.local
+        if path is not None and Path(os.path.realpath(path)).parent == root:
+            raise OptionError("DEST", f"'{dest}' is where {item.source} links to", "give another")
+
+
+# Tasks --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every task needs to know; travels to workers."""
+
+    source: Folder
+    journal: Journal
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One object to copy, and what it must be."""
+
+    source: StoredObject
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class _WrongBytesError(ShardError):
+    """What came is not what the manifest says."""
+
+
+def _workers(options: CopyOptions, plan: CopyPlan) -> int:
+    """Processes for the local engine.
+
+    Raises:
+        OptionError: The engine's workers would not see what is in this process's memory.
+    """
+    dest, source = options.dest_folder, options.source_folder
+    in_memory = [item for item in _folders_of(source, plan.entries) if item.is_of_one_process]
+    if options.engine != LOCAL:
+        problem = f"workers of {options.engine} cannot {{}} this process's memory"
+        if dest.is_of_one_process:
+            raise OptionError(str(dest), problem.format("write into"), "choose another DEST")
+        if in_memory:
+            raise OptionError(str(in_memory[0]), problem.format("read"), "choose another SRC")
+    is_of_one_process = dest.is_of_one_process or in_memory
+    return 1 if is_of_one_process else min(options.workers, max(1, len(plan.entries)))
+
+
+def _copied(
+    source: Folder, plan: CopyPlan, publication: Publication, pool: Pool
+) -> Iterator[tuple[ShardEntry, bool]]:
+    """(shard, whether it was there before), as they are there."""
+    reports, dest = publication.reports, publication.journal.folder
+    job = _Job(source, publication.journal)
+    left: list[ShardEntry] = []
+    for entry in plan.entries:
+        # What storage elsewhere holds is what was put there; a disk may have lost power meanwhile.
+        if dest.local is None and _is_recorded(entry, reports.get(entry.name)):
+            yield entry, True
+        else:
+            left.append(entry)
+    tasks = ((job, entry, reports.get(entry.name)) for entry in left)
+    for number, is_kept in pool.run(_copy_shard, tasks, label=lambda _, entry, __: entry.name):
+        yield left[number], is_kept
+
+
+def _copy_shard(job: _Job, entry: ShardEntry, known: dict[str, Any] | None) -> bool:
+    """Copy one shard and its index. Runs in a worker; depends on its arguments alone.
+
+    Args:
+        job: What all tasks share.
+        entry: The shard.
+        known: What an earlier run recorded of it, on a local disk.
+
+    Returns:
+        Whether it was there already.
+    """
+    dest, objects = job.journal.folder, _objects_of(job.source, entry)
+    if _is_recorded(entry, known) and all(_is_whole(dest, item) for item in objects):
+        return True
+    job.journal.check()
+    for item in objects:
+        _copy_object(item, dest)
+    job.journal.record(entry.name, _report(entry))
+    return False
+
+
+def _objects_of(source: Folder, entry: ShardEntry) -> tuple[_Object, _Object]:
+    """A shard, wherever it lies, and its index."""
+    folder, name = (source, entry.name) if entry.url is None else folder_of(entry.url, source)
+    shard = folder.object(name)
+    index_name = entry.name + INDEX_SUFFIX
+    index = source.object(index_name)
+    return (
+        _Object(shard, entry.name, entry.num_bytes, entry.sha256),
+        _Object(index, index_name, _index_bytes(entry), entry.index_sha256),
+    )
+
+
+def _index_bytes(entry: ShardEntry) -> int:
+    return 8 + 12 * entry.num_samples
+
+
+def _report(entry: ShardEntry) -> dict[str, Any]:
+    """What is recorded of a shard that is there."""
+    sizes = {entry.name: entry.num_bytes, entry.name + INDEX_SUFFIX: _index_bytes(entry)}
+    return {"sizes": sizes, "sha256": entry.sha256, "index_sha256": entry.index_sha256}
+
+
+def _is_recorded(entry: ShardEntry, known: dict[str, Any] | None) -> bool:
+    """Whether that very shard was recorded, and by a copy."""
+    return known == _report(entry)
+
+
+def _is_whole(folder: Folder, item: _Object) -> bool:
+    """Whether a local file still has the bytes that were written there."""
+    assert folder.local is not None
+    try:
+        with (folder.local / item.name).open("rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
+    except OSError:  # it is written again, and whatever is in the way of that is told then
+        return False
+
+
+def _copy_object(item: _Object, dest: Folder) -> None:
+    """Publish one object, once its bytes are what they must be.
+
+    Raises:
+        ShardError: They are not, however often they are fetched; a local file is read once.
+        StoreError: The storage on one side failed.
+    """
+    is_local = item.source.local is not None
+    for attempt in range(1, _TIMES + 1):
+        try:
+            with dest.publish(item.name) as file:
+                for part in _checked_parts(item):
+                    file.write(part)
+        except (_WrongBytesError, ObjectReplacedError) as exc:
+            if is_local or attempt == _TIMES:
+                problem = exc.problem if is_local else f"{exc.problem} ({_TIMES} times)"
+                raise ShardError(exc.place, problem, _HINT) from exc
+        else:
+            return
+
+
+def _checked_parts(item: _Object) -> Iterator[bytes]:
+    """The bytes of an object in parts; an error at the end where they are not the right ones."""
+    place, sha = item.source.place, hashlib.sha256()
+    path, num_bytes = item.source.local, 0
+    if path is None:
+        parts = item.source.read_parts(0, item.num_bytes, num_bytes=item.num_bytes)
+    else:
+        _check_size(item, item.source.num_bytes())
+        parts = _local_parts(path, place)
+    for part in parts:
+        sha.update(part)
+        num_bytes += len(part)
+        yield part
+    _check_size(item, num_bytes)
+    if sha.hexdigest() != item.sha256:
+        problem = f"sha256 {sha.hexdigest()}, the manifest says {item.sha256}"
+        raise _WrongBytesError(place, problem)
+
+
+def _check_size(item: _Object, found: int) -> None:
+    if found != item.num_bytes:
+        problem = f"{found} bytes, the manifest says {item.num_bytes}"
+        raise _WrongBytesError(item.source.place, problem)
+
+
+def _local_parts(path: Path, place: str) -> Iterator[bytes]:
+    try:
+        with path.open("rb", buffering=0) as file:
+            while part := file.read(_PART_BYTES):
+                yield part
+    except OSError as exc:  # not the destination's, for which `publish` would take it
+        problem = f"cannot be read: {exc.strerror or type(exc).__name__}"
+        raise StoreError(place, problem) from exc

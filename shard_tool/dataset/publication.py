@@ -1,0 +1,395 @@
+"""A dataset while it is being made: claimed by one process, resumable by shards, seen at the end.
+
+What is made becomes a dataset by its manifest, which is put last. Until then ``DEST/.conversion``
+holds a journal: the plan, which decides whether a later run may go on, and for each finished shard
+what was found out while writing it. Every object is published whole, so whatever moment a process
+is killed at, the journal tells the truth: a shard it names is there, one it does not name is made
+again. The journal goes when the manifest is there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from shard_tool.dataset.writer_lock import claimed
+from shard_tool.errors import ObjectExists, ObjectMissing, ShardToolError, StoreError
+from shard_tool.format.manifest import MANIFEST_NAME, Manifest, encode_manifest
+from shard_tool.format.tar import INDEX_SUFFIX
+from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, load_manifest
+
+if TYPE_CHECKING:
+    from shard_tool.dataset.writer_lock import Claim
+    from shard_tool.storage.location import Folder
+
+PLAN_NAME = "plan.json"
+BAD_RECORDS_NAME = "bad_records.jsonl"
+
+OnExisting = Literal["fail", "resume", "overwrite"]
+
+_WHAT = {"convert": "a conversion", "copy": "a copy", "index": "an indexing"}
+_SHARD_LIKE = re.compile(r"[A-Za-z0-9_+-]+-\d{6,}\.tar")
+_PARTIAL_OF_OURS = re.compile(
+    rf"\.(?:{_SHARD_LIKE.pattern}(?:\{INDEX_SUFFIX})?|{MANIFEST_NAME}|{BAD_RECORDS_NAME})"
+    rf"{PARTIAL}\w+"
+)
+_READ_AT_A_TIME = 4096
+"""Records of a journal that are read together."""
+
+UNTOLD, UNTOLD_END = ("made by",), "'s files"
+"""Names of a plan that a finished dataset's manifest tells nothing of."""
+Plan = Mapping[str, Any]
+"""What decides the bytes of a dataset: readable names to plain values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What workers write down; a small value that travels to them."""
+
+    folder: Folder
+    """The dataset's."""
+    claim: Claim
+
+    def check(self) -> None:
+        """Make sure that nobody else has taken over.
+
+        Raises:
+            StoreError: Somebody has.
+        """
+        self.claim.check()
+
+    def record(self, name: str, report: Mapping[str, Any]) -> None:
+        """Note that a shard and its index are there.
+
+        Args:
+            name: The shard's.
+            report: What a later run needs to know of it, as JSON; ``sizes`` has the bytes of each
+                object that was published for it.
+        """
+        self.folder.child(JOURNAL_NAME).put(f"{name}.json", json.dumps(report).encode())
+
+
+@dataclass(slots=True)
+class Publication:
+    """A dataset that is being made."""
+
+    journal: Journal
+    manifest: Manifest | None = None
+    """The dataset, where it turned out to be finished already."""
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Finished shards to what was recorded of them."""
+
+    def commit(self, manifest: Manifest, content: bytes | None = None) -> None:
+        """Make the dataset visible.
+
+        Args:
+            manifest: What describes it.
+            content: Its bytes, where there are some already; None: encoded here.
+
+        Raises:
+            StoreError: Storage failed, or somebody else has taken over.
+        """
+        folder = self.journal.folder
+        self.journal.check()
+        with folder.publish(MANIFEST_NAME) as file:
+            file.write(encode_manifest(manifest) if content is None else content)
+        _drop_journal(folder)
+
+
+@contextmanager
+def publishing(
+    dest: Folder,
+    plan: Plan,
+    *,
+    verb: str,
+    on_existing: OnExisting,
+    is_shard: Callable[[str], bool],
+    of_manifest: Callable[[Manifest], Plan],
+) -> Iterator[Publication]:
+    """Claim a folder and make it ready: empty, or with what an earlier run of this plan finished.
+
+    Args:
+        dest: Where the dataset is made.
+        plan: What decides its bytes. A resume compares it with the first run's.
+        verb: 'convert', 'copy' or 'index', for messages.
+        on_existing: What to do where the folder is not empty. 'resume' also begins in an empty one.
+        is_shard: Whether a shard of this name is one of those that are being made. Without a
+            manifest to tell, nothing else is ever taken away.
+        of_manifest: The part of a plan that a finished dataset tells, to compare with `plan`.
+
+    Yields:
+        What to make it through. Leaving the block without `commit` leaves everything as it is.
+
+    Raises:
+        ObjectExists: The folder holds something that may not be touched, belongs to another plan
+            (says both sides), or another process is at work there.
+        StoreError: Storage failed.
+    """
+    plan = {"made by": verb, **plan}
+    with claimed(dest) as claim:
+        publication = Publication(Journal(dest, claim))
+        state = _State.of(dest, verb, is_shard)
+        if state.is_empty:
+            _put_plan(dest, plan)
+        elif on_existing == "overwrite":
+            _clear(state, plan, state.clearing or _files_of_dataset(state))
+        elif on_existing == "fail":
+            raise state.refusal()
+        else:
+            _resume(publication, plan, state, of_manifest)
+        try:
+            yield publication
+        except BaseException:
+            _leave_nothing(dest, claim, is_shard)
+            raise
+
+
+def _leave_nothing(dest: Folder, claim: Claim, is_shard: Callable[[str], bool]) -> None:
+    """Take the journal of a run away that failed before it finished a shard."""
+    with suppress(ShardToolError):  # what went wrong is told already
+        claim.check()  # else the journal is somebody else's by now
+        begun = [name for name in dest.names() if _is_ours(name, is_shard)]
+        if not begun and not any(map(_is_record, dest.child(JOURNAL_NAME).names())):
+            _drop_journal(dest)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a folder holds before anything is done to it."""
+
+    dest: Folder
+    verb: str
+    names: tuple[str, ...]
+    """Of its objects; neither journal nor what a killed process was writing."""
+    plan: Plan | None
+    """Of the run that was not finished, if there is one."""
+    clearing: tuple[str, ...]
+    """What that run was taking away when it ended."""
+    has_partials: bool
+    is_shard: Callable[[str], bool]
+
+    @classmethod
+    def of(cls, dest: Folder, verb: str, is_shard: Callable[[str], bool]) -> _State:
+        """Look."""
+        names = dest.names()
+        partial = {name for name in names if _PARTIAL_OF_OURS.fullmatch(name)}
+        document = _read_plan(dest) if JOURNAL_NAME in names else {}
+        left = tuple(name for name in names if name != JOURNAL_NAME and name not in partial)
+        clearing = tuple(document.get("clearing", ()))
+        return cls(dest, verb, left, document.get("plan"), clearing, bool(partial), is_shard)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing at all was begun here."""
+        return not self.names and self.plan is None and not self.has_partials
+
+    @property
+    def num_shards(self) -> int:
+        """Shards there are."""
+        return sum(1 for name in self.names if _SHARD_LIKE.fullmatch(name))
+
+    def refusal(self) -> ObjectExists:
+        """Why a folder that is not empty is left alone, and the way out."""
+        place = str(self.dest)
+        if MANIFEST_NAME in self.names:
+            hint = "use --on-existing overwrite to replace it, or another DEST"
+            return ObjectExists(place, "already holds a dataset", hint)
+        if self.plan is not None:
+            what = _WHAT[self.verb]
+            problem = f"holds {self.num_shards} shards of {what} that did not finish"
+            way = "use --on-existing resume to continue, or --on-existing overwrite to start again"
+            return ObjectExists(place, problem, way)
+        if self.num_shards:
+            problem = f"holds {self.num_shards} tars that nobody recorded here, and no dataset"
+            way = "give another DEST, or make a dataset of them with `shard-tool index`"
+            return ObjectExists(place, problem, way)
+        if not self.names:
+            problem = "holds what a killed conversion was writing"
+            return ObjectExists(place, problem, "use --on-existing overwrite to start again")
+        problem = f"is not empty ({self.names[0]!r} is there) and holds no dataset"
+        return ObjectExists(place, problem, "give an empty or a new folder")
+
+
+def _resume(
+    publication: Publication, plan: Plan, state: _State, of_manifest: Callable[[Manifest], Plan]
+) -> None:
+    dest = state.dest
+    if MANIFEST_NAME in state.names and not state.clearing:
+        manifest = load_manifest(dest)
+        then = state.plan
+        if then is None:  # a manifest tells less than a plan
+            then = of_manifest(manifest)
+            plan = {name: value for name, value in plan.items() if name not in UNTOLD}
+            plan = {name: v for name, v in plan.items() if not name.endswith(UNTOLD_END)}
+        _compare(dest, plan, then, "the dataset there was made with")
+        if state.plan is not None:
+            _drop_journal(dest)  # killed between the manifest and this
+        publication.manifest = manifest
+        return
+    if state.plan is None:
+        raise state.refusal()
+    _compare(dest, plan, state.plan, "what is there was begun with")
+    if state.clearing:
+        _clear(state, plan, state.clearing)
+        return
+    _drop_partials(state)
+    publication.reports = _finished(dest)
+
+
+def _compare(dest: Folder, now: Plan, then: Plan, what: str) -> None:
+    """Refuse to go on where something else was begun.
+
+    Raises:
+        ObjectExists: Says each thing that differs, on both sides.
+    """
+    now = json.loads(json.dumps(now))  # as `then` was: tuples are lists
+    differing = [
+        f"{name} {then.get(name)!r}, now {now.get(name)!r}"
+        for name in dict.fromkeys([*now, *then])
+        if now.get(name) != then.get(name)
+    ]
+    if differing:
+        hint = "repeat with the first options, use --on-existing overwrite, or another DEST"
+        raise ObjectExists(str(dest), f"{what} {'; '.join(differing)}", hint)
+
+
+def check_nobody_else_s(dest: Folder, shards: Collection[str]) -> None:
+    """Make sure that no shard takes the place of one that the dataset there has only adopted.
+
+    Args:
+        dest: The folder that is going to be overwritten.
+        shards: Names of the shards that will be made.
+
+    Raises:
+        ObjectExists: It would.
+    """
+    names = set(dest.names())
+    if MANIFEST_NAME not in names:
+        return
+    made = {*shards, *(name + INDEX_SUFFIX for name in shards)}
+    if strange := (made & names) - load_manifest(dest).objects_beside:
+        problem = f"{min(strange)!r} is there, and is not the dataset's"
+        raise ObjectExists(str(dest), problem, "give another DEST")
+
+
+# The journal --------------------------------------------------------------------------------
+
+
+def _put_plan(dest: Folder, plan: Plan, clearing: tuple[str, ...] = ()) -> None:
+    document = {"plan": dict(plan), **({"clearing": clearing} if clearing else {})}
+    dest.child(JOURNAL_NAME).put(PLAN_NAME, json.dumps(document, indent=1).encode())
+
+
+def _read_plan(dest: Folder) -> dict[str, Any]:
+    try:
+        content = dest.child(JOURNAL_NAME).read(PLAN_NAME)
+    except ObjectMissing:
+        return {}  # a claim alone
+    try:
+        document = json.loads(content)
+        return {"plan": dict(document["plan"]), "clearing": tuple(document.get("clearing", ()))}
+    except (ValueError, KeyError, TypeError) as exc:
+        place = dest.child(JOURNAL_NAME).place(PLAN_NAME)
+        hint = "use --on-existing overwrite to start again, or another DEST"
+        raise StoreError(place, f"is damaged: {exc}", hint) from exc
+
+
+def _finished(dest: Folder) -> dict[str, dict[str, Any]]:
+    """What was recorded of shards that are there, in the size that was recorded."""
+    journal, there = dest.child(JOURNAL_NAME), dest.sizes()
+    records = {name: size for name, size in journal.sizes().items() if _is_record(name)}
+    found: dict[str, dict[str, Any]] = {}
+    names = sorted(records)
+    for first in range(0, len(names), _READ_AT_A_TIME):
+        some = names[first : first + _READ_AT_A_TIME]
+        contents = journal.read_ranges([(name, 0, records[name]) for name in some])
+        for name, content in zip(some, contents, strict=True):
+            report = _parsed(content)
+            if report is not None and report["sizes"].items() <= there.items():
+                found[name.removesuffix(".json")] = report
+    return found
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    try:
+        report = json.loads(content)
+        return report if isinstance(report["sizes"], dict) else None
+    except (ValueError, KeyError, TypeError):
+        return None  # its shard is made again
+
+
+def _drop_journal(dest: Folder) -> None:
+    """Take the journal away, the plan last: without it nobody would know what the rest is."""
+    journal = dest.child(JOURNAL_NAME)
+    journal.remove_all([name for name in journal.names() if _is_record(name)])
+    journal.remove(PLAN_NAME)
+    if (folder := journal.local) is not None:
+        for path in folder.glob(f".*{PARTIAL}*"):  # records that were never published
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # signs of life lie there where a disk has no locks
+            folder.rmdir()
+
+
+# What may be taken away ---------------------------------------------------------------------
+
+
+def _clear(state: _State, plan: Plan, names: tuple[str, ...]) -> None:
+    """Take a dataset away to make room for another, in an order that can be cut off anywhere.
+
+    The plan names what has to go before the manifest goes; from then on nobody mistakes what is
+    left for a dataset, and a resume goes on clearing.
+    """
+    dest, journal = state.dest, state.dest.child(JOURNAL_NAME)
+    _put_plan(dest, plan, clearing=names or (MANIFEST_NAME,))
+    dest.remove(MANIFEST_NAME)
+    dest.remove_all(list(names))
+    _drop_partials(state)
+    journal.remove_all([name for name in journal.names() if _is_record(name)])
+    _put_plan(dest, plan)
+
+
+def _files_of_dataset(state: _State) -> tuple[str, ...]:
+    """What overwriting may delete: what the manifest names, else what we are about to write.
+
+    Raises:
+        ManifestError: There is a manifest nobody can read, so nobody knows what is its own.
+        ObjectExists: There are tars that no run recorded.
+    """
+    if MANIFEST_NAME in state.names:
+        owned = load_manifest(state.dest).objects_beside | {BAD_RECORDS_NAME}
+        return tuple(name for name in state.names if name in owned)
+    if state.plan is None:  # tars that are there are somebody else's
+        if taken := [name for name in state.names if _is_ours(name, state.is_shard)]:
+            problem = f"{taken[0]!r} is there, and nobody recorded it here"
+            raise ObjectExists(str(state.dest), problem, "give another DEST")
+        return ()
+    recorded = {
+        name.removesuffix(".json")
+        for name in state.dest.child(JOURNAL_NAME).names()
+        if _is_record(name)
+    }
+    return tuple(
+        name
+        for name in state.names
+        if _is_ours(name, state.is_shard) or name.removesuffix(INDEX_SUFFIX) in recorded
+    )
+
+
+def _drop_partials(state: _State) -> None:
+    """Remove what killed processes were writing: files nobody sees, uploads that cost money."""
+    dest = state.dest
+    dest.remove_all([name for name in dest.names() if _PARTIAL_OF_OURS.fullmatch(name)])
+    dest.abort_uploads(lambda name: _is_ours(name, state.is_shard))
+
+
+def _is_ours(name: str, is_shard: Callable[[str], bool]) -> bool:
+    is_of_shard = is_shard(name.removesuffix(INDEX_SUFFIX))
+    return is_of_shard or name in {MANIFEST_NAME, BAD_RECORDS_NAME}
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".tar.json")

@@ -1,0 +1,319 @@
+"""Read a whole dataset and compare it with what it says of itself.
+
+Every problem is found and reported, not only the first: a shard is a task, tasks run in a pool of
+processes, and each returns what is wrong with its shard and what it counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from shard_tool.dataset.scan import printable, scan_stored
+from shard_tool.dataset.shard_urls import folder_of
+from shard_tool.errors import DataError, ShardError, StoreError
+from shard_tool.format.counts import Tally
+from shard_tool.format.manifest import GENERIC
+from shard_tool.format.sample import parse_sample
+from shard_tool.format.tar import (
+    INDEX_SUFFIX,
+    ShardIndex,
+    read_at_of,
+    sample_part,
+    sample_starts,
+    walk,
+)
+from shard_tool.sources.voc.record import picture_size
+from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.tasks.pool import open_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from shard_tool.dataset.scan import ScannedShard
+    from shard_tool.format.manifest import Manifest, ShardEntry, Split
+    from shard_tool.format.sample import Sample
+    from shard_tool.storage.location import StoredObject
+
+_MAX_PROBLEMS_OF_SHARD = 20
+"""More problems of one shard than this are counted, not listed."""
+_PICTURES = {"jpg": "JPEG", "class.png": "PNG", "object.png": "PNG"}
+"""Members that are looked at as pictures; others than these and the JSON are nobody's business."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What was read and what is wrong with it; no problems means the dataset is whole."""
+
+    manifest: Manifest
+    problems: tuple[str, ...]
+    num_samples: int
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What one shard turned out to hold."""
+
+    problems: list[str] = field(default_factory=list)
+    num_samples: int = 0
+    num_bytes: int = 0
+    keys: list[str] = field(default_factory=list)
+    totals: dict[str, Any] = field(default_factory=lambda: Tally("").as_json())
+    """As `Tally.as_json` gives them."""
+
+
+def verify(
+    folder: Folder,
+    *,
+    decode: bool = False,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """Check every byte of a dataset.
+
+    Args:
+        folder: The dataset.
+        decode: Decode every picture and mask as well, instead of reading their headers.
+        workers: Processes; None: one a core.
+        on_progress: Called with (shards done, shards in all).
+
+    Returns:
+        Sizes, digests, indexes, CRCs, JSON, picture headers and totals, as far as they are wrong.
+
+    Raises:
+        ShardToolError: There is no dataset, or its manifest cannot be read.
+    """
+    began = time.monotonic()
+    manifest = load_manifest(folder)
+    entries = [(name, entry) for name, split in manifest.splits.items() for entry in split.shards]
+    by_number: dict[int, _Findings] = {}
+    with open_pool("local", workers or len(os.sched_getaffinity(0))) as pool:
+        tasks = ((folder, entry, decode, manifest.task) for _, entry in entries)
+        for number, its_findings in pool.run(_check_shard, tasks):
+            by_number[number] = its_findings
+            if on_progress:
+                on_progress(len(by_number), len(entries))
+    found: dict[str, list[_Findings]] = {name: [] for name in manifest.splits}
+    for number, (split, _) in enumerate(entries):  # as the manifest has them, whoever was first
+        found[split].append(by_number[number])
+    findings = [item for items in found.values() for item in items]
+    problems = [problem for item in findings for problem in item.problems]
+    for name, its_findings in found.items():
+        if not any(item.problems for item in its_findings):  # else the totals only repeat them
+            place = f"{folder}: split {name!r}"
+            problems += _check_totals(place, manifest.splits[name], its_findings)
+    return VerifyReport(
+        manifest=manifest,
+        problems=tuple(map(printable, problems)),
+        num_samples=sum(item.num_samples for item in findings),
+        num_bytes=sum(item.num_bytes for item in findings),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _check_shard(
+    folder: Folder,
+    entry: ShardEntry,
+    decode: bool,  # noqa: FBT001
+    task: str,
+) -> _Findings:
+    """Check one shard. Runs in a worker."""
+    its_folder, file = (folder, entry.name) if entry.url is None else folder_of(entry.url, folder)
+    if task == GENERIC:
+        return _check_generic(folder, entry, its_folder.object(file))
+    findings, place = _Findings(), its_folder.place(file)
+    content, index_content = (
+        _read(findings, *at) for at in ((its_folder, file), (folder, entry.name + INDEX_SUFFIX))
+    )
+    if content is not None:
+        findings.num_bytes = len(content)
+        _compare(findings, place, "bytes", len(content), entry.num_bytes)
+        _compare(findings, place, "sha256", hashlib.sha256(content).hexdigest(), entry.sha256)
+    if index_content is not None:
+        got = hashlib.sha256(index_content).hexdigest()
+        _compare(findings, place, "index sha256", got, entry.index_sha256)
+    if content is None or index_content is None:
+        return findings
+    try:
+        _check_samples(findings, content, index_content, place, task=task, decode=decode)
+        if entry.url is not None:  # somebody else's: each run of members is a sample there
+            findings.keys = []
+        elif len(set(findings.keys)) != len(findings.keys):
+            findings.problems.append(f"{place}: a key occurs twice")
+    except ShardError as exc:
+        findings.problems.append(str(exc))
+    if findings.num_samples != entry.num_samples:
+        problem = f"{findings.num_samples} samples, the manifest says {entry.num_samples}"
+        findings.problems.append(f"{place}: {problem}")
+    return _shortened(findings, place)
+
+
+def _shortened(findings: _Findings, place: str) -> _Findings:
+    extra = len(findings.problems) - _MAX_PROBLEMS_OF_SHARD
+    if extra > 0:
+        findings.problems[_MAX_PROBLEMS_OF_SHARD:] = [f"{place}: and {extra} problems more"]
+    return findings
+
+
+def _compare(
+    findings: _Findings, place: str, what: str, found: int | str, claimed: int | str
+) -> None:
+    if found != claimed:
+        findings.problems.append(f"{place}: {what} {found}, the manifest says {claimed}")
+
+
+def _check_generic(folder: Folder, entry: ShardEntry, shard: StoredObject) -> _Findings:
+    """Check a shard of which nothing is known but its samples, part by part: it may be large."""
+    findings, place = _Findings(), shard.place
+    index_content = _read(findings, folder, entry.name + INDEX_SUFFIX)
+    try:
+        findings.num_bytes = shard.num_bytes()
+        _compare(findings, place, "bytes", findings.num_bytes, entry.num_bytes)
+        scanned = scan_stored(shard, findings.num_bytes)
+    except (ShardError, StoreError) as exc:
+        findings.problems.append(str(exc))
+        return findings
+    findings.num_samples = len(scanned.index)
+    if scanned.members is not None:
+        findings.totals["counts"] = {"members": dict(scanned.members)}
+    _compare(findings, place, "sha256", scanned.sha256, entry.sha256)
+    _compare(findings, place, "samples", findings.num_samples, entry.num_samples)
+    if index_content is not None:
+        try:
+            index_place = folder.place(entry.name + INDEX_SUFFIX)
+            _check_index(findings, (place, index_place), index_content, entry, scanned)
+        except ShardError as exc:
+            findings.problems.append(str(exc))
+    return _shortened(findings, place)
+
+
+def _check_index(
+    findings: _Findings,
+    places: tuple[str, str],
+    content: bytes,
+    entry: ShardEntry,
+    scanned: ScannedShard,
+) -> None:
+    """Compare a generic shard's index with what was found, and with the manifest."""
+    place, its_place = places
+    got = hashlib.sha256(content).hexdigest()
+    _compare(findings, its_place, "sha256", got, entry.index_sha256)
+    index = ShardIndex.from_bytes(content, place=its_place, shard_bytes=scanned.num_bytes)
+    if not np.array_equal(index.starts, scanned.index.starts):
+        findings.problems.append(f"{its_place}: its offsets are not where the samples are")
+        return
+    for row in np.flatnonzero(index.crcs != scanned.index.crcs):
+        got, claimed = f"{scanned.index.crcs[row]:08x}", f"{index.crcs[row]:08x}"
+        problem = f"sample {row} has CRC-32 {got}, the index says {claimed}"
+        findings.problems.append(f"{place}: {problem}")
+
+
+def _read(findings: _Findings, folder: Folder, name: str) -> bytes | None:
+    try:
+        return folder.read(name)
+    except StoreError as exc:
+        findings.problems.append(str(exc))
+        return None
+
+
+def _check_samples(
+    findings: _Findings,
+    content: bytes,
+    index_content: bytes,
+    place: str,
+    *,
+    task: str,
+    decode: bool,
+) -> None:
+    read_at = read_at_of(memoryview(content))
+    members = list(walk(read_at, 0, len(content), place=place))
+    starts, findings.keys = sample_starts(members)
+    findings.num_samples = len(findings.keys)
+    index = ShardIndex.from_bytes(index_content, place=f"{place}.idx", shard_bytes=len(content))
+    if index.starts.tolist() != starts:
+        findings.problems.append(f"{place}.idx: its offsets are not where the samples are")
+    else:
+        for key, start, stop, crc in zip(
+            findings.keys, starts[:-1], starts[1:], index.crcs.tolist(), strict=True
+        ):
+            if (got := zlib.crc32(content[start:stop])) != crc:
+                problem = f"sample {key!r} has CRC-32 {got:08x}, the index says {crc:08x}"
+                findings.problems.append(f"{place}: {problem}")
+    samples: list[tuple[str, dict[str, bytes]]] = []
+    for member in members:
+        if part := sample_part(member):
+            if not samples or samples[-1][0] != part[0]:
+                samples.append((part[0], {}))
+            span = content[member.offset : member.offset + member.size]
+            samples[-1][1][part[1]] = span
+    tally = Tally(task)
+    for key, parts in samples:
+        try:
+            sample = _check_sample(key, parts, f"{place}: {key}", decode=decode)
+        except DataError as exc:
+            findings.problems.append(str(exc))
+            continue
+        tally.add(sample)
+    findings.totals = tally.as_json()
+
+
+def _check_sample(key: str, parts: Mapping[str, bytes], place: str, *, decode: bool) -> Sample:
+    if missing := {"jpg", "json"} - parts.keys():
+        raise DataError(place, f"has no {' and no '.join(sorted(missing))} member")
+    sample = parse_sample(parts["json"], place=f"{place}.json")
+    if sample.key != key:
+        raise DataError(f"{place}.json", f"its key is {sample.key!r}")
+    for name, format_ in [(name, _PICTURES[name]) for name in parts if name in _PICTURES]:
+        size_wh = picture_size(parts[name], format_, f"{place}.{name}")
+        if size_wh != (sample.width, sample.height):
+            problem = f"is {size_wh[0]} x {size_wh[1]} px, the JSON says"
+            raise DataError(f"{place}.{name}", f"{problem} {sample.width} x {sample.height}")
+        if decode:
+            _decode(parts[name], format_, f"{place}.{name}")
+    return sample
+
+
+def _decode(content: bytes, format_: str, place: str) -> None:
+    try:
+        with Image.open(io.BytesIO(content), formats=(format_,)) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise DataError(place, f"does not decode: {exc}") from exc
+
+
+def _check_totals(place: str, split: Split, findings: list[_Findings]) -> list[str]:
+    """Problems that only show over all shards of a split."""
+    tally = Tally("")
+    for item in findings:
+        tally.merge(item.totals)
+    counted_kinds: dict[str, Counter[str]] = {
+        "objects": tally.objects,
+        "difficult": tally.difficult,
+        **tally.counts,
+    }
+    claimed_kinds = {"objects": split.objects, "difficult": split.difficult, **split.counts}
+    if not split.counts:  # too many kinds of members to be told
+        counted_kinds.pop("members", None)
+    problems = [
+        f"{place}: {what} of {name!r} is {claimed.get(name, 0)}, counted {counted[name]}"
+        for what in {**counted_kinds, **claimed_kinds}
+        for counted, claimed in [
+            (counted_kinds.get(what, Counter[str]()), claimed_kinds.get(what, {}))
+        ]
+        for name in sorted(counted.keys() | claimed.keys())
+        if counted[name] != claimed.get(name, 0)
+    ]
+    keys = Counter(key for item in findings for key in item.keys)
+    twice = [key for key, count in keys.items() if count > 1]
+    return problems + [f"{place}: key {key!r} occurs in more than one place" for key in twice[:3]]

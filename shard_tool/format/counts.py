@@ -1,0 +1,73 @@
+"""What a split's entry in the manifest counts, added up sample by sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from shard_tool.format.sample import VOC_CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from shard_tool.format.sample import Sample
+
+
+class Tally:
+    """Totals of samples of one task.
+
+    Args:
+        task: Beside objects, each task counts what it is about: classification the pictures that
+            show a class (and those with only difficult ones), layout the parts, action the actions
+            that are done and the objects that have a point and no box.
+    """
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+        self.objects: Counter[str] = Counter()
+        self.difficult: Counter[str] = Counter()
+        self.counts: dict[str, Counter[str]] = {}
+
+    def add(self, sample: Sample) -> None:
+        """Count one sample."""
+        for item in sample.objects:
+            self.objects[item.name] += 1
+            if item.difficult:
+                self.difficult[item.name] += 1
+        for what, name in self._of_task(sample):
+            self.counts.setdefault(what, Counter())[name] += 1
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add what another tally counted, as `as_json` gave it."""
+        self.objects.update(other["objects"])
+        self.difficult.update(other["difficult"])
+        for what, counted in other["counts"].items():
+            self.counts.setdefault(what, Counter()).update(counted)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: VOC's classes in their order, all else by name."""
+        return {
+            "objects": _in_order(self.objects),
+            "difficult": _in_order(self.difficult),
+            "counts": {what: _in_order(self.counts[what]) for what in sorted(self.counts)},
+        }
+
+    def _of_task(self, sample: Sample) -> Iterator[tuple[str, str]]:
+        if self._task == "classification":
+            for name, label in (sample.image_labels or {}).items():
+                if label >= 0:
+                    yield ("pictures" if label else "only_difficult"), name
+        elif self._task == "layout":
+            for item in sample.objects:
+                yield from (("parts", part.name) for part in item.parts or ())
+        elif self._task == "action":
+            for item in sample.objects:
+                if item.bbox is None:
+                    yield "points", item.name
+                done = [name for name, is_done in (item.actions or {}).items() if is_done]
+                yield from (("actions", name) for name in done)
+
+
+def _in_order(counted: Counter[str]) -> dict[str, int]:
+    names = [name for name in VOC_CLASSES if name in counted]
+    return {name: counted[name] for name in [*names, *sorted(counted.keys() - {*names})]}

@@ -1,0 +1,1 @@
+"""What can be known or made of a picture without torch."""

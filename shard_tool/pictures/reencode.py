@@ -1,0 +1,275 @@
+"""Pictures made smaller on request, with masks, boxes, parts and points that follow.
+
+The one place where the bytes of a picture change; without a `Reencoding` conversion never comes
+here. Pure: the same bytes in give the same bytes out, wherever the same encoder runs. Since Pillow
+and its libraries decide bytes, their versions belong to the options (`Reencoding.describe`), and
+an encoder of other versions refuses to work rather than mix.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL
+from PIL import Image, UnidentifiedImageError, features
+
+from shard_tool.errors import DataError, OptionError
+from shard_tool.format.sample import MAX_PIXELS, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shard_tool.format.sample import Box, Sample, SampleObject
+
+DEFAULT_QUALITY = 90
+MIN_LONGER_SIDE = 16
+_MASKS = ("class.png", "object.png")
+_PNG_LEVEL = 6
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+
+@cache
+def encoder() -> str:
+    """What writes the bytes here, with the versions that decide them."""
+    jpeg = features.version("libjpeg_turbo")
+    deflate = features.version("zlib_ng")
+    return ", ".join(
+        (
+            f"Pillow {PIL.__version__}",
+            f"libjpeg-turbo {jpeg}" if jpeg else f"libjpeg {features.version('jpg')}",
+            f"zlib-ng {deflate}" if deflate else f"zlib {features.version('zlib')}",
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reencoding:
+    """What `--resize` and `--quality` ask for; at least one of them.
+
+    Raises:
+        OptionError: Neither is given, or one is out of its range.
+    """
+
+    longer_side: int | None
+    """Pixels the longer side of a picture may have; larger ones are scaled down to exactly that."""
+    quality: int | None
+    """JPEG quality, 1 to 100, of *every* picture; None: 90, and only of those scaled down."""
+    encoder: str = field(default_factory=encoder)
+    """Of the process that planned; a worker with another one would write other bytes."""
+
+    def __post_init__(self) -> None:
+        if self.longer_side is None and self.quality is None:
+            raise OptionError("--resize", "neither a size nor a quality is given")
+        if self.longer_side is not None and self.longer_side < MIN_LONGER_SIDE:
+            raise OptionError("--resize", f"{self.longer_side} px are below {MIN_LONGER_SIDE}")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise OptionError("--quality", f"{self.quality} is not in 1 to 100")
+
+    def describe(self) -> dict[str, int | str | None]:
+        """What decides the bytes of pictures, for the manifest's `options`."""
+        every = "larger pictures" if self.quality is None else "every picture"
+        return {
+            "resize": self.longer_side,
+            "quality": self.quality or DEFAULT_QUALITY,
+            "reencoded": every,
+            "encoder": self.encoder,
+        }
+
+    def fitted(self, size_wh: Size) -> Size:
+        """The size a picture gets: never larger, no side below 1, the shorter one to the nearest.
+
+        >>> Reencoding(longer_side=256, quality=None).fitted((500, 375))
+        (256, 192)
+        """
+        longest = max(size_wh)
+        side = longest if self.longer_side is None else min(self.longer_side, longest)
+        # Whole numbers: rounding that no floating-point unit can see differently.
+        width, height = (max(1, (2 * n * side + longest) // (2 * longest)) for n in size_wh)
+        return width, height
+
+
+def reencoded(
+    reencoding: Reencoding, members: dict[str, bytes], sample: Sample, *, place: str
+) -> tuple[dict[str, bytes], Sample]:
+    """A sample's files and what is said about them, as `--resize` and `--quality` want them.
+
+    A picture that fits passes through byte for byte unless a quality is given; its masks and its
+    annotation pass through in either case. Of a re-encoded JPEG the colour model (grey, RGB, CMYK;
+    YCCK becomes CMYK), the ICC profile and the EXIF block stay, other metadata may go. An EXIF
+    rotation is not applied: annotations are in the stored orientation. CMYK is not turned into RGB,
+    for which its profile would no longer be right.
+
+    Args:
+        reencoding: What is asked for.
+        members: Extension to content: 'jpg', and 'class.png' and 'object.png' where there are any.
+        sample: What `members` show; its size is the picture's.
+        place: What errors call the picture.
+
+    Returns:
+        New members in the old order and a new sample; the old ones where nothing changes.
+
+    Raises:
+        DataError: The picture is no JPEG, damaged or larger than `MAX_PIXELS`, or a mask is no
+            palette or grey PNG of the picture's size. Names the picture, and which of its masks.
+        OptionError: This process encodes with other versions than the one that planned.
+    """
+    if reencoding.encoder != encoder():
+        problem = f"this process encodes with {encoder()}, planned was {reencoding.encoder}"
+        raise OptionError("--resize, --quality", problem, "give every worker the same versions")
+    old = (sample.width, sample.height)
+    new = reencoding.fitted(old)
+    if new == old and reencoding.quality is None:
+        return members, sample
+    quality = reencoding.quality or DEFAULT_QUALITY
+    made = dict(members)
+    made["jpg"] = _jpeg(members["jpg"], old, new, quality, place)
+    if new == old:
+        return made, sample
+    for extension in _MASKS:
+        if extension in members:
+            made[extension] = _mask(members[extension], old, new, f"{place}: its {extension}")
+    return made, _scaled_sample(sample, new)
+
+
+def _jpeg(content: bytes, old: Size, new: Size, quality: int, place: str) -> bytes:
+    """Decode, scale and encode a picture.
+
+    Lanczos, stretched over all source pixels of a target pixel: nothing aliases, and it keeps most
+    of the detail that is left, for a training transform will filter once more. A third slower than
+    bicubic, once. The decoder's own scaling (`draft`) and `reducing_gap` are quicker and worse.
+    """
+    with _opened(content, "JPEG", old, place) as picture:
+        # Only for what becomes YCbCr: of CMYK, Pillow would keep cyan sharp, and black at a half.
+        sampling = {"subsampling": "4:2:0"} if picture.mode == "RGB" else {}
+        scaled = picture if new == old else picture.resize(new, Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        scaled.save(
+            buffer,
+            "JPEG",
+            quality=quality,
+            exif=picture.info.get("exif", b""),
+            icc_profile=picture.info.get("icc_profile"),
+            **sampling,
+        )
+    return buffer.getvalue()
+
+
+def _mask(content: bytes, old: Size, new: Size, place: str) -> bytes:
+    """Scale a mask by taking, for each pixel, the one below its centre: no new values appear.
+
+    By whole numbers and not by Pillow, whose running sums of fractions take a neighbour now and
+    then (1310 instead of 1311 for pixel 1196 of 2622 scaled to 2393).
+    """
+    with _opened(content, "PNG", old, place) as picture:
+        if picture.mode not in {"P", "L"}:
+            raise DataError(place, f"a mask has mode 'P' or 'L', this is {picture.mode!r}")
+        values = np.asarray(picture)
+        palette, transparency = picture.getpalette(), picture.info.get("transparency")
+    columns, rows = (_centres(*sides) for sides in zip(old, new, strict=True))
+    values = values[rows[:, None], columns]
+    scaled = Image.fromarray(values)
+    if palette is not None:
+        # Pillow takes a byte's 8 bits only where there are colours enough for them.
+        missing = 3 * (int(values.max()) + 1) - len(palette)
+        scaled.putpalette(palette + [0] * missing)
+    buffer = io.BytesIO()
+    chosen = {} if transparency is None else {"transparency": transparency}
+    scaled.save(buffer, "PNG", compress_level=_PNG_LEVEL, **chosen)
+    return buffer.getvalue()
+
+
+def _centres(old: int, new: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The source pixel in which the centre of each target pixel lies.
+
+    >>> _centres(6, 3).tolist(), _centres(5, 5).tolist()
+    ([1, 3, 5], [0, 1, 2, 3, 4])
+    """
+    return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)
+
+
+@contextmanager
+def _opened(content: bytes, format_: str, size_wh: Size, place: str) -> Iterator[Image.Image]:
+    """A decoded picture of the size it should have; what goes wrong with it is the data's fault."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
+            with Image.open(io.BytesIO(content), formats=(format_,)) as picture:
+                _check_size(picture.size, size_wh, place)
+                picture.load()
+                yield picture
+    except UnidentifiedImageError:  # its text names a buffer's address
+        raise DataError(place, f"not a {format_} picture ({len(content)} bytes)") from None
+    except Image.DecompressionBombError:
+        raise DataError(place, f"has more than {MAX_PIXELS:,} px") from None
+    except (OSError, ValueError, SyntaxError) as exc:
+        raise DataError(place, f"cannot be re-encoded: {exc}") from exc
+
+
+def _check_size(found: Size, expected: Size, place: str) -> None:
+    width, height = found
+    if width * height > MAX_PIXELS:
+        raise DataError(place, f"has more than {MAX_PIXELS:,} px: {width} x {height}")
+    if found != expected:
+        problem = f"is {width} x {height} px, its sample {expected[0]} x {expected[1]}"
+        raise DataError(place, problem)
+
+
+def _scaled_sample(sample: Sample, new: Size) -> Sample:
+    old = (sample.width, sample.height)
+    objects = [_scaled_object(item, old, new) for item in sample.objects]
+    return replace(sample, width=new[0], height=new[1], objects=tuple(objects))
+
+
+def _scaled_object(item: SampleObject, old: Size, new: Size) -> SampleObject:
+    point, parts = item.point, item.parts
+    return replace(
+        item,
+        bbox=None if item.bbox is None else scaled_box(item.bbox, old, new),
+        point=None
+        if point is None
+        else (_scaled(point[0], 0, old, new), _scaled(point[1], 1, old, new)),
+        parts=None
+        if parts is None
+        else tuple(Part(name=part.name, bbox=scaled_box(part.bbox, old, new)) for part in parts),
+    )
+
+
+def scaled_box(box: Box, old: Size, new: Size) -> Box:
+    """A box of a picture in the same picture at another size.
+
+    What was inside stays inside, to the last bit; what was not empty does not become so.
+
+    >>> scaled_box((0.0, 30.0, 500.0, 375.0), (500, 375), (256, 192))
+    (0.0, 15.36, 256.0, 192.0)
+    """
+    x0, y0, x1, y1 = box
+    x0, x1 = _span(x0, x1, 0, old, new)
+    y0, y1 = _span(y0, y1, 1, old, new)
+    return (x0, y0, x1, y1)
+
+
+def _span(start: float, stop: float, axis: int, old: Size, new: Size) -> tuple[float, float]:
+    low, high = _scaled(start, axis, old, new), _scaled(stop, axis, old, new)
+    if low < high or start >= stop:
+        return low, high
+    # Two neighbouring numbers that became one. Not at the far border, below which a number stays
+    # when it is scaled (tried for every size up to 8000 px): there is room on that side.
+    return low, math.nextafter(high, math.inf)
+
+
+def _scaled(value: float, axis: int, old: Size, new: Size) -> float:
+    """A coordinate on an axis.
+
+    First times, then divided: both round monotonously and the border, old * new / old, is exact,
+    so that nothing leaves the picture.
+    """
+    return value * new[axis] / old[axis]

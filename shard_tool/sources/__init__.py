@@ -1,0 +1,1 @@
+"""Readers of annotated pictures, one folder a format."""

@@ -1,0 +1,1 @@
+"""PASCAL VOC: devkits and their archives, XML annotations, image sets, official downloads."""

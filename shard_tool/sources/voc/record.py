@@ -1,0 +1,276 @@
+"""One annotated picture: where its files lie, and how they become a sample.
+
+Every rule about content is here: the file's own name is the key, the JPEG header is the size, only
+VOC's classes have a label, boxes lie inside the picture, a mask is as large as its picture.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from shard_tool.errors import AnnotationError, DataError, SourceError
+from shard_tool.format.sample import (
+    MAX_PIXELS,
+    VOC_CLASSES,
+    Part,
+    Sample,
+    SampleObject,
+    encode_sample,
+)
+from shard_tool.format.sample import Source as SampleSource
+from shard_tool.pictures.reencode import Reencoding, reencoded
+from shard_tool.sources.voc.annotation import (
+    ObjectAnnotation,
+    box_from_corners,
+    check_corners,
+    parse_annotation,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shard_tool.sources.voc.devkit import FileSpan, Source
+
+LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
+
+_MAX_KEY_BYTES = 100 - len(".object.png")
+"""What a ustar header leaves for the key."""
+_KEY = re.compile(r"[^./\\\s\x00-\x1f\x7f]+")
+_MAX_FILE_BYTES = {".jpg": 1 << 29, ".png": 1 << 29, ".xml": 1 << 22}
+"""A file of more bytes is refused before it is read."""
+
+_SOI, _MARK, _SOS = b"\xff\xd8", 0xFF, 0xDA
+_FRAMES = (0xC0, 0xC1, 0xC2)
+"""Baseline, extended and progressive, by Huffman coding: what decoders take."""
+_TABLES = (0xC4, 0xDB, 0xDD)
+"""Huffman and quantisation tables, restart interval."""
+_APP0, _COM = 0xE0, 0xFE
+_FRAME_BYTES = 11
+"""Length of the shortest frame header, of one component."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One annotated picture as found at the source."""
+
+    key: str
+    source: int
+    """Number of the source."""
+    image: FileSpan | None
+    annotation: FileSpan | None
+    class_mask: FileSpan | None
+    object_mask: FileSpan | None
+    image_sets: tuple[str, ...]
+    needs_mask: bool
+    image_labels: tuple[int, ...] | None = None
+    """Classification: -1, 0 or 1 for each of VOC's classes."""
+    listed_objects: tuple[int, ...] | None = None
+    """Layout and action: 1-based numbers of the objects the split's lists name."""
+
+    @property
+    def spans(self) -> list[FileSpan]:
+        """The files there are: picture, annotation, class mask, object mask."""
+        files = (self.image, self.annotation, self.class_mask, self.object_mask)
+        return [span for span in files if span]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltSample:
+    """A record turned into what goes into a shard."""
+
+    sample: Sample
+    members: dict[str, bytes]
+    """Extension to content; pictures and masks are the source's bytes, untouched unless they were
+    to be made smaller."""
+
+
+def check_record(source: Source, record: Record) -> None:
+    """Refuse a record whose key or files cannot do, before anything of it is read.
+
+    Raises:
+        DataError: Names the file.
+    """
+    problem = ""
+    if not _KEY.fullmatch(record.key):
+        problem = f"{record.key!r} cannot be a sample's key (no dots, slashes, blanks)"
+    elif len(record.key.encode("utf-8", "surrogateescape")) > _MAX_KEY_BYTES:
+        problem = f"cannot be a sample's key: longer than {_MAX_KEY_BYTES} bytes"
+    if problem:
+        place = source.place(f"JPEGImages/{record.key}.jpg")
+        raise DataError(place, problem, "rename the picture")
+    _check_required(source, record)
+    for span in record.spans:
+        if span.size > (most := _MAX_FILE_BYTES[span.name[-4:]]):
+            raise DataError(source.place(span), f"{span.size} bytes are too many (most: {most})")
+
+
+def build_sample(
+    source: Source,
+    record: Record,
+    contents: Sequence[bytes],
+    reencoding: Reencoding | None = None,
+) -> BuiltSample:
+    """Turn a record's files into a sample.
+
+    Args:
+        source: Where it comes from.
+        record: One that `check_record` let pass.
+        contents: The bytes of each of `record.spans`.
+        reencoding: Makes pictures and masks smaller; None passes their bytes through.
+
+    Raises:
+        DataError: A file is no JPEG or PNG, or its content breaks a rule; names the file.
+    """
+    image, annotation, *masks = zip(record.spans, contents, strict=True)
+    members = {"jpg": image[1]}
+    size_wh = picture_size(members["jpg"], "JPEG", source.place(image[0]))
+    for span, content in masks:
+        _check_mask(content, size_wh, source.place(span))
+        extension = "class.png" if span is record.class_mask else "object.png"
+        members[extension] = content
+    sample = sample_from_annotation(annotation[1], record, source, size_wh)
+    if reencoding:
+        place = source.place(f"JPEGImages/{record.key}.jpg")
+        members, sample = reencoded(reencoding, members, sample, place=place)
+    members["json"] = encode_sample(sample)
+    return BuiltSample(sample, members)
+
+
+def sample_from_annotation(
+    content: bytes, record: Record, source: Source, size_wh: tuple[int, int]
+) -> Sample:
+    """The typed sample of an annotation file, its boxes checked against the picture's size."""
+    place = source.place(f"Annotations/{record.key}.xml")
+    annotation = parse_annotation(content, place=place)
+    objects = [_object(item, i, size_wh, place) for i, item in enumerate(annotation.objects)]
+    for number in record.listed_objects or ():
+        if not 1 <= number <= len(objects):
+            problem = f"has {len(objects)} objects, a list of the split names object {number}"
+            raise AnnotationError(place, problem)
+    labels = record.image_labels
+    return Sample(
+        key=record.key,
+        width=size_wh[0],
+        height=size_wh[1],
+        objects=tuple(objects),
+        segmented=annotation.segmented,
+        image_sets=record.image_sets,
+        source=SampleSource(year=source.year, archive=source.number),
+        image_labels=None if labels is None else dict(zip(VOC_CLASSES, labels, strict=True)),
+        listed_objects=record.listed_objects,
+    )
+
+
+def picture_size(content: bytes, format_: str, place: str) -> tuple[int, int]:
+    """Width and height in pixels from a JPEG's or PNG's header; nothing is decoded.
+
+    Raises:
+        DataError: Not a picture of that format, or one of absurd size.
+    """
+    if format_ == "JPEG" and (size_wh := jpeg_size(content)):
+        return _checked_size(size_wh, place)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded
+            with Image.open(io.BytesIO(content), formats=(format_,)) as picture:
+                size_wh = picture.size
+    except Image.DecompressionBombError as exc:
+        raise DataError(place, f"is absurdly large: {exc}") from exc
+    except (OSError, ValueError, SyntaxError) as exc:
+        raise DataError(place, f"not a {format_} picture ({len(content)} bytes)") from exc
+    return _checked_size(size_wh, place)
+
+
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """(width, height) by the markers before the first scan, a tenth of Pillow's time.
+
+    Returns:
+        None for anything unusual, which is Pillow's to judge.
+
+    Source:
+        ITU-T T.81, B.1 and B.2: markers, lengths and the frame header.
+    """
+    if content[:2] != _SOI:
+        return None
+    at, found = 2, None
+    while at + 9 <= len(content) and content[at] == _MARK:
+        kind = content[at + 1]
+        length = int.from_bytes(content[at + 2 : at + 4], "big")
+        if kind == _SOS:
+            return found
+        if kind in _FRAMES and found is None and length >= _FRAME_BYTES:
+            height, width = content[at + 5 : at + 7], content[at + 7 : at + 9]
+            found = (int.from_bytes(width, "big"), int.from_bytes(height, "big"))
+        elif not (_APP0 <= kind <= _COM or kind in _TABLES):
+            return None
+        at += 2 + length
+    return None
+
+
+def _checked_size(size_wh: tuple[int, int], place: str) -> tuple[int, int]:
+    if size_wh[0] < 1 or size_wh[1] < 1:
+        raise DataError(place, f"is {size_wh[0]} x {size_wh[1]} px")
+    if size_wh[0] * size_wh[1] > MAX_PIXELS:
+        problem = f"is {size_wh[0]} x {size_wh[1]} px, more than {MAX_PIXELS} pixels"
+        raise DataError(place, problem, "make it smaller")
+    return size_wh
+
+
+def _check_required(source: Source, record: Record) -> None:
+    """The picture and the annotation are there, the mask too where the task needs one."""
+    needed = [
+        ("JPEGImages", ".jpg", record.image, "an annotation without its picture"),
+        ("Annotations", ".xml", record.annotation, "a picture without its annotation"),
+    ]
+    if record.needs_mask:
+        needed.append(("SegmentationClass", ".png", record.class_mask, "a picture without mask"))
+    missing = [entry for entry in needed if entry[2] is None]
+    if missing:
+        folder, suffix, _, what = missing[0]
+        problem = "there is no such file" if len(missing) == len(needed) else what
+        place = source.place(f"{folder}/{record.key}{suffix}")
+        lists = ", ".join(record.image_sets) or "a split list"
+        raise SourceError(place, f"is missing: {problem} ({lists} names {record.key!r})")
+
+
+def _check_mask(content: bytes, size_wh: tuple[int, int], place: str) -> None:
+    found = picture_size(content, "PNG", place)
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        if picture.mode not in {"P", "L"}:
+            raise DataError(place, f"a mask has mode 'P' or 'L', this is {picture.mode!r}")
+    if found != size_wh:
+        problem = f"is {found[0]} x {found[1]} px, its picture {size_wh[0]} x {size_wh[1]}"
+        raise DataError(place, problem)
+
+
+def _object(
+    item: ObjectAnnotation, index: int, size_wh: tuple[int, int], place: str
+) -> SampleObject:
+    if item.name not in LABELS:
+        problem = f"object {index + 1}: {item.name!r} is not one of VOC's 20 classes"
+        raise AnnotationError(place, problem)
+    if item.corners is not None:
+        check_corners(
+            item.corners, size_wh=size_wh, place=place, object_index=index, name=item.name
+        )
+    parts = item.parts
+    return SampleObject(
+        name=item.name,
+        label=LABELS[item.name],
+        bbox=None if item.corners is None else box_from_corners(item.corners),
+        difficult=item.difficult,
+        truncated=item.truncated,
+        occluded=item.occluded,
+        pose=item.pose,
+        parts=None
+        if parts is None
+        else tuple(Part(name=part.name, bbox=box_from_corners(part.corners)) for part in parts),
+        actions=item.actions,
+        point=None if item.point is None else (item.point[0] - 1, item.point[1] - 1),
+    )

@@ -1,0 +1,502 @@
+"""The one seam to storage: a folder or an object anywhere fsspec reaches, as a small value.
+
+Owns two things fsspec leaves open: an object becomes visible only when it is whole (`publish`),
+and errors say which object of which folder. How bytes come and go, and how faults are outlived, is
+the business of `ranges`, `objects` and `uploads`. A `Folder` holds no connection: file systems are
+made lazily, once per process, because s3fs instances do not survive a fork; so folders travel to
+workers freely.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from stat import S_ISREG
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from shard_tool.errors import ManifestError, ObjectMissing, ShardError, ShardToolError, StoreError
+from shard_tool.format.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from shard_tool.storage.objects import (
+    Entry,
+    abort_uploads,
+    list_folder,
+    remove_objects,
+    size_of,
+    version_of,
+)
+from shard_tool.storage.ranges import TIMEOUT_S, Range, read_parts, read_ranges
+from shard_tool.storage.retry import is_s3
+from shard_tool.storage.uploads import PARTIAL as PARTIAL  # for those who know the seam alone
+from shard_tool.storage.uploads import Small, Staged, upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+_TIMES = 3
+"""Times a remote manifest is read before it is called damaged."""
+JOURNAL_NAME = ".conversion"
+"""Folder of a dataset, there while it is being made."""
+
+
+_kept_alive: dict[int, Any] = {}
+"""File systems are never let go of: a forked child that drops its parent's (fsspec's cache does)
+would close, in a loop of its own, connections that are not its."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object anywhere, by path or URL; a signed URL is one, too.
+
+    Args:
+        url: A local path, or any URL fsspec knows. It is asked for as it is given, query and all;
+            messages show it without.
+        options: fsspec's storage options for it. May hold secrets: never shown, never saved.
+        timeout_s: Seconds a request for bytes may take, with all its repetitions.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    timeout_s: float = TIMEOUT_S
+    _absolute: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_absolute", _absolute(self.url))
+
+    def __str__(self) -> str:
+        return public_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"StoredObject({str(self)!r})"
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return str(self)
+
+    @property
+    def local(self) -> Path | None:
+        """The object as a local path; None when it is elsewhere."""
+        fs, path = _fs_path(self._absolute, self.options)
+        return Path(path) if isinstance(fs, LocalFileSystem) else None
+
+    def num_bytes(self) -> int:
+        """How long it is.
+
+        Raises:
+            ObjectMissing: There is none.
+            StoreError: The storage failed, or does not say.
+        """
+        fs, path = _fs_path(self._absolute, self.options)
+        if isinstance(fs, LocalFileSystem):
+            with _errors_of(self.place, "read"):
+                return Path(path).stat().st_size
+        return size_of(fs, path, self.place, self.timeout_s)
+
+    def version(self) -> list[str]:
+        """What is another once an object of the same size was put there, as far as storage tells.
+
+        Returns:
+            Plain values to compare; none where nothing is told, or nobody answers.
+        """
+        if (path := self.local) is not None:
+            try:
+                state = path.stat()
+            except OSError:
+                return []
+            return [f"mtime {state.st_mtime_ns}", f"inode {state.st_ino}"]
+        fs, its_path = _fs_path(self._absolute, self.options)
+        try:
+            return version_of(fs, its_path, self.place, self.timeout_s)
+        except StoreError:
+            return []
+
+    def read_ranges(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Its bytes from start to stop for each pair; elsewhere several requests at a time.
+
+        Raises:
+            ObjectMissing: There is no such object.
+            StoreError: The storage failed, and went on failing.
+            ShardError: It ends before a range does.
+        """
+        fs, path = _fs_path(self._absolute, self.options)
+        ranges = [Range(path, self.place, *at) for at in wanted]
+        if isinstance(fs, LocalFileSystem):
+            return _read_local(ranges)
+        return read_ranges(fs, ranges, timeout_s=self.timeout_s)
+
+    def read_parts(self, start: int, stop: int, *, num_bytes: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop` of its `num_bytes`, a few MiB at a time.
+
+        Raises:
+            ObjectReplacedError: The object changed meanwhile; start again.
+            ObjectMissing: There is none.
+            StoreError: The storage failed, and went on failing.
+            ShardError: The object has another size.
+        """
+        fs, path = _fs_path(self._absolute, self.options)
+        wanted = Range(path, self.place, start, stop)
+        return read_parts(fs, wanted, num_bytes=num_bytes, timeout_s=self.timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder or bucket prefix, by path or URL.
+
+    Args:
+        url: A local path, or any URL fsspec knows (``s3://bucket/voc``).
+        options: fsspec's storage options for it. May hold secrets: never shown, never saved.
+        timeout_s: Seconds a request for bytes may take, with all its repetitions.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    timeout_s: float = TIMEOUT_S
+    _absolute: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_absolute", _absolute(self.url))
+
+    def __str__(self) -> str:
+        return public_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"Folder({str(self)!r})"  # the URL as given may hold a password
+
+    @property
+    def local(self) -> Path | None:
+        """The folder as a local path; None when it is elsewhere."""
+        fs, path = self._fs_path()
+        return Path(path) if isinstance(fs, LocalFileSystem) else None
+
+    @property
+    def is_of_one_process(self) -> bool:
+        """Whether other processes see nothing of what is written here (``memory://``)."""
+        return isinstance(self._fs_path()[0], MemoryFileSystem)
+
+    def place(self, name: str) -> str:
+        """What messages call an object of this folder."""
+        return f"{str(self).rstrip('/')}/{name}"
+
+    def child(self, name: str) -> Folder:
+        """A folder below."""
+        folder = Folder(_below(self.url, name), self.options, self.timeout_s)
+        object.__setattr__(folder, "_absolute", _below(self._absolute, name))
+        return folder
+
+    def object(self, name: str) -> StoredObject:
+        """An object of this folder by itself."""
+        found = StoredObject(_below(self.url, name), self.options, self.timeout_s)
+        object.__setattr__(found, "_absolute", _below(self._absolute, name))
+        return found
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each object directly in this folder, by name; empty where there is no folder."""
+        entries = self._entries()
+        return {name: num_bytes for name, num_bytes in entries if num_bytes is not None}
+
+    def names(self) -> list[str]:
+        """Names directly in this folder, sorted; empty where there is no such folder."""
+        return [entry.name for entry in self._entries()]
+
+    def _entries(self) -> list[Entry]:
+        fs, path = self._fs_path()
+        try:
+            if isinstance(fs, LocalFileSystem):
+                with _errors_of(str(self), "listed"):
+                    return _list_local(Path(path or "/"))
+            return list_folder(fs, path, str(self), self.timeout_s)
+        except ObjectMissing:
+            return []
+
+    def read(self, name: str) -> bytes:
+        """The content of one object.
+
+        Raises:
+            ObjectMissing: There is none.
+            StoreError: The storage failed, and went on failing.
+        """
+        fs, path = self._fs_path()
+        if isinstance(fs, LocalFileSystem):
+            with _errors_of(self.place(name), "read"):
+                return Path(path, name).read_bytes()
+        whole = Range(_below(path, name), self.place(name))
+        return read_ranges(fs, [whole], timeout_s=self.timeout_s)[0]
+
+    def read_ranges(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Ranges of objects as (name, start, stop), several requests at a time.
+
+        Raises:
+            ObjectMissing: There is no such object.
+            StoreError: The storage failed, and went on failing.
+            ShardError: An object ends before the range does.
+        """
+        fs, path = self._fs_path()
+        ranges = [Range(_below(path, name), self.place(name), *at) for name, *at in wanted]
+        return read_ranges(fs, ranges, timeout_s=self.timeout_s)
+
+    def read_parts(self, name: str, start: int, stop: int, *, num_bytes: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop` of an object of `num_bytes`, a few MiB at a time.
+
+        Raises:
+            ObjectReplacedError: The object changed meanwhile; start again.
+            ObjectMissing: There is none.
+            StoreError: The storage failed, and went on failing.
+            ShardError: The object has another size.
+        """
+        fs, path = self._fs_path()
+        wanted = Range(_below(path, name), self.place(name), start, stop)
+        return read_parts(fs, wanted, num_bytes=num_bytes, timeout_s=self.timeout_s)
+
+    def remove(self, name: str) -> None:
+        """Remove one object; nothing happens where there is none."""
+        fs, path = self._fs_path()
+        if isinstance(fs, LocalFileSystem):
+            with _errors_of(self.place(name), "removed"):
+                Path(path, name).unlink(missing_ok=True)
+        else:
+            remove_objects(fs, [_below(path, name)], self.place(name), self.timeout_s)
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Remove many objects, in bulk where storage can; those not there are no matter."""
+        fs, path = self._fs_path()
+        if isinstance(fs, LocalFileSystem):
+            for name in names:
+                self.remove(name)
+        else:
+            paths = [_below(path, name) for name in names]
+            remove_objects(fs, paths, str(self), self.timeout_s)
+
+    def abort_uploads(self, is_ours: Callable[[str], bool]) -> int:
+        """Abort unfinished uploads in parts of objects directly in this folder.
+
+        They take room on S3, unseen, where a process was killed.
+
+        Args:
+            is_ours: Says which objects', by their names.
+
+        Returns:
+            How many there were.
+        """
+        fs, path = self._fs_path()
+        return abort_uploads(fs, path, str(self), self.timeout_s, is_ours=is_ours)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Make or replace one small object, whole or not at all."""
+        fs, path = self._fs_path()
+        if isinstance(fs, LocalFileSystem):
+            with self.publish(name) as file:
+                file.write(content)
+        else:
+            at = (_below(path, name), self.place(name))
+            upload(fs, *at, Small(content), self.timeout_s)
+
+    @contextmanager
+    def publish(self, name: str) -> Iterator[IO[bytes]]:
+        """Write an object that becomes visible, whole, when the block ends without an exception.
+
+        On a local disk a sibling ``.partial-`` file is renamed; elsewhere the bytes are staged in a
+        temporary file, put as one object, which object stores make visible only when complete, and
+        compared with what storage then says that it holds. Complete, not crash-durable: nothing is
+        fsynced.
+
+        Raises:
+            StoreError: The storage failed or refused until the time was up; `timeout_s`, and as
+                much more as a slow link needs for so many bytes.
+        """
+        fs, path = self._fs_path()
+        is_local = isinstance(fs, LocalFileSystem)
+        try:
+            if is_local:
+                with _publish_local(Path(path, name)) as file:
+                    yield file
+                return
+            # gone with its process, except where another library must be told its name
+            stage = tempfile.TemporaryFile if is_s3(fs) else tempfile.NamedTemporaryFile
+            with stage(prefix="shard-tool-") as staged:
+                yield cast("IO[bytes]", staged)
+                staged.flush()
+                num_bytes = os.fstat(staged.fileno()).st_size
+                content = Staged(staged.fileno(), num_bytes, str(staged.name))
+                upload(fs, _below(path, name), self.place(name), content, self.timeout_s)
+        except ShardToolError:  # some are OSErrors too, and none is the disk's
+            raise
+        except OSError as exc:
+            where = "written" if is_local else f"staged in {tempfile.gettempdir()}"
+            problem = f"cannot be {where}: {exc.strerror or type(exc).__name__}"
+            raise StoreError(self.place(name), problem) from exc
+
+    def _fs_path(self) -> tuple[Any, str]:
+        return _fs_path(self._absolute, self.options)
+
+
+def _absolute(url: str) -> str:
+    """A relative path means what it meant here, wherever a worker stands later."""
+    return url if "://" in url else str(Path(url).absolute())
+
+
+def _below(url: str, name: str) -> str:
+    """The URL of an object or folder in a folder; the folder's query stays at the end.
+
+    >>> _below("https://host/voc/?token=abc", "a.tar")
+    'https://host/voc/a.tar?token=abc'
+    """
+    is_web = url.startswith(("http://", "https://"))
+    path, mark, query = url.partition("?") if is_web else (url, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
+def _fs_path(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The file system (fsspec keeps one per process and options) and the path in it."""
+    try:
+        fs, path = url_to_fs(url, **_with_defaults(url, options))
+        _kept_alive[id(fs)] = fs
+    except (ValueError, ImportError) as exc:
+        hint = f"known protocols: {', '.join(sorted(fsspec.available_protocols()))}"
+        raise StoreError(public_url(url), f"cannot be opened: {exc}", hint) from exc
+    return fs, path if "?" in path else path.rstrip("/")  # a signature may end with a slash
+
+
+def _with_defaults(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under which file systems fail soon and honestly; the user's own win.
+
+    Above `max_concurrency=1` s3fs reads large objects without retries and returns a short answer as
+    a hole of zeros. Its retries and botocore's would multiply; ours, which go on with the part that
+    failed, come on top of one repetition of theirs. Uploads are checked by MD5, which every store
+    knows, unlike botocore's newer checksums. A fresh dict each time: botocore changes it.
+    """
+    if url.startswith(("http://", "https://")) and "?" in url:
+        return {"encoded": True, **options}  # a signature is of the URL as it was given
+    if not url.startswith(("s3://", "s3a://")):
+        return dict(options)
+    config = {
+        "connect_timeout": 5,
+        "read_timeout": 15,
+        "max_pool_connections": 24,
+        "retries": {"total_max_attempts": 2, "mode": "standard"},
+        "request_checksum_calculation": "when_required",
+    }
+    config |= options.get("config_kwargs", {})
+    return {"max_concurrency": 1, **options, "config_kwargs": config}
+
+
+def load_manifest(folder: Folder) -> Manifest:
+    """The manifest of the dataset in `folder`.
+
+    Raises:
+        ObjectMissing: There is none; says whether a conversion was begun there.
+        ManifestError: It is of an unknown version, damaged or contradicts itself.
+    """
+    try:
+        return _load_manifest(folder)
+    except ObjectMissing:
+        names = folder.names()
+        shards = [name for name in names if name.endswith(".tar")]
+        if shards or any(name == JOURNAL_NAME or PARTIAL in name for name in names):
+            problem = f"conversion not finished ({len(shards)} shards, no {MANIFEST_NAME})"
+            raise ObjectMissing(str(folder), problem, "convert again") from None
+        hint = "make a dataset with `shard-tool convert SOURCE DEST`"
+        raise ObjectMissing(str(folder), f"no dataset here (no {MANIFEST_NAME})", hint) from None
+
+
+def _load_manifest(folder: Folder, times: int = _TIMES) -> Manifest:
+    """Read and check it; from elsewhere again, where the way may have been at fault."""
+    content = folder.read(MANIFEST_NAME)
+    try:
+        return parse_manifest(content, place=folder.place(MANIFEST_NAME))
+    except ManifestError:
+        if folder.local is not None or times <= 1:
+            raise
+        return _load_manifest(folder, times - 1)
+
+
+def public_url(url: str) -> str:
+    """A URL without user, password, query and fragment, which may hold secrets.
+
+    >>> public_url("https://me:p@ss@host/voc?X-Amz-Signature=abc#token")
+    'https://host/voc'
+    """
+    protocol, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    authority = rest.partition("/")[0]
+    if "@" in authority:
+        rest = authority.rpartition("@")[2] + rest[len(authority) :]
+    elif ":" in authority and "@" in rest:  # a slash in the password: what looks like a host is not
+        rest = rest.rpartition("@")[2]
+    return f"{protocol}://{rest}"
+
+
+@contextmanager
+def _errors_of(place: str, what: str) -> Iterator[None]:
+    """One type for callers, on local disks too."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise ObjectMissing(place, "there is no such object") from exc
+    except ShardToolError:
+        raise
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        raise StoreError(place, f"cannot be {what}: {reason}") from exc
+
+
+def _read_local(wanted: Sequence[Range]) -> list[bytes]:
+    """Ranges of one file on a local disk."""
+    found = list[bytes]()
+    if not wanted:
+        return found
+    path, place = wanted[0].path, wanted[0].place
+    with _errors_of(place, "read"), Path(path).open("rb", buffering=0) as file:
+        for _, _, start, stop in wanted:
+            assert stop is not None
+            found.append(_pread(file.fileno(), start, stop, place))
+    return found
+
+
+def _pread(descriptor: int, start: int, stop: int, place: str) -> bytes:
+    """Bytes of an open file; one call brings at most 2 GiB."""
+    content = os.pread(descriptor, stop - start, start)
+    while len(content) < stop - start:
+        at = start + len(content)
+        if not (more := os.pread(descriptor, stop - at, at)):
+            problem = f"ends at byte {at}, before byte {stop}"
+            raise ShardError(place, problem, "put it there again")
+        content += more
+    return content
+
+
+def _list_local(folder: Path) -> list[Entry]:
+    """What is in a folder; a file that vanishes meanwhile is none of it."""
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            found.append(Entry(path.name, state.st_size if S_ISREG(state.st_mode) else None))
+    return sorted(found)
+
+
+@contextmanager
+def _publish_local(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file under another name, and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    # The kernel applies the umask. Reading it here would change it for threads beside this one.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,291 @@
+"""What storage holds: folders listed, objects measured and removed, faults outlived.
+
+S3 is asked page by page through its own calls, for one reason: s3fs repeats a whole listing, keeps
+listings, and takes the marker of a folder for an object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shard_tool.errors import ObjectMissing, StoreError
+from shard_tool.storage.retry import (
+    Attempts,
+    answer_of,
+    call_s3,
+    coroutine_of,
+    insist,
+    insist_on_s3,
+    is_s3,
+    protocols,
+    run,
+    together,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_IN_FLIGHT = 16
+"""Requests of one removal at a time."""
+_AT_A_TIME = 1000
+"""Objects S3 removes at one request."""
+_UNKNOWN = {"NotImplemented", "MethodNotAllowed", "MissingContentMD5", "InvalidRequest", "405"}
+"""Codes of stores that do not know a request."""
+
+
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "last_modified", "created")
+"""What file systems call that which tells versions of an object apart."""
+
+
+class Entry(NamedTuple):
+    """Something directly in a folder."""
+
+    name: str
+    num_bytes: int | None
+    """None for a folder, and where the listing does not say."""
+
+
+def list_folder(fs: Any, path: str, place: str, timeout_s: float) -> list[Entry]:
+    """What is directly in a folder, sorted by name; a new listing each time.
+
+    Raises:
+        ObjectMissing: There is no such folder.
+        StoreError: The storage failed or refused until the time was up.
+    """
+
+    async def list_all() -> list[Entry]:
+        if is_s3(fs):
+            return await _list_s3(fs, path, place, timeout_s)
+        attempts = Attempts(place, "listed", timeout_s)
+        ls = coroutine_of(fs, "ls")
+        found = await insist(fs, attempts, lambda: ls(path, detail=True, refresh=True))
+        return [_entry(info) for info in found]
+
+    return sorted(run(fs, list_all))
+
+
+def size_of(fs: Any, path: str, place: str, timeout_s: float) -> int:
+    """Bytes of an object.
+
+    Raises:
+        ObjectMissing: There is no such object.
+        StoreError: The storage failed or refused until the time was up, or does not say.
+    """
+    attempts = Attempts(place, "read", timeout_s)
+
+    async def ask() -> int | None:
+        if is_s3(fs):
+            bucket, key, _ = fs.split_path(path)
+            answer = await call_s3(fs, "head_object", {"Bucket": bucket, "Key": key}, attempts)
+            return int(answer["ContentLength"])
+        if "https" in protocols(fs):
+            return await _size_on_the_web(fs, path)
+        size = (await coroutine_of(fs, "info")(path))["size"]
+        return None if size is None else int(size)
+
+    size = run(fs, lambda: insist(fs, attempts, ask))
+    if size is None:
+        raise StoreError(place, "the server does not say how long it is")
+    return size
+
+
+def version_of(fs: Any, path: str, place: str, timeout_s: float) -> list[str]:
+    """What tells an object from another of its size that was put in its place; may be nothing.
+
+    Raises:
+        ObjectMissing: There is no such object.
+        StoreError: The storage failed or refused until the time was up.
+    """
+    fresh = {"refresh": True} if is_s3(fs) else {}
+    attempts = Attempts(place, "read", timeout_s)
+    info = run(fs, lambda: insist(fs, attempts, lambda: coroutine_of(fs, "info")(path, **fresh)))
+    return [f"{name} {info[name]}" for name in _VERSIONS if info.get(name) is not None]
+
+
+def remove_objects(fs: Any, paths: Sequence[str], place: str, timeout_s: float) -> None:
+    """Remove objects; those that are not there are no matter.
+
+    Raises:
+        StoreError: The storage failed or refused until the time was up.
+    """
+
+    async def remove_all() -> None:
+        left = paths
+        if is_s3(fs) and len(paths) > 1:
+            left = await _remove_in_bulk(fs, paths, place, timeout_s)
+        free = asyncio.Semaphore(_IN_FLIGHT)
+
+        async def remove(path: str) -> None:
+            async with free:
+                await _remove(fs, path, Attempts(place, "removed", timeout_s))
+
+        await together([remove(path) for path in left])
+
+    if paths:
+        run(fs, remove_all)
+
+
+def abort_uploads(
+    fs: Any, path: str, place: str, timeout_s: float, *, is_ours: Callable[[str], bool]
+) -> int:
+    """Abort the unfinished multipart uploads of objects directly in a folder.
+
+    Args:
+        fs: A file system; of another than S3 there is nothing to abort.
+        path: The folder.
+        place: What messages call it.
+        timeout_s: Seconds a request may take with its repetitions.
+        is_ours: Says which objects', by their names.
+
+    Returns:
+        How many there were.
+    """
+    if not is_s3(fs):
+        return 0
+    bucket, key, _ = fs.split_path(path)
+    prefix = f"{key}/" if key else ""
+
+    async def abort_all() -> int:
+        return await abort_uploads_at(
+            fs, bucket, prefix, place, timeout_s, is_ours=lambda k: is_ours(k.removeprefix(prefix))
+        )
+
+    return run(fs, abort_all)
+
+
+async def abort_uploads_at(
+    fs: Any,
+    bucket: str,
+    prefix: str,
+    place: str,
+    timeout_s: float,
+    *,
+    is_ours: Callable[[str], bool],
+) -> int:
+    """Abort unfinished uploads of the keys that go on after a prefix without a slash."""
+    uploads = await _list_uploads(fs, bucket, prefix, place, timeout_s)
+    ours = [(key, upload_id) for key, upload_id in uploads if is_ours(key)]
+    for key, upload_id in ours:
+        attempts = Attempts(place, "removed", timeout_s)
+        await abort_upload(fs, bucket, key, upload_id, attempts)
+    return len(ours)
+
+
+async def abort_upload(fs: Any, bucket: str, key: str, upload_id: str, attempts: Attempts) -> None:
+    """Abort a multipart upload; one that has ended is no matter."""
+    options = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
+
+    async def ask() -> None:
+        try:
+            await call_s3(fs, "abort_multipart_upload", options, attempts)
+        except Exception as exc:
+            if answer_of(exc)[0] != 404:
+                raise
+
+    await insist(fs, attempts, ask)
+
+
+def _entry(info: Mapping[str, Any]) -> Entry:
+    name = str(info["name"]).rstrip("/").rpartition("/")[2]
+    return Entry(name, info.get("size") if info.get("type") == "file" else None)
+
+
+async def _list_s3(fs: Any, path: str, place: str, timeout_s: float) -> list[Entry]:
+    bucket, key, _ = fs.split_path(path)
+    prefix = f"{key}/" if key else ""
+    options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+    found: list[Entry] = []
+    while True:
+        attempts = Attempts(place, "listed", timeout_s)
+        page = await insist_on_s3(fs, "list_objects_v2", options, attempts)
+        objects = [(entry["Key"], entry["Size"]) for entry in page.get("Contents", [])]
+        folders = [(entry["Prefix"].rstrip("/"), None) for entry in page.get("CommonPrefixes", [])]
+        named = [Entry(at.removeprefix(prefix), size) for at, size in objects + folders]
+        found += [entry for entry in named if entry.name]  # the marker of the folder has none
+        if not page.get("IsTruncated"):
+            return found
+        options["ContinuationToken"] = page["NextContinuationToken"]
+
+
+async def _size_on_the_web(fs: Any, url: str) -> int | None:
+    """From the answer to a request for one byte: a signed URL is signed for GET, not for HEAD."""
+    options = dict(fs.kwargs)
+    headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
+    options["headers"] = {**options.get("headers", {}), **headers}
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(url), **options) as answer:
+        told = re.fullmatch(r"bytes .*/(\d+)", answer.headers.get("Content-Range", ""))
+        if answer.status == 416 and told:  # of an empty object there is no first byte
+            return int(told[1])
+        fs._raise_not_found_for_status(answer, url)
+        if answer.status == 206:
+            return int(told[1]) if told else None
+        is_plain = answer.headers.get("Content-Encoding", "identity") == "identity"
+        return answer.content_length if is_plain else None
+
+
+async def _remove(fs: Any, path: str, attempts: Attempts) -> None:
+    with suppress(ObjectMissing):
+        if is_s3(fs):
+            bucket, key, _ = fs.split_path(path)
+            await insist_on_s3(fs, "delete_object", {"Bucket": bucket, "Key": key}, attempts)
+        else:
+            rm_file = coroutine_of(fs, "rm_file")
+            await insist(fs, attempts, lambda: rm_file(path))
+
+
+async def _remove_in_bulk(
+    fs: Any, paths: Sequence[str], place: str, timeout_s: float
+) -> Sequence[str]:
+    """Remove what one request can remove for many; the paths that are left.
+
+    What it could not remove is left to requests of its own, whose errors say why.
+    """
+    left: list[str] = []
+    for start in range(0, len(paths), _AT_A_TIME):
+        asked = paths[start : start + _AT_A_TIME]
+        attempts = Attempts(place, "removed", timeout_s)
+
+        async def ask(asked: Sequence[str] = asked, attempts: Attempts = attempts) -> set[str]:
+            keys = [fs.split_path(path)[1] for path in asked]
+            delete = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+            options = {"Bucket": fs.split_path(asked[0])[0], "Delete": delete}
+            try:
+                answer = await call_s3(fs, "delete_objects", options, attempts)
+            except Exception as exc:
+                if answer_of(exc)[1] in _UNKNOWN:
+                    return set(keys)
+                raise
+            return {error["Key"] for error in answer.get("Errors", [])}
+
+        failed = await insist(fs, attempts, ask)
+        left += [path for path in asked if fs.split_path(path)[1] in failed]
+    return left
+
+
+async def _list_uploads(
+    fs: Any, bucket: str, prefix: str, place: str, timeout_s: float
+) -> list[tuple[str, str]]:
+    """(key, upload id) of each; none where the store does not list them."""
+    options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+    found: list[tuple[str, str]] = []
+    while True:
+        attempts = Attempts(place, "listed", timeout_s)
+
+        async def ask(attempts: Attempts = attempts) -> Any:
+            try:
+                return await call_s3(fs, "list_multipart_uploads", options, attempts)
+            except Exception as exc:
+                if answer_of(exc)[1] in _UNKNOWN:
+                    return {}
+                raise
+
+        page = await insist(fs, attempts, ask)
+        found += [(upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", [])]
+        if not page.get("IsTruncated"):
+            return found
+        options["KeyMarker"] = page["NextKeyMarker"]
+        options["UploadIdMarker"] = page.get("NextUploadIdMarker", "")

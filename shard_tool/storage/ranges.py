@@ -1,0 +1,287 @@
+"""Bytes of stored objects by range: several requests in flight, and faults outlived.
+
+A request that fails is asked again (`attempts`). What it then costs to resume is one range: an
+object is read in parts, so a cut connection loses at most one of them, and over a slow link parts
+are small enough to come in time. Only lengths are compared here; whether the bytes are the right
+ones their reader knows (by CRC-32 or SHA-256).
+
+Every fsspec file system is read through the same code. Two kinds have a door of their own: S3,
+because only its own call takes an ETag to compare and tells the object's size, and file systems
+without coroutines, whose calls run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from shard_tool.errors import ShardError, StoreError
+from shard_tool.storage.retry import (
+    SILENCE_S,
+    SLOWEST_BYTES_PER_S,
+    Attempts,
+    call_s3,
+    cause_of,
+    coroutine_of,
+    is_s3,
+    loop_of,
+    run,
+    together,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+TIMEOUT_S = 120.0
+"""Seconds a request may take with all its repetitions."""
+PART_BYTES = 8 << 20
+"""Bytes asked for at a time when a whole object is read."""
+IN_FLIGHT = 16
+"""Requests of one `read_ranges` at a time."""
+
+_SMALLEST_ASK = 64 << 10
+_WRONG_ANSWERS = 3
+"""Answers of a wrong length after which no right one is expected."""
+
+
+class Range(NamedTuple):
+    """Bytes `start` to `stop` (excluded) of one object; `stop` None: to its end."""
+
+    path: str
+    """The object's path in its file system."""
+    place: str
+    """What messages call it."""
+    start: int = 0
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        return self.place if self.stop is None else f"{self.place} bytes {self.start}-{self.stop}"
+
+
+@dataclass
+class _Object:
+    """What is known of one object while its ranges are read."""
+
+    num_bytes: int | None = None
+    """Size it must have; None where the reader does not know it."""
+    etag: str | None = None
+    """The version all parts must be of, where storage tells versions apart."""
+    wrong_answers: int = 0
+
+
+@dataclass
+class _Pace:
+    """Bytes worth asking a file system for at a time, learnt from how long answers take."""
+
+    ask_bytes: int = PART_BYTES
+
+    def next_piece(self, request: Range, at: int) -> Range:
+        """What to ask for next of a range that is there up to `at`."""
+        if request.stop is None:
+            return request
+        return request._replace(start=at, stop=min(at + self.ask_bytes, request.stop))
+
+    def learn(self, num_bytes: int, seconds: float, patience_s: float) -> None:
+        """After an answer that took so long: ask for what comes in half of the time there is."""
+        if num_bytes >= _SMALLEST_ASK:
+            fitting = int(num_bytes / max(seconds, 1e-3) * patience_s / 2)
+            self.ask_bytes = max(_SMALLEST_ASK, min(fitting, PART_BYTES))
+
+    def slow_down(self, piece: Range) -> None:
+        """After none came in time."""
+        if piece.stop is not None and piece.stop - piece.start > _SMALLEST_ASK:
+            less = (piece.stop - piece.start) // 8  # an answer in time soon allows for more
+            self.ask_bytes = max(_SMALLEST_ASK, min(self.ask_bytes, less))
+
+
+_paces: weakref.WeakKeyDictionary[Any, _Pace] = weakref.WeakKeyDictionary()
+
+
+class ObjectReplacedError(StoreError):
+    """The object changed between two of its parts."""
+
+
+def read_ranges(
+    fs: Any, wanted: Sequence[Range], *, timeout_s: float = TIMEOUT_S, in_flight: int = IN_FLIGHT
+) -> list[bytes]:
+    """Read ranges, several at a time.
+
+    Args:
+        fs: A file system, made in this process.
+        wanted: The ranges; any mixture of objects.
+        timeout_s: Seconds each may take, repetitions included.
+        in_flight: Requests at a time.
+
+    Returns:
+        Their bytes in order, each of the length asked for.
+
+    Raises:
+        ObjectMissing: There is no such object.
+        StoreError: Storage failed or refused until the time was up; names object, attempts, cause.
+        ShardError: The object has not the size its reader knows.
+    """
+
+    async def read_all() -> list[bytes]:
+        free = asyncio.Semaphore(in_flight)
+
+        async def read_one(request: Range) -> bytes:
+            async with free:
+                for _ in range(_WRONG_ANSWERS - 1):
+                    with suppress(ObjectReplacedError):  # between two pieces, over a slow link
+                        return await _read(fs, request, _Object(), timeout_s)
+                return await _read(fs, request, _Object(), timeout_s)
+
+        return await together([read_one(request) for request in wanted])
+
+    return run(fs, read_all)
+
+
+def read_parts(
+    fs: Any, request: Range, *, num_bytes: int | None = None, timeout_s: float = TIMEOUT_S
+) -> Iterator[bytes]:
+    """Read a long range part by part, one ahead, all of one version of the object.
+
+    Args:
+        fs: A file system, made in this process.
+        request: What to read; its `stop` must be given.
+        num_bytes: Size of the whole object, where known.
+        timeout_s: Seconds each part may take, repetitions included.
+
+    Yields:
+        Its bytes in order, at most `PART_BYTES` at a time.
+
+    Raises:
+        ObjectReplacedError: The object changed meanwhile; start again.
+        ObjectMissing: As `read_ranges`, as are all others.
+    """
+    assert request.stop is not None
+    known = _Object(num_bytes=num_bytes)
+    starts = range(request.start, request.stop, PART_BYTES)
+
+    async def read_one(start: int) -> bytes:
+        stop = min(start + PART_BYTES, request.stop or 0)
+        return await _read(fs, request._replace(start=start, stop=stop), known, timeout_s)
+
+    loop = loop_of(fs)
+    coming = [asyncio.run_coroutine_threadsafe(read_one(start), loop) for start in starts[:1]]
+    try:
+        for number in range(len(starts)):
+            part = coming.pop(0).result()
+            coming += [
+                asyncio.run_coroutine_threadsafe(read_one(start), loop)
+                for start in starts[number + 1 : number + 2]
+            ]
+            yield part
+    finally:
+        for future in coming:
+            future.cancel()
+
+
+async def _read(fs: Any, request: Range, known: _Object, timeout_s: float) -> bytes:
+    """One range, asked for until it is there or its time is up; in pieces over a slow link.
+
+    Time in which a piece came is not counted, so a link may be slow, as long as it brings
+    `_SMALLEST_ASK` bytes while one answer is waited for.
+    """
+    pace, pieces, at = _paces.setdefault(fs, _Pace()), list[bytes](), request.start
+    attempts = Attempts(request.place, "read", timeout_s, str(request))
+    while True:
+        begun, piece = time.monotonic(), pace.next_piece(request, at)
+        patience_s = min(attempts.left_s, _patience_s(piece, timeout_s))
+        try:
+            content = await asyncio.wait_for(_ask(fs, piece, known, attempts), patience_s)
+        except Exception as exc:  # noqa: BLE001  (storage libraries share no base class)
+            if isinstance(exc, TimeoutError):
+                pace.slow_down(piece)
+            elif known.wrong_answers:  # a server without Range sends the whole, asked for it or not
+                pace.ask_bytes = PART_BYTES
+            await attempts.outlive(fs, exc)
+        else:
+            known.wrong_answers = 0
+            at += len(content)
+            pieces.append(content)
+            seconds = time.monotonic() - begun
+            pace.learn(len(content), seconds, _patience_s(piece, timeout_s))
+            if request.stop is None or at >= request.stop:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            attempts.succeeded(seconds)
+
+
+async def _ask(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+    """Ask once."""
+    try:
+        content = await _content(fs, request, known, attempts)
+    except Exception as exc:
+        if cause_of(exc).endswith((": InvalidRange", ": 416")):  # whole and final, as a short one
+            problem = f"ends before byte {request.start}"
+            _count_wrong_answer(request, known, problem, "put it there again")
+        raise
+    if request.stop is not None and len(content) != request.stop - request.start:
+        expected = request.stop - request.start
+        problem = f"answered with {len(content)} bytes, asked for {expected}"
+        hint = "the object is cut short, or the server does not understand Range"
+        _count_wrong_answer(request, known, problem, hint)
+    return bytes(content)
+
+
+async def _content(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+    if is_s3(fs):
+        return await _ask_s3(fs, request, known, attempts)
+    at = {} if request.stop is None else {"start": request.start, "end": request.stop}
+    return bytes(await coroutine_of(fs, "cat_file")(request.path, **at))
+
+
+async def _ask_s3(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+    bucket, key, _ = fs.split_path(request.path)
+    options = {"Bucket": bucket, "Key": key}
+    if request.stop is not None:
+        options["Range"] = f"bytes={request.start}-{request.stop - 1}"
+    if known.etag:
+        options["IfMatch"] = known.etag
+    try:
+        answer = await call_s3(fs, "get_object", options, attempts)
+    except Exception as exc:
+        if known.etag and "PreconditionFailed" in f"{exc!r} {exc.__cause__!r}":
+            problem = "was replaced while it was read"
+            raise ObjectReplacedError(request.place, problem) from exc
+        raise
+    body = answer["Body"]
+    try:
+        _check_answer(request, known, str(answer.get("ContentRange", "")))
+        content: bytes = await body.read()
+    finally:
+        body.close()
+    known.etag = answer.get("ETag")
+    return content
+
+
+def _check_answer(request: Range, known: _Object, content_range: str) -> None:
+    """Compare what S3 says it sends with what was asked for."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
+    if not found:
+        return
+    start, size = int(found[1]), int(found[2])
+    if start != request.start:
+        raise OSError(f"answered with bytes from {start}, asked for {request.start}")
+    if known.num_bytes not in (None, size):
+        problem = f"{size} bytes, the manifest says {known.num_bytes}"
+        _count_wrong_answer(request, known, problem, "put it there again")
+
+
+def _count_wrong_answer(request: Range, known: _Object, problem: str, hint: str) -> NoReturn:
+    """A whole answer that is not the right one: a fault of the way at first, then the object's."""
+    known.wrong_answers += 1
+    if known.wrong_answers >= _WRONG_ANSWERS:
+        raise ShardError(str(request), f"{problem} ({known.wrong_answers} times)", hint)
+    raise OSError(problem)
+
+
+def _patience_s(request: Range, timeout_s: float) -> float:
+    """Seconds one answer may take: an attempt that stalls must leave time for others."""
+    size = PART_BYTES if request.stop is None else request.stop - request.start
+    return min(SILENCE_S + size / SLOWEST_BYTES_PER_S, max(1.0, timeout_s / 4))

@@ -1,0 +1,488 @@
+"""What is left to the device, beside the same done by workers; the device is the CPU here."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torchvision.transforms import v2
+
+from datamodules import ShardDataset, ShardLoader, VOCDataModule, presets
+from datamodules.loading.batch import Packing
+from datamodules.loading.on_device import check_decoder, finish
+from datamodules.pixels import decode
+from datamodules.pixels.color import ColorChange
+from datamodules.pixels.decode import decode_by_nvjpeg, decode_image, is_for_device
+from datamodules.pixels.geometry import Plan, View, stretch
+from datamodules.pixels.render import render
+from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD
+from datamodules.transforms.fused import Drawn, FusedTransform
+from shard_tool.errors import OptionError, SampleError
+from tests.datamodules.pixels.test_color import changes
+from tests.datamodules.pixels.test_geometry import cases
+from tests.kit.datasets.pictures import encoded, scene
+from tests.kit.datasets.samples import load, raw_of, sample_of
+from tests.kit.models.recorder import Recorder, trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datamodules import Batch
+
+FILL = (123, 117, 104)
+CPU = torch.device("cpu")
+ROUNDED = 1.1
+"""Levels: a worker rounds what it scales twice, and the weights it does that with."""
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # 2 cores
+    pytest.mark.filterwarnings("ignore:decode='cuda' on cpu"),  # on purpose
+    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),  # Lightning's own
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),  # other callbacks
+]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA: nothing to run on")
+
+
+def recipe_of(drawn: Drawn, **options: Any) -> FusedTransform:
+    def draw(*_: object) -> Drawn:
+        return drawn
+
+    return FusedTransform(draw, FILL, **options)
+
+
+def batch_of(recipes: list[FusedTransform], jpegs: list[bytes], task: str = "detection") -> Batch:
+    """A batch of pictures, each by a recipe of its own."""
+    packing = Packing(len(recipes), task=task)
+    for recipe, jpeg in zip(recipes, jpegs, strict=True):
+        height, width = decode_image(jpeg, place="").shape[1:]
+        sample = sample_of([(0, 0, width, height)], wh=(width, height))
+        packing.add(load(recipe, raw=raw_of(sample, jpg=jpeg)))
+    return packing.batch(epoch=0, start=0, stop=len(recipes))
+
+
+def levels(batch: Batch) -> list[np.ndarray]:
+    """Each picture's pixels in 0 … 255."""
+    scale = 1 if batch.pixels.dtype == torch.uint8 else 255
+    return [scale * image.double().numpy() for image in batch.images]
+
+
+Case = tuple[tuple[int, int], Any, Plan]
+
+
+@st.composite
+def batches(draw: Any, *, greys: bool = False) -> list[tuple[bytes, Plan, ColorChange]]:
+    """One to three pictures, perhaps grey; half the time their outputs are of one size."""
+    found, size = [], draw(st.none() | st.tuples(*[st.integers(1, 60)] * 2))
+    for _ in range(draw(st.integers(1, 3))):
+        (height, width), _, plan = draw(cases())
+        if size is not None:
+            plan = Plan(plan.view, size, is_flipped=plan.is_flipped)
+        noise = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+        if greys and draw(st.booleans()):
+            noise = noise[..., 0]
+        found.append((encoded(noise, quality=95), plan, draw(changes())))
+    return found
+
+
+BESIDE = [(encoded(scene(20, 30)), stretch(View(-99, 0, 50, 20), (9, 9)), ColorChange())]
+"""A view that shows nothing of its picture."""
+SLIVER = [(encoded(scene(20, 30)), stretch(View(29, 0, 400, 1), (9, 9)), ColorChange(contrast=2))]
+_DARK = encoded(np.zeros((60, 60), np.uint8))
+NEAR_THE_EDGES = [(_DARK, stretch(View(1, 1, 58, 58), (9, 9)), ColorChange())]
+"""Decoded at a quarter, of which more is scaled than there is: all of it as dark as the edges."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches())
+@example(BESIDE)
+@example(SLIVER)
+def test_colours_by_the_device_are_a_workers_within_a_level(
+    drawn: list[tuple[bytes, Plan, ColorChange]],
+) -> None:
+    jpegs = [jpeg for jpeg, _, _ in drawn]
+    here = [recipe_of(Drawn(plan, change)) for _, plan, change in drawn]
+    there = [replace(recipe, recolor_on="device") for recipe in here]
+    expected, found = batch_of(here, jpegs), finish(batch_of(there, jpegs))
+    assert torch.equal(found.boxes, expected.boxes)
+    for theirs, ours in zip(levels(found), levels(expected), strict=True):
+        assert np.abs(theirs - ours).max() < 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches(greys=True))
+@example(BESIDE)
+@example(SLIVER)
+@example(NEAR_THE_EDGES)
+def test_geometry_by_the_device_is_a_workers_but_for_its_rounding(
+    drawn: list[tuple[bytes, Plan, ColorChange]],
+) -> None:
+    """Of pictures decoded whole on the device, and of grey ones by workers, perhaps smaller."""
+    jpegs = [jpeg for jpeg, _, _ in drawn]
+    here = [recipe_of(Drawn(plan)) for _, plan, _ in drawn]
+    there = [replace(recipe, decode="cuda") for recipe in here]
+    found, expected = finish(batch_of(there, jpegs)), batch_of(here, jpegs)
+    assert torch.equal(found.boxes, expected.boxes)
+    pairs = zip(levels(found), levels(expected), strict=True)
+    for (theirs, ours), (jpeg, plan, _) in zip(pairs, drawn, strict=True):
+        if is_for_device(jpeg):
+            whole = decode_image(jpeg, place="").permute(1, 2, 0)
+            ours = render(whole, plan, tuple(whole.shape[:2]), fill=FILL).double().numpy()
+        assert np.abs(theirs - ours).max() < ROUNDED
+
+
+@settings(max_examples=30, deadline=None)
+@given(batches())
+def test_colours_after_geometry_by_the_device_differ_by_as_much_as_they_amplify(
+    drawn: list[tuple[bytes, Plan, ColorChange]],
+) -> None:
+    jpegs = [jpeg for jpeg, _, _ in drawn]
+    there = [recipe_of(Drawn(plan, change), decode="cuda") for _, plan, change in drawn]
+    found = levels(finish(batch_of(there, jpegs)))
+    for theirs, (jpeg, plan, change) in zip(found, drawn, strict=True):
+        whole = decode_image(jpeg, place="").permute(1, 2, 0)
+        size_hw = (whole.shape[0], whole.shape[1])
+        ours = render(whole, plan, size_hw, change=change, fill=FILL).double().numpy()
+        gain = np.abs(change.of_any_mean()).sum(1).max()
+        assert np.abs(theirs - ours).max() <= max(1, gain) * ROUNDED + 1
+
+
+def test_a_change_of_any_mean_is_the_one_of_that_mean() -> None:
+    change = ColorChange(brightness=1.1, contrast=0.6, saturation=1.4, hue=0.1, channels=(2, 0, 1))
+    mean = np.array([90.0, 120.0, 40.0])
+    for first in (False, True):
+        found, expected = replace(change, contrast_first=first), np.zeros((3, 4))
+        general = found.of_any_mean()
+        expected[:, :3] = general[:, :3]
+        expected[:, 3] = general[:, 3:] @ mean
+        assert np.allclose(found.matrix(mean), expected, atol=1e-3)
+
+
+PHOTOGRAPH = encoded(scene(90, 120))
+
+
+def test_what_is_left_undone_is_said_and_a_batch_of_files_stays_here() -> None:
+    plan = stretch(View(0, 0, 120, 90), (40, 40))
+    recipe = recipe_of(Drawn(plan, ColorChange(brightness=1.1)))
+    for there, word in (
+        (replace(recipe, decode="cuda"), "decoded"),
+        (replace(recipe, recolor_on="device"), "recoloured"),
+    ):
+        batch = batch_of([there], [PHOTOGRAPH])
+        with pytest.raises(OptionError) as caught:
+            _images, _targets = batch
+        hint = "call datamodules.finish(batch) first, as VOCDataModule does"
+        assert str(caught.value) == f"batch: its pictures are not {word} yet; {hint}"
+        moved = batch.to("meta")
+        assert moved.device.type == "meta"
+        assert moved.pixels.device.type == ("cpu" if word == "decoded" else "meta")
+        again = finish(pickle.loads(pickle.dumps(batch)))
+        assert torch.equal(again.pixels, finish(batch).pixels)
+        assert again.pixels.dtype == torch.float32
+        assert len(batch.deferred) == 1, "finish leaves what it is given as it is"
+
+
+def test_a_finished_batch_keeps_all_else() -> None:
+    batch = batch_of([presets.ssd(32)] * 2, [PHOTOGRAPH] * 2)
+    batch.cost.wait_s = 3
+    done = finish(batch)
+    assert done.cost is batch.cost
+    for name in ("boxes", "labels", "difficult", "sample_ids", "orig_sizes", "keys", "sizes"):
+        assert getattr(done, name) is getattr(batch, name)
+
+
+@pytest.mark.parametrize("left", [{}, {"recolor_on": "device"}, {"decode": "cuda"}])
+def test_normalising_follows_colours(left: Any) -> None:
+    """Also of pictures of several sizes, and under autocast, whose product would be bfloat16."""
+    change = ColorChange(contrast=1.5, hue=0.05)
+    plans = [stretch(View(-20, -9, 150, 100), size) for size in ((40, 40), (30, 50))]
+    batch = batch_of([recipe_of(Drawn(p, change), **left) for p in plans], [PHOTOGRAPH] * 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, normal = finish(batch), finish(batch, normalize=True)
+    expected = (plain.pixels.view(-1, 3) - IMAGENET_MEAN) / IMAGENET_STD
+    assert torch.allclose(normal.pixels.view(-1, 3), expected, atol=1e-5)
+    assert float(plain.pixels.min()) >= 0
+    assert float(plain.pixels.max()) <= 1
+    corner = torch.tensor(FILL) / 255
+    assert torch.allclose(plain.images[0][:, 0, 0], corner), "what lies beyond keeps its colour"
+
+
+# From worker to model ---------------------------------------------------------------------------
+
+
+def module(root: Path, **options: Any) -> VOCDataModule:
+    defaults: dict[str, Any] = {"batch_size": 5, "image_size": 200, "seed": 2}
+    return VOCDataModule(str(root), **{**defaults, **options})
+
+
+def finished(data: VOCDataModule, count: int = 4) -> list[Batch]:
+    return [data.on_after_batch_transfer(b, 0) for b in islice(data.train_dataloader(), count)]
+
+
+@pytest.mark.parametrize(
+    ("options", "most", "mean"),
+    [
+        ({"transforms": "ssd", "recolor_on": "device"}, 1, 0.4),
+        ({"transforms": "ssd", "decode": "fast", "recolor_on": "device"}, 1, 0.4),
+        ({"transforms": "ssd", "decode": "cuda", "num_workers": 2}, 255, 1.5),
+        ({"transforms": "retinanet", "decode": "cuda", "num_workers": 1}, ROUNDED, 0.4),
+        ({"transforms": "random_resized_crop", "decode": "cuda", "normalize": True}, ROUNDED, 0.4),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_the_module_gives_a_workers_boxes_and_pixels(
+    mini_dataset: Path, options: dict[str, Any], most: float, mean: float
+) -> None:
+    """SSD's zoom-out shrinks pictures so much that workers decode them smaller."""
+    there = finished(module(mini_dataset, **options))
+    plain = {**options, "num_workers": 0, "recolor_on": None}
+    plain["decode"] = "fast" if options.get("decode") == "fast" else "exact"
+    here = finished(module(mini_dataset, **plain))
+    assert len(there) == 4
+    scale = 255 * float(IMAGENET_STD.min()) if options.get("normalize") else 255
+    for ours, theirs in zip(here, there, strict=True):
+        for name in ("boxes", "labels", "difficult", "sizes", "sample_ids"):
+            assert torch.equal(getattr(theirs, name), getattr(ours, name))
+        assert theirs.keys == ours.keys
+        difference = scale * (theirs.pixels - ours.pixels).abs()
+        assert float(difference.max()) < most
+        assert float(difference.mean()) < mean
+
+
+def test_masks_come_from_workers(mini_masks: Path) -> None:
+    here, there = (
+        finished(module(mini_masks, decode=decode), 1)[0] for decode in ("exact", "cuda")
+    )
+    assert torch.equal(here.targets, there.targets)
+    assert float((255 * (here.images - there.images)).abs().max()) < ROUNDED
+
+
+def test_training_resumes_in_bf16_with_pictures_decoded_on_the_device(
+    mini_dataset: Path, tmp_path: Path
+) -> None:
+    class Looking(Recorder):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            seen.append((batch.pixels.dtype, batch.boxes.dtype, batch.pixels.double().sum().item()))
+            return self.weight * batch.pixels.mean()
+
+    options: dict[str, Any] = {"precision": "bf16-true", "limit_val_batches": 0, "max_epochs": 1}
+    data = {"transforms": "ssd", "image_size": 32, "decode": "cuda", "batch_size": 9}
+    saving = ModelCheckpoint(
+        dirpath=tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1
+    )
+    seen: list[Any] = []
+    fit = trainer(tmp_path, callbacks=[saving], enable_checkpointing=True, **options)
+    fit.fit(Looking(), module(mini_dataset, **data))
+    whole = seen.copy()
+    assert len(whole) > 2
+    assert {(found[0], found[1]) for found in whole} == {(torch.bfloat16, torch.float32)}
+    seen.clear()
+    again = trainer(tmp_path, **options)
+    checkpoint = str(tmp_path / "step=2.ckpt")
+    again.fit(Looking(), module(mini_dataset, **data), ckpt_path=checkpoint)
+    assert seen == whole[2:]
+
+
+def test_a_cpu_trainer_warns_and_names_the_other_way(mini_dataset: Path, tmp_path: Path) -> None:
+    fit = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    data = module(mini_dataset, decode="cuda", image_size=32)
+    text = "decode='cuda' on cpu: the training process decodes, one picture at a time; "
+    with pytest.warns(UserWarning, match=text + "decode='exact' leaves it to the workers"):
+        fit.fit(Recorder(), data)
+
+
+# Refusals ---------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_done_on_a_device_is_refused_with_the_way_out(mini_dataset: Path) -> None:
+    root = str(mini_dataset)
+    cuda = replace(presets.ssd(32), decode="cuda")
+    blur = v2.GaussianBlur(3)
+
+    def loader(transform: Any) -> ShardLoader:
+        return ShardLoader(ShardDataset(root, transform=transform, on_bad_sample="substitute"))
+
+    several = presets.multi_scale(lambda size: replace(presets.ssd(size), decode="cuda"), (32, 64))
+    no_substitute = (
+        "on_bad_sample: 'substitute' cannot replace what does not decode on the device; "
+        "take 'raise', or decode='exact'"
+    )
+    for make, text in {
+        lambda: loader(cuda): no_substitute,
+        lambda: loader(several): no_substitute,
+        lambda: cuda.then(blur): "decode and recolor_on: transforms after a recipe need its pixels,"
+        " which the device makes; take decode='exact' and recolor_on='worker', or do without them",
+        lambda: replace(cuda, recolor_on="worker"): "recolor_on: a worker has no pixels where "
+        "decode is 'cuda'; take 'device', or decode='exact'",
+        lambda: replace(cuda, recolor_on="gpu"): "recolor_on: 'gpu' is not one of None, 'worker', "
+        "'device'",
+        lambda: VOCDataModule(root, decode="cuda", val_transforms=blur): "decode='cuda' and "
+        "recolor_on='device': are for recipes by name, and transforms are given; give those as "
+        "dataclasses.replace(recipe, decode=…, recolor_on=…)",
+        lambda: ShardDataset(root, transform=cuda).read(0): "transform: leaves pixels to the "
+        "device, which finishes whole batches; iterate a ShardLoader and call "
+        "datamodules.finish(batch), or take a recipe that does not",
+    }.items():
+        with pytest.raises(OptionError) as caught:
+            make()
+        assert str(caught.value) == text
+
+
+def test_an_evaluation_with_substitutes_elsewhere_may_decode_on_the_device(
+    mini_dataset: Path,
+) -> None:
+    """There bad samples always raise."""
+    cuda = replace(presets.resize(32), decode="cuda")
+    data = ShardDataset(
+        str(mini_dataset), "val", transform=cuda, shuffle=False, on_bad_sample="substitute"
+    )
+    assert len(next(iter(ShardLoader(data, batch_size=2)))) == 2
+
+
+def test_a_picture_that_fails_on_the_device_names_its_sample() -> None:
+    broken = PHOTOGRAPH.replace(b"\xff\xdb", b"\xff\xfe")  # a comment in place of its tables
+    recipe = replace(presets.resize(32), decode="cuda")
+    assert is_for_device(broken), "its header is fine, and it has an end"
+    packing = Packing(2, task="detection")
+    for jpeg in (PHOTOGRAPH, broken):
+        packing.add(load(recipe, raw=raw_of(sample_of([], wh=(120, 90)), jpg=jpeg)))
+    with pytest.raises(SampleError, match=r"^sample 'a': does not decode: "):
+        finish(packing.batch(epoch=0, start=0, stop=2))
+
+
+# Decoders ---------------------------------------------------------------------------------------
+
+
+def odd_files() -> dict[str, bytes]:
+    picture = Image.fromarray(scene(90, 120))
+    return {
+        "grey": encoded(scene(90, 120, 1)),
+        "CMYK": encoded(Image.fromarray(scene(90, 120, 4), "CMYK")),
+        "RGB": encoded(picture, keep_rgb=True),
+        "PNG": encoded(picture, "PNG"),
+    }
+
+
+def test_what_is_not_a_photographs_jpeg_is_decoded_by_the_worker() -> None:
+    files = odd_files()
+    assert {name for name, content in files.items() if is_for_device(content)} == set()
+    assert not is_for_device(PHOTOGRAPH[:-30]), "cut"
+    assert is_for_device(PHOTOGRAPH)
+    assert is_for_device(encoded(scene(90, 120), progressive=True))
+    recipe = presets.resize(50)
+    jpegs = [PHOTOGRAPH, *files.values()]
+    here = finish(batch_of([recipe] * 5, jpegs))
+    batch = batch_of([replace(recipe, decode="cuda")] * 5, jpegs)
+    assert [len(left.sent or ()) for left in batch.deferred] == [1, 3, 3, 3, 3]
+    assert float((here.pixels - finish(batch).pixels).abs().max()) < ROUNDED / 255
+
+
+def tensors(*contents: bytes) -> list[torch.Tensor]:
+    return [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
+
+
+def test_what_nvjpeg_refuses_is_decoded_here(caplog: pytest.LogCaptureFixture) -> None:
+    """torchvision's function is the same on a CPU; there it refuses other files."""
+    files = tensors(PHOTOGRAPH, odd_files()["PNG"], encoded(scene(30, 40)))
+    with caplog.at_level(logging.WARNING, "datamodules.pixels.decode"):
+        found = decode_by_nvjpeg(files, CPU, places=["a", "b", "c"])
+    for picture, content in zip(found, files, strict=True):
+        assert torch.equal(picture, decode_image(content.numpy().data, place=""))
+    assert [r.getMessage().partition(", nvJPEG said: ")[0] for r in caplog.records] == [
+        "b: decoded on the CPU"
+    ]
+    with pytest.raises(SampleError, match=r"^b: is not a picture$"):
+        decode_by_nvjpeg(tensors(PHOTOGRAPH, b"nothing"), CPU, places=["a", "b"])
+
+
+def test_memory_that_runs_out_is_nothing_that_decoding_elsewhere_would_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(files: Any, mode: str, device: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(decode, "nvjpeg", lambda: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        decode_by_nvjpeg(tensors(PHOTOGRAPH), CPU, places=["a"])
+
+
+def test_without_nvjpeg_a_gpu_is_refused_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(decode, "import_module", nothing)
+    decode.nvjpeg.cache_clear()
+    with pytest.raises(OptionError) as caught:
+        check_decoder(torch.device("cuda"))
+    problem = "decode: 'cuda' needs nvJPEG, and neither torchvision nor torchcodec has it; "
+    assert str(caught.value) == problem + "install torchcodec, or take decode='exact'"
+
+
+def test_exif_rotation_is_hidden_from_decoders_that_would_apply_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (content,) = tensors(encoded(scene(90, 120), exif=exif.tobytes()))
+    seen: list[torch.Tensor] = []
+
+    def looking(files: list[torch.Tensor], mode: str, device: Any) -> list[torch.Tensor]:
+        seen.extend(files)
+        return [decode_image(file.numpy().data, place="") for file in files]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "nvjpeg", lambda: looking)
+        (picture,) = decode_by_nvjpeg([content], CPU, places=["a"])
+    with Image.open(io.BytesIO(content.numpy().tobytes())) as before:
+        assert before.getexif()[0x0112] == 6
+    with Image.open(io.BytesIO(seen[0].numpy().tobytes())) as after:
+        assert 0x0112 not in after.getexif()
+    assert picture.shape == (3, 90, 120)
+
+
+# Where there is a GPU -----------------------------------------------------------------------------
+
+
+@needs_cuda
+@pytest.mark.parametrize("left", [{"recolor_on": "device"}, {"decode": "cuda"}])
+def test_a_gpu_gives_the_boxes_and_nearly_the_pixels_of_the_cpu(
+    mini_dataset: Path, left: dict[str, Any]
+) -> None:
+    """nvJPEG's cosine transform and its way to scale colours up are not libjpeg-turbo's."""
+    data = module(mini_dataset, transforms="ssd", **left)
+    for batch in islice(data.train_dataloader(), 3):
+        there, here = finish(batch.to("cuda", non_blocking=True)), finish(batch)
+        assert there.pixels.device.type == "cuda"
+        assert torch.equal(there.boxes.cpu(), here.boxes)
+        difference = 255 * (there.pixels.cpu() - here.pixels).abs()
+        if left == {"recolor_on": "device"}:
+            assert float(difference.max()) < 0.5
+        assert float(difference.mean()) < 3
+
+
+@needs_cuda
+def test_a_gpu_takes_pinned_batches(mini_dataset: Path) -> None:
+    for left in ({"recolor_on": "device"}, {"decode": "cuda"}):
+        batch = next(iter(module(mini_dataset, transforms="ssd", **left).train_dataloader()))
+        pinned = finish(batch.pin_memory().to("cuda", non_blocking=True))
+        assert torch.equal(pinned.pixels, finish(batch.to("cuda")).pixels)
+
+
+@needs_cuda
+def test_odd_files_reach_a_gpu_too() -> None:
+    jpegs = [PHOTOGRAPH, encoded(scene(90, 120), progressive=True), *odd_files().values()]
+    batch = batch_of([replace(presets.resize(50), decode="cuda")] * 6, jpegs)
+    there, here = finish(batch.to("cuda")), finish(batch)
+    assert float((255 * (there.pixels.cpu() - here.pixels)).abs().mean()) < 3

@@ -1,0 +1,303 @@
+"""Every batch says what its making cost: where its bytes lay, and what the seconds went into."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from dataclasses import fields
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from datamodules import ShardDataset, ShardLoader
+from datamodules.profiling.batch_cost import Cost
+from tests.kit.datasets.stored import (
+    in_memory,
+    sample_bytes,
+    shard_ranges,
+    sizes_of,
+    starts_of,
+    stored,
+)
+from tests.kit.processes.shard_tool import eventually
+from tests.kit.servers.fault_proxy import fault_proxy
+from tests.kit.servers.s3 import upload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from datamodules import Batch
+    from tests.kit.servers.s3 import S3
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
+LENGTHS = [12, 9, 14, 11, 10, 8, 13, 7]
+"""84 samples."""
+BYTES = ("disk_bytes", "cache_bytes", "read_through_bytes", "network_bytes")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose samples have different sizes. Read only."""
+    return stored(tmp_path_factory.mktemp("cost") / "voc", {"train": LENGTHS}, padding=3200)
+
+
+@pytest.fixture
+def url(folder: Path, tmp_path: Path) -> str:
+    """The same in memory."""
+    return in_memory(folder, f"memory://{tmp_path.name}")
+
+
+def loader(root: object, cache_dir: Path | None = None, **options: Any) -> ShardLoader:
+    data: dict[str, Any] = {
+        "seed": 2,
+        "window": 2,
+        "cache_dir": str(cache_dir),
+        "cache_limit": 1 << 30,
+    }
+    data |= {k: options.pop(k) for k in ("transform", "storage_options", "lanes") if k in options}
+    return ShardLoader(ShardDataset(str(root), **data), **{"batch_size": 8, **options})
+
+
+def bytes_of(costs: Iterable[Cost]) -> dict[str, int]:
+    """Sums, without those that are 0."""
+    costs = list(costs)
+    sums = {name: sum(getattr(cost, name) for cost in costs) for name in BYTES}
+    return {name: total for name, total in sums.items() if total}
+
+
+def sizes(folder: Path) -> list[int]:
+    """Bytes of each sample, by its id, as the indexes say."""
+    starts = [starts_of(folder, name).tolist() for name in sizes_of(folder)]
+    return [stop - at for of in starts for at, stop in pairwise(of)]
+
+
+def assert_adds_up(batches: list[Batch], folder: Path) -> None:
+    """Each batch's bytes are its samples', wherever they were read from."""
+    of = sizes(folder)
+    for batch in batches:
+        assert batch.cost.sample_bytes == sum(of[i] for i in batch.sample_ids.tolist())
+    assert sum(batch.cost.sample_bytes for batch in batches) == sample_bytes(folder) == sum(of)
+
+
+def is_cached(folder: Path, cache_dir: Path) -> bool:
+    held = sum(path.stat().st_size for path in cache_dir.rglob("*.tar"))
+    return held == sum(sizes_of(folder).values())
+
+
+def make_warm(root: object, folder: Path, cache_dir: Path, **options: Any) -> None:
+    def is_full() -> bool:
+        list(loader(root, cache_dir, **options))
+        return is_cached(folder, cache_dir)
+
+    assert eventually(is_full)
+
+
+# Bytes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_local_bytes_are_disk_bytes(folder: Path, num_workers: int) -> None:
+    batches = list(loader(folder, num_workers=num_workers))
+    assert_adds_up(batches, folder)
+    assert bytes_of(batch.cost for batch in batches) == {"disk_bytes": sample_bytes(folder)}
+    assert [batch.cost.fetch_s for batch in batches] == [0.0] * len(batches)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bytes_of_a_warm_cache_are_cache_bytes(
+    folder: Path, url: str, tmp_path: Path, num_workers: int
+) -> None:
+    make_warm(url, folder, tmp_path / "cache")
+    warm = loader(
+        url, tmp_path / "cache", num_workers=num_workers, multiprocessing_context=fork(num_workers)
+    )
+    for _ in range(2):
+        batches = list(warm)
+        assert_adds_up(batches, folder)
+        assert bytes_of(batch.cost for batch in batches) == {"cache_bytes": sample_bytes(folder)}
+        assert [batch.cost.fetch_s for batch in batches] == [0.0] * len(batches)
+
+
+def fork(num_workers: int) -> str | None:
+    """Workers see memory:// only if they are forked."""
+    return "fork" if num_workers else None
+
+
+def test_bytes_that_find_no_room_are_read_through(folder: Path, url: str, tmp_path: Path) -> None:
+    data = ShardDataset(url, cache_dir=str(tmp_path / "cache"), cache_limit=1, window=2)
+    batches = list(ShardLoader(data, batch_size=8))
+    assert_adds_up(batches, folder)
+    total = sample_bytes(folder)
+    assert bytes_of(batch.cost for batch in batches) == {"read_through_bytes": total}
+    assert min(batch.cost.fetch_s for batch in batches) > 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_cold_bucket_is_read_through_at_first_and_then_from_the_cache(
+    folder: Path, s3: S3, bucket: str, tmp_path: Path, num_workers: int
+) -> None:
+    upload(folder, s3, f"{bucket}/voc")
+    with fault_proxy(s3.endpoint_url, latency_s=0.01, bytes_per_s=4e5) as proxy:
+        cold = loader(
+            f"{bucket}/voc",
+            tmp_path / "cache",
+            storage_options=s3.through(proxy).storage_options,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+        )
+        costs = []
+        for epoch in range(5):
+            batches = list(cold)
+            assert_adds_up(batches, folder)
+            costs += [batch.cost for batch in batches]
+            if epoch == 0:
+                first = batches[0].cost
+                assert first.read_through_bytes > 0
+                assert first.fetch_s >= 0.01, "there and back"
+                cached = sum(batch.cost.cache_bytes for batch in batches)
+                assert cached > sample_bytes(folder) / 4, "windows after the first are waited for"
+        assert is_cached(folder, tmp_path / "cache")
+        sums = bytes_of(costs)
+        assert "disk_bytes" not in sums
+        assert sums["network_bytes"] == sum(sizes_of(folder).values()), "each shard once"
+        asked = [request for request in proxy.requests if request.path.endswith(".tar")]
+        assert sums["network_bytes"] + sums["read_through_bytes"] == sum(
+            r.body_bytes for r in asked
+        )
+        assert bytes_of(costs[-11:]).keys() == {"cache_bytes"}
+
+
+def test_only_the_first_window_is_read_through_where_there_is_room(
+    folder: Path, s3: S3, bucket: str, tmp_path: Path
+) -> None:
+    """However slow downloads are: what comes later is waited for, and fetched once."""
+    upload(folder, s3, f"{bucket}/voc")
+    with fault_proxy(s3.endpoint_url, bytes_per_s=1e6) as proxy:
+        options = s3.through(proxy).storage_options
+        cold = loader(f"{bucket}/voc", tmp_path / "cache", storage_options=options)
+        assert_adds_up(list(cold), folder)
+        order = cold.dataset.dataset.order(lanes=1, window=2).epoch(0)
+        first = {f"train-{shard:06d}.tar" for shard in order.coming_shards(0)}
+        asked = shard_ranges(proxy.requests)
+        whole = {(name, (0, size)) for name, size in sizes_of(folder).items()}
+        through = {name for name, at in asked if (name, at) not in whole}
+        assert len(first) == 2
+        assert through <= first, "later ones are waited for"
+        fetched = [name for name, at in asked if (name, at) in whole and name not in first]
+        assert sorted(fetched) == sorted(sizes_of(folder).keys() - first)
+
+
+def test_what_was_read_in_an_abandoned_pass_is_not_counted_in_the_next(
+    folder: Path, url: str, tmp_path: Path
+) -> None:
+    for root in (folder, url):
+        loading = loader(root, tmp_path / "cache")
+        for _ in range(3):
+            batches = list(islice(loading, 2))
+            of = sizes(folder)
+            for batch in batches:
+                assert batch.cost.sample_bytes == sum(of[i] for i in batch.sample_ids.tolist())
+
+
+def test_sample_bytes_are_the_bytes_of_samples_and_not_of_downloads() -> None:
+    cost = Cost(disk_bytes=1, cache_bytes=20, read_through_bytes=300, network_bytes=4000)
+    assert cost.sample_bytes == 321
+
+
+# Seconds -------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A transform that takes at least so long for each sample."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, image: Any, target: Any) -> Any:
+        time.sleep(self.seconds)
+        return image, target
+
+
+def test_seconds_are_counted_where_they_are_spent(folder: Path) -> None:
+    for batch in loader(folder, transform=Slow(0.005)):
+        cost = batch.cost
+        assert cost.transform_s >= 0.005 * len(batch)
+        assert cost.decode_s > 0
+        assert cost.collate_s > 0
+        parts = cost.fetch_s + cost.decode_s + cost.transform_s + cost.collate_s
+        assert parts <= cost.wait_s, "one process: it waits for all of that"
+        assert cost.queue_depth == 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_knows_its_size_and_when_it_was_made(folder: Path, num_workers: int) -> None:
+    """By a clock that worker and parent share: made after it was asked for, and before it came."""
+    slow = loader(folder, transform=Slow(0.01), num_workers=num_workers, prefetch_factor=None)
+    asked = time.perf_counter()
+    for batch in slow:
+        came = time.perf_counter()
+        assert batch.cost.num_samples == len(batch)
+        assert asked < batch.cost.made_at < came
+        assert batch.cost.start_s == (batch.cost.wait_s if batch.start == 0 else 0)
+        assert batch.cost.hand_over_s <= batch.cost.wait_s
+        asked = max(asked, batch.cost.made_at)
+
+
+def test_one_waits_for_slow_workers_and_not_for_fast_ones(folder: Path) -> None:
+    slow = list(loader(folder, transform=Slow(0.01), num_workers=1, batch_size=4))
+    assert sum(batch.cost.wait_s for batch in slow) > 0.5 * 84 * 0.01
+    assert min(batch.cost.transform_s for batch in slow) >= 4 * 0.01
+    assert sorted(batch.cost.queue_depth for batch in slow)[len(slow) // 2] == 0
+    fast = loader(folder, num_workers=1, batch_size=4, prefetch_factor=4)
+    depths, waits = [], []
+    for batch in islice(fast, 10):
+        depths.append(batch.cost.queue_depth)
+        waits.append(batch.cost.wait_s)
+        time.sleep(0.05)
+    assert max(depths) in {3, 4}, "as many as are made ahead, without the one taken"
+    assert sorted(waits)[5] < 0.02
+
+
+# The way to the GPU --------------------------------------------------------------------------
+
+
+def a_batch(folder: Path) -> Batch:
+    """With a cost no field of which is 0."""
+    batch = next(iter(loader(folder)))
+    for number, field in enumerate(fields(Cost)):
+        setattr(batch.cost, field.name, type(getattr(batch.cost, field.name))(number + 1))
+    return batch
+
+
+def test_a_batch_keeps_its_cost_on_every_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # which needs a GPU
+    batch = a_batch(folder)
+    expected = Cost(1, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9, 10, 11, 12, 13, 14.0)
+    for copy in (
+        pickle.loads(pickle.dumps(batch)),
+        batch.pin_memory(),
+        batch.to("cpu"),
+        batch.with_pixels(batch.pixels.float()),
+    ):
+        assert copy.cost == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_keeps_its_cost_on_the_way_to_a_gpu(folder: Path) -> None:
+    batch = a_batch(folder)
+    assert batch.pin_memory().cost == batch.cost
+    assert batch.pin_memory().to("cuda", non_blocking=True).cost == batch.cost
+    pinned = list(loader(folder, num_workers=2, pin_memory=True))
+    assert_adds_up(pinned, folder)
+
+
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_a_cost_comes_from_every_kind_of_worker(folder: Path, context: str) -> None:
+    batches = list(loader(folder, num_workers=1, multiprocessing_context=context))
+    assert_adds_up(batches, folder)
+    for cost in (batch.cost for batch in batches):
+        assert min(cost.decode_s, cost.transform_s, cost.collate_s, cost.wait_s) > 0

@@ -1,0 +1,119 @@
+"""What a prefetcher fetches, and what it leaves alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from datamodules.order.node_shards import Piece
+from datamodules.reading.cache import ShardCache
+from datamodules.reading.prefetch import Prefetcher, RemoteShards
+from datamodules.reading.shard_table import ShardTable
+from shard_tool.errors import StoreError
+from shard_tool.storage.location import Folder, load_manifest
+from tests.kit.datasets.stored import stored
+from tests.kit.processes.shard_tool import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+A, B, C = (Piece(shard, 0, 5, is_whole=True) for shard in range(3))
+
+
+class Shards:
+    """As much of `RemoteShards` as a prefetcher uses."""
+
+    def __init__(self) -> None:
+        self.cached: set[Piece] = set()
+        self.fetched: list[Piece] = []
+
+    def find(self, piece: Piece) -> Path | None:
+        return Path() if piece in self.cached else None
+
+    def fetch(self, piece: Piece, **_: Any) -> Path:
+        self.fetched.append(piece)
+        self.cached.add(piece)
+        return Path()
+
+
+def test_what_was_there_and_had_to_go_is_not_fetched_again_before_it_is_needed() -> None:
+    """Else a small cache downloads each shard twice: once to be read, once for nothing."""
+    shards = Shards()
+    prefetcher = Prefetcher(shards, 0.0)  # type: ignore[arg-type]
+    prefetcher.follow([A], [B])
+    assert eventually(lambda: shards.cached == {A, B})
+    shards.cached.discard(A)  # to make room for the next
+    prefetcher.follow([B], [C])
+    assert eventually(lambda: C in shards.cached)
+    time.sleep(0.3)
+    prefetcher.stop()
+    assert shards.fetched == [A, B, C]
+
+
+class SlowTable:
+    """A table whose reads wait until they are let go, and may fail."""
+
+    def __init__(self, table: ShardTable) -> None:
+        self._table = table
+        self.asked: list[str] = []
+        self.is_let_go = threading.Event()
+        self.failures = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    def read_ranges(self, shards: list[int], ranges: list[tuple[str, int, int]]) -> list[bytes]:
+        self.asked += [name for name, _, _ in ranges]
+        assert self.is_let_go.wait(20)
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("bucket", "is not reached")
+        return self._table.read_ranges(shards, ranges)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[SlowTable]:
+    folder = Folder(str(stored(tmp_path / "voc", {"train": [3, 4, 5]})))
+    table = SlowTable(ShardTable.of([folder], [load_manifest(folder)], [("train",)]))
+    yield table
+    table.is_let_go.set()
+
+
+def test_threads_of_a_process_fetch_an_index_once_between_them(
+    table: SlowTable, tmp_path: Path
+) -> None:
+    shards = RemoteShards(table, ShardCache(tmp_path / "cache"))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(shards.index, 1)
+        assert eventually(lambda: table.asked == ["train-000001.tar.idx"])
+        others = [pool.submit(shards.indexes, [0, 1]), pool.submit(shards.indexes, [1, 2])]
+        same = pool.submit(shards.index, 1)
+        assert eventually(lambda: len(table.asked) == 3)
+        table.is_let_go.set()
+        lengths = [{s: len(i) for s, i in other.result(20).items()} for other in others]
+        assert lengths == [{0: 3, 1: 4}, {1: 4, 2: 5}]
+        assert len(first.result(20)) == len(same.result(20)) == 4
+    assert sorted(table.asked) == [f"train-{shard:06d}.tar.idx" for shard in range(3)]
+
+
+def test_threads_that_wait_for_an_index_learn_of_the_failure_too(
+    table: SlowTable, tmp_path: Path
+) -> None:
+    table.failures = 1
+    shards = RemoteShards(table, ShardCache(tmp_path / "cache"))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(shards.index, 1)
+        assert eventually(lambda: len(table.asked) == 1)
+        second = pool.submit(shards.index, 1)
+        time.sleep(0.1)
+        table.is_let_go.set()
+        for waiting in (first, second):
+            with pytest.raises(StoreError, match="bucket: is not reached"):
+                waiting.result(20)
+        assert len(table.asked) == 1
+        assert len(shards.index(1)) == 4

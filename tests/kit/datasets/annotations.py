@@ -1,0 +1,25 @@
+"""Annotations to compare with: None for every tag that is not given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shard_tool.sources.voc.annotation import Annotation, ObjectAnnotation
+
+if TYPE_CHECKING:
+    from shard_tool.sources.voc.annotation import Corners
+
+FILE_TAGS = ("folder", "filename", "source", "owner", "size_whd", "segmented")
+OBJECT_TAGS = ("pose", "truncated", "occluded", "difficult", "parts", "actions", "point")
+
+BOX_HINT = "; correct the file, or convert with --on-bad-record skip"
+
+
+def found(*objects: ObjectAnnotation, **given: Any) -> Annotation:
+    """What a file says."""
+    return Annotation(**(dict.fromkeys(FILE_TAGS) | given), objects=objects)
+
+
+def thing(name: str, corners: Corners | None, **given: Any) -> ObjectAnnotation:
+    """What an object in it says."""
+    return ObjectAnnotation(name=name, corners=corners, **(dict.fromkeys(OBJECT_TAGS) | given))

@@ -1,0 +1,70 @@
+"""Tars as others write them, and a way to adopt them in this process."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from webdataset.writer import TarWriter
+
+from shard_tool.dataset.index import AdoptOptions, AdoptReport, adopt
+from tests.kit.datasets.tars import webdataset_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from tests.kit.datasets.tars import Records
+
+
+def adopted(shards: Iterable[object], dest: object, **options: Any) -> AdoptReport:
+    """Adopt in this process, unless `workers` says otherwise."""
+    names = tuple(str(shard) for shard in shards)
+    return adopt(AdoptOptions(shards=names, dest=str(dest), **({"workers": 1} | options)))
+
+
+def by_webdataset(path: Path, records: Records) -> Path:
+    """A tar by webdataset's writer, whose times with fractions need PAX headers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TarWriter(str(path), encoder=False) as writer:
+        for key, members in records.items():
+            writer.write({"__key__": key} | members)
+    return path
+
+
+def by_gnu_tar(path: Path, files: Mapping[str, bytes], *options: str) -> Path:
+    """A tar by GNU tar, of these files in this order; names that end in a slash are folders."""
+    root = path.parent / f"{path.name}.files"
+    for name, content in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            file.mkdir(exist_ok=True)
+        else:
+            file.write_bytes(content)
+    command = ["tar", "--create", "--no-recursion", *options, "--file", str(path), *files]
+    subprocess.run(command, cwd=root, check=True)
+    return path
+
+
+def records_of(name: str, num: int) -> Records:
+    """Samples with differing members: all have a text, every other one a picture."""
+    found: Records = {}
+    for i in range(num):
+        found[f"{name}/{i:04d}"] = {"txt": f"{name} {i}".encode()}
+        if i % 2:
+            found[f"{name}/{i:04d}"]["jpg"] = bytes([i, len(name)]) * (100 + 37 * i)
+    return found
+
+
+def shards_of_others(folder: Path, lengths: Iterable[int]) -> list[Path]:
+    """Some tars by webdataset's writer, of so many samples each."""
+    return [
+        by_webdataset(folder / f"part-{number:03d}.tar", records_of(f"{number:03d}", length))
+        for number, length in enumerate(lengths)
+    ]
+
+
+def read_by_webdataset(shards: Iterable[Path]) -> list[tuple[str, dict[str, bytes]]]:
+    """(key, members) of each sample, as webdataset reads the tars one after the other."""
+    return [sample for shard in shards for sample in webdataset_samples(shard.read_bytes())]

@@ -1,0 +1,86 @@
+"""Conversions that are killed: between two storage calls, or at any moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool.dataset import publication
+from shard_tool.dataset.writer_lock import claimed
+from shard_tool.storage.location import Folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BEAT_S = 0.05
+"""Between two signs of life in these tests: nobody wants to wait for the dead."""
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def fast_claims() -> None:
+    """Let this process take others for dead sooner."""
+    publication.claimed = partial(claimed, beat_s=BEAT_S, patience=20)  # type: ignore[assignment]
+
+
+def killed_conversion(options: dict[str, Any], *, deed: int, when: str) -> bool:
+    """Convert in a process that kills itself at one of its storage calls.
+
+    Args:
+        options: Of `ConvertOptions`; one worker.
+        deed: Number of the call: a publication or a removal.
+        when: 'before' or 'after' its effect.
+
+    Returns:
+        Whether it was killed; False where there are not so many calls.
+    """
+    _CONTEXT.set_forkserver_preload(["tests.kit.processes.killed", "s3fs"])
+    process = _CONTEXT.Process(target=_convert_and_die, args=(options, deed, when))
+    process.start()
+    process.join(60)
+    assert process.exitcode in (0, -signal.SIGKILL), f"exit status {process.exitcode}"
+    return process.exitcode != 0
+
+
+def _convert_and_die(options: dict[str, Any], deed: int, when: str) -> None:
+    fast_claims()
+    num_deeds = 0
+
+    def reached(moment: str, number: int) -> None:
+        if (moment, number) == (when, deed):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted() -> int:
+        nonlocal num_deeds
+        num_deeds += 1
+        return num_deeds - 1
+
+    def around(call: Any) -> Any:
+        def wrapped(folder: Folder, *arguments: Any) -> Any:
+            number = counted()
+            reached("before", number)
+            result = call(folder, *arguments)
+            reached("after", number)
+            return result
+
+        return wrapped
+
+    publish = Folder.publish
+
+    @contextmanager
+    def wrapped_publish(folder: Folder, name: str) -> Iterator[Any]:
+        number = counted()
+        with publish(folder, name) as file:
+            yield file
+            reached("before", number)
+        reached("after", number)
+
+    Folder.publish = wrapped_publish  # type: ignore[method-assign, assignment]
+    for name in ("remove", "remove_all", "put", "abort_uploads"):
+        setattr(Folder, name, around(getattr(Folder, name)))
+    convert(ConvertOptions(**{"workers": 1} | options))

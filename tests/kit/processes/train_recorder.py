@@ -1,0 +1,69 @@
+"""A training script for tests that need real processes: run by python or torchrun.
+
+Usage: train_recorder.py JSON, with data (of VOCDataModule), trainer (of Trainer), log, checkpoints
+(a folder: a checkpoint after every step), ckpt_path, validate (bool), step_s (seconds
+a step takes); or with a list of such, done one after the other, which saves starting processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from datamodules import VOCDataModule
+from tests.kit.models.recorder import Recorder
+
+
+class Slow(Recorder):
+    """Takes its time, so that a test can kill it in mid-epoch."""
+
+    step_s = 0.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        time.sleep(self.step_s)
+        return super().training_step(batch, batch_idx)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    given = json.loads(sys.argv[1])
+    for options in given if isinstance(given, list) else [given]:
+        run(options)
+
+
+def run(options: dict[str, Any]) -> None:
+    model = Slow(options["log"])
+    model.step_s = options.get("step_s", 0.0)
+    callbacks = []
+    if folder := options.get("checkpoints"):
+        every = {"filename": "{step}", "every_n_train_steps": 1, "save_top_k": -1}
+        callbacks.append(ModelCheckpoint(dirpath=folder, save_last=True, **every))
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=bool(callbacks),
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        **options["trainer"],
+    )
+    Path(f"{options['log']}.pid{trainer.global_rank}").write_text(str(os.getpid()))
+    data = VOCDataModule(**options["data"])
+    trainer.fit(model, data, ckpt_path=options.get("ckpt_path"))
+    if options.get("validate"):
+        trainer.validate(model, data, verbose=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A real Dask scheduler and its workers in processes of their own, over TCP on loopback."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.kit.processes.shard_tool import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[3]
+_COMMON = ("--no-dashboard",)
+
+
+@dataclass(slots=True)
+class DaskCluster:
+    """Where a cluster is, and its processes."""
+
+    folder: Path
+    address: str = ""
+    pids: list[int] = field(default_factory=list)
+    """Of the workers, in the order they were started; the scheduler's is not among them."""
+    addresses: dict[str, str] = field(default_factory=dict)
+    """Of the workers, by their names: 'worker-0', 'worker-1', …"""
+    scheduler_pid: int = 0
+
+    def logs(self) -> str:
+        """All that the scheduler and the workers have written."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
+
+
+@contextmanager
+def dask_cluster(
+    folder: Path, workers: int = 2, *, preload: str = "", scheduler_preload: str = ""
+) -> Iterator[DaskCluster]:
+    """Run a scheduler and workers of one thread each; no nanny brings a killed worker back.
+
+    Args:
+        folder: For logs and what workers spill; created where it is missing.
+        workers: How many; each is connected when the block begins.
+        preload: Python a worker runs before anything else.
+        scheduler_preload: Likewise for the scheduler.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cluster = DaskCluster(folder)
+    with ExitStack() as stack:
+        scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", *_COMMON]
+        scheduler += _preload(folder / "scheduler_preload.py", scheduler_preload)
+        cluster.scheduler_pid = stack.enter_context(_dask(scheduler, folder / "scheduler.log"))
+        cluster.address = _said(folder / "scheduler.log", r"Scheduler at:\s+(tcp://\S+)")
+        for number in range(workers):
+            stack.enter_context(add_worker(cluster, f"worker-{number}", preload=preload))
+        yield cluster
+
+
+@contextmanager
+def add_worker(cluster: DaskCluster, name: str, *, preload: str = "") -> Iterator[int]:
+    """Let one worker more join; its process id."""
+    folder = cluster.folder
+    command = ["worker", cluster.address, "--nthreads", "1", "--no-nanny", "--name", name]
+    command += ["--local-directory", str(folder), "--death-timeout", "60", *_COMMON]
+    command += _preload(folder / f"{name}_preload.py", preload)
+    with _dask(command, folder / f"{name}.log") as pid:
+        cluster.pids.append(pid)
+        _said(folder / f"{name}.log", r"Registered to:\s+(tcp://\S+)")
+        cluster.addresses[name] = _said(folder / f"{name}.log", r"Start worker at:\s+(tcp://\S+)")
+        yield pid
+
+
+def _preload(path: Path, code: str) -> list[str]:
+    if not code:
+        return []
+    path.write_text(code)
+    return ["--preload", str(path)]
+
+
+@contextmanager
+def _dask(command: list[str], log: Path) -> Iterator[int]:
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),  # workers import the tests' functions
+        "DASK_CONFIG": str(log.parent / "none"),  # nothing of what this machine may have set
+        "DASK_LOGGING__DISTRIBUTED": "debug",  # all that could give a secret away
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dask", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=log.parent,
+        )
+    with process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def _said(log: Path, pattern: str) -> str:
+    """What a process writes into its log when it is ready."""
+    found = None
+
+    def is_there() -> bool:
+        nonlocal found
+        found = re.search(pattern, log.read_text())
+        return found is not None
+
+    assert eventually(is_there, deadline_s=60), log.read_text()
+    assert found is not None
+    return found[1]

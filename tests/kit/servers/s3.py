@@ -1,0 +1,160 @@
+"""A real S3 server for tests, and ways to look into its buckets around the code under test.
+
+The server is OpenStack Swift (`scripts/s3-server`). The helpers use botocore, not s3fs: what s3fs
+caches, retries or forgets has no part in what a test sets up or finds.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import botocore.session
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.kit.servers.fault_proxy import FaultProxy, ProxyProcess
+
+SERVER = Path(__file__).resolve().parents[3] / "scripts/s3-server"
+REGION = "us-east-1"
+MANIFEST = "manifest.json"
+
+_SESSION = botocore.session.Session()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3:
+    """Where a server is, and who may use it."""
+
+    endpoint_url: str
+    key: str
+    secret: str = field(repr=False)
+    pid: int | None = None
+    """Of the server; to measure it."""
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """As `Folder` and fsspec take them; a new dict."""
+        return {"key": self.key, "secret": self.secret, "endpoint_url": self.endpoint_url}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same for a process that is given a URL and nothing else."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def through(self, proxy: FaultProxy | ProxyProcess) -> S3:
+        """The same server as seen through a proxy."""
+        return replace(self, endpoint_url=proxy.url)
+
+    def sign(self, method: str, target: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """Headers with a new signature, for a proxy that changes what is asked."""
+        request = AWSRequest(method, f"{self.endpoint_url}{target}", headers=dict(headers))
+        S3SigV4Auth(Credentials(self.key, self.secret), "s3", REGION).add_auth(request)
+        return dict(request.headers.items())
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[S3]:
+    """Run a server that keeps its objects in `folder`; the first ever is installed first."""
+    errors = folder / "stderr.txt"
+    command = [str(SERVER), "--dir", str(folder), "--format", "json"]
+    with errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, f"no S3 server: {errors.read_text()}"
+            started = json.loads(line)
+            names = ("endpoint_url", "key", "secret")
+            yield S3(**{name: started[name] for name in names}, pid=process.pid)
+        finally:
+            process.terminate()
+
+
+def make_bucket(s3: S3) -> str:
+    """A fresh bucket's URL."""
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    with _client(s3) as client:
+        client.create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"
+
+
+def upload(folder: Path, s3: S3, url: str) -> None:
+    """Put every file of a folder under a URL; the manifest last, as a conversion does."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    with _client(s3) as client:
+        for path in sorted(files, key=lambda path: (path.name == MANIFEST, path)):
+            name = path.relative_to(folder).as_posix()
+            with path.open("rb") as file:
+                client.put_object(**_place(f"{url}/{name}"), Body=file)
+
+
+def objects(s3: S3, url: str) -> dict[str, bytes]:
+    """Name to content of every object under a URL; empty where there is none."""
+    at = _place(f"{url}/")
+    found = {}
+    with _client(s3) as client:
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=at["Bucket"], Prefix=at["Key"]
+        )
+        for key in [entry["Key"] for page in pages for entry in page.get("Contents", [])]:
+            with client.get_object(Bucket=at["Bucket"], Key=key)["Body"] as body:
+                found[key.removeprefix(at["Key"])] = body.read()
+    return found
+
+
+def put(s3: S3, url: str, content: bytes) -> str:
+    """Make or replace one object; its ETag."""
+    with _client(s3) as client:
+        etag: str = client.put_object(**_place(url), Body=content)["ETag"]
+    return etag
+
+
+def remove(s3: S3, url: str) -> None:
+    """Remove one object."""
+    with _client(s3) as client:
+        client.delete_object(**_place(url))
+
+
+def _place(url: str) -> dict[str, str]:
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": key}
+
+
+@contextmanager
+def _client(s3: S3) -> Iterator[Any]:
+    """A client that fails at once, for a test would rather know."""
+    config = Config(
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    client = _SESSION.create_client(
+        "s3",
+        region_name=REGION,
+        endpoint_url=s3.endpoint_url,
+        aws_access_key_id=s3.key,
+        aws_secret_access_key=s3.secret,
+        config=config,
+    )
+    with closing(client):
+        yield client

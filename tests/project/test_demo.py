@@ -1,0 +1,45 @@
+"""scripts/demo, as a user runs it, with a shorter training."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def steps_of(run: Path) -> dict[int, float]:
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train_loss"]]
+    return {int(row["step"]): float(row["train_loss"]) for row in rows}
+
+
+def test_the_demo_converts_trains_is_killed_and_resumes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/demo.py"), "--seconds", "20", "--output", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = done.stdout.partition("== summary")[2]
+    assert re.search(r"samples +193\n", summary)
+    assert re.search(r"loss +\d+\.\d+ at the start, \d+\.\d+ at the end", summary)
+    (run,) = tmp_path.glob("run-*")
+    first, second = (steps_of(run / f"lightning_logs/version_{i}") for i in range(2))
+    assert min(first) == 0
+    assert min(second) == 5 * (len(first) // 5), "resumed at the last checkpoint"
+    for step in first.keys() & second.keys():
+        assert first[step] == second[step], "the same batch and the same weights again"
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        assert sheet.size[0] > 1000

@@ -1,0 +1,354 @@
+"""Progress: what a person is told is true, readable, and nothing a log file chokes on."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shard_tool.cli.progress import Pace, StderrHandler, human_seconds, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIB = 1 << 20
+
+
+class Clock:
+    """Stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def walked(*points: tuple[float, int], total: int | None) -> Pace:
+    """A pace that began at 0 s and saw (seconds, done)."""
+    pace = Pace(0)
+    for at_s, done in points:
+        pace.saw(at_s, done, total)
+    return pace
+
+
+# --- how fast, and how long still ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("points", "total", "left_s"),
+    [
+        pytest.param([(0, 0), (4, 400)], 1000, None, id="too early to say"),
+        pytest.param([(0, 0), (5, 500)], 1000, 5, id="five seconds and enough"),
+        pytest.param([(0, 0), (10, 19)], 1000, None, id="not two percent"),
+        pytest.param([(0, 0), (10, 20)], 1000, 490, id="two percent"),
+        pytest.param([(0, 0), (60, 6)], 1000, 9940, id="less, but for a minute"),
+        pytest.param([(0, 0), (10, 500)], None, None, id="nobody knows the whole"),
+        pytest.param([(0, 0), (10, 1000)], 1000, None, id="done"),
+        pytest.param([(0, 500), (10, 500)], 1000, None, id="nothing came"),
+        pytest.param([(20, 500)], 1000, 20, id="the first word comes late"),
+        pytest.param([], 1000, None, id="no word yet"),
+    ],
+)
+def test_a_time_is_named_only_once_it_can_be(
+    points: list[tuple[float, int]], total: int | None, left_s: float | None
+) -> None:
+    now_s = points[-1][0] if points else 100
+    assert walked(*points, total=total).left_s(now_s) == left_s
+
+
+def test_speed_is_that_of_the_recent_past() -> None:
+    """Ten minutes at 100 a second, then at 10: half a minute later the old speed is forgotten."""
+    fast = [(float(s), 100 * s) for s in range(601)]
+    slow = [(600.0 + s, 60_000 + 10 * s) for s in range(1, 32)]
+    pace = walked(*fast, *slow, total=100_000)
+    assert pace.rate(631) == pytest.approx(10)
+    assert pace.left_s(631) == pytest.approx((100_000 - 60_310) / 10)
+
+
+def test_the_time_left_grows_while_nothing_happens() -> None:
+    pace = walked((0, 0), (10, 500), total=1000)
+    assert [pace.left_s(now_s) for now_s in (10, 20, 40)] == [10, 20, 40]
+
+
+def test_tasks_that_end_seldom_and_together_do_not_make_it_jump() -> None:
+    """Two workers, each with a shard of 700 samples a minute: 23.3 samples a second."""
+    pace = Pace(0)
+    for minute in range(1, 60):
+        for worker in range(2):
+            done = 700 * (2 * minute - 1 + worker)
+            pace.saw(60.0 * minute + worker, done, 100_000)
+            if minute > 6:
+                rates = [pace.rate(60.0 * minute + s) for s in range(worker, worker + 59)]
+                assert rates == pytest.approx([1400 / 60] * 59, rel=0.25)
+
+
+def test_what_an_earlier_run_got_does_not_count_as_speed() -> None:
+    resumed = walked((0.3, 600), (10.3, 700), total=1000)
+    assert resumed.rate(10.3) == 10
+    assert resumed.left_s(10.3) == 30
+
+
+def test_falling_back_is_a_new_beginning() -> None:
+    pace = walked((0, 0), (10, 500), (11, 3), (13, 23), total=1000)
+    assert pace.rate(13) == 10
+    assert pace.left_s(13) is None
+    pace.saw(21, 103, 1000)
+    assert pace.left_s(21) == pytest.approx(89.7)
+
+
+def test_another_total_is_a_new_beginning() -> None:
+    """2 GB on this disk are hashed in seconds; those of the download behind them are not."""
+    pace = walked((0, 0), (3, 900), total=900)
+    pace.saw(3, 900, 2000)
+    pace.saw(13, 910, 2000)
+    assert pace.rate(13) == 1
+
+
+@given(st.floats(0.01, 100), st.floats(0.001, 40), st.integers(3, 200))
+def test_a_steady_speed_is_found_whatever_the_steps(rate: float, step_s: float, steps: int) -> None:
+    pace = Pace(0)
+    for step in range(steps):
+        pace.saw(step * step_s, round(step * step_s * rate * 1e6), None)
+    now_s = (steps - 1) * step_s
+    found = pace.rate(now_s)
+    if now_s > 1:
+        assert found == pytest.approx(rate * 1e6, rel=1e-3)
+    else:
+        assert found is None
+
+
+def test_what_is_remembered_does_not_grow() -> None:
+    pace = Pace(0)
+    for step in range(20_000):
+        pace.saw(step / 100, step, None)
+    assert len(pace._points) <= 65
+    assert pace.rate(199.99) == pytest.approx(100)
+
+
+def test_one_thread_may_ask_while_another_tells() -> None:
+    """As the bar does, ten times a second."""
+    pace, stopped, wrong = Pace(0), threading.Event(), list[BaseException]()
+
+    def ask() -> None:
+        try:
+            while not stopped.is_set():
+                pace.left_s(1e6)
+                pace.bytes_rate(1e6)
+        except Exception as exc:  # noqa: BLE001  (whatever it is, the test names it)
+            wrong.append(exc)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    for step in range(30_000):
+        pace.saw(step, step % 900, 1000, step)
+    stopped.set()
+    thread.join()
+    assert wrong == []
+
+
+# --- plain lines ---------------------------------------------------------------------------------
+
+
+def test_a_line_comes_every_five_seconds_and_says_all(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("converting", unit="samples", clock=clock) as advance:
+        for second in range(13):
+            advance(50 * second, 5000, f"{second}/99 shards", num_bytes=second * MIB)
+            clock.wait(1)
+    assert capsys.readouterr() == (
+        "",
+        "converting: 250/5000 samples, 5/99 shards, 1.0 MiB/s, 2 min left\n"
+        "converting: 500/5000 samples, 10/99 shards, 1.0 MiB/s, 2 min left\n",
+    )
+
+
+def test_samples_have_a_speed_where_nobody_tells_bytes(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("copying", unit="samples", clock=clock) as advance:
+        for _ in range(2):
+            advance(int(clock.now_s) - 1000, None)
+            clock.wait(6)
+    assert capsys.readouterr().err == "copying: 6 samples, 1 samples/s\n"
+
+
+def test_bytes_are_written_as_sizes(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("downloading a.tar", unit="bytes", clock=clock) as advance:
+        advance(600 * MIB, 1000 * MIB)
+        clock.wait(10)
+        advance(700 * MIB, 1000 * MIB)
+    line = "downloading a.tar: 700.0 MiB/1000.0 MiB, 10.0 MiB/s, 30 s left\n"
+    assert capsys.readouterr().err == line
+
+
+def test_without_a_unit_the_note_is_the_unit(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("verifying", clock=clock) as advance:
+        clock.wait(20)
+        advance(3, 12, "shards")
+    assert capsys.readouterr().err == "verifying: 3/12 shards, 0.15/s, 60 s left\n"
+
+
+def test_something_else_starts_anew_under_its_own_name(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("fetching voc2007", unit="bytes", clock=clock) as advance:
+        advance(10 * MIB, 200 * MIB, what="checking b.tar")
+        clock.wait(6)
+        advance(100 * MIB, 200 * MIB, what="downloading b.tar")
+        clock.wait(10)
+        advance(150 * MIB, 200 * MIB, what="downloading b.tar")
+    assert capsys.readouterr().err.splitlines() == [
+        "downloading b.tar: 100.0 MiB/200.0 MiB",
+        "downloading b.tar: 150.0 MiB/200.0 MiB, 5.0 MiB/s, 10 s left",
+    ]
+
+
+def test_a_log_gets_plain_lines_whatever_the_environment_says(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FORCE_COLOR is what many a CI sets; names are no markup."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with progress("reading [red]x[/red] :smile:", clock=clock) as advance:
+        clock.wait(6)
+        advance(6, None, "files")
+    assert capsys.readouterr().err == "reading [red]x[/red] :smile:: 6 files, 1/s\n"
+
+
+def test_nothing_is_said_of_what_takes_no_time(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("converting", clock=clock) as advance:
+        advance(60, 60, "samples")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_times_are_no_finer_than_an_estimate_is() -> None:
+    assert [human_seconds(s) for s in (0.2, 89, 91, 5000, 7300, 200_000)] == [
+        *("1 s", "89 s", "2 min", "83 min", "2 h 1 min", "2 d 7 h")
+    ]
+
+
+# --- a terminal ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a real terminal is sent while something runs, as (what, environment)."""
+
+    def run(work: Callable[[], None], **environment: str) -> str:
+        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "LINES"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in ({"TERM": "xterm-256color", "COLUMNS": "120"} | environment).items():
+            monkeypatch.setenv(name, value)
+        ours, theirs = os.openpty()
+        with open(theirs, "w", encoding="utf-8") as stderr:  # noqa: PTH123  (a descriptor)
+            monkeypatch.setattr(sys, "stderr", stderr)
+            work()
+        content = b""
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while block := os.read(ours, 1 << 16):
+                content += block
+        os.close(ours)
+        return content.decode()
+
+    return run
+
+
+def visible(content: str) -> list[str]:
+    """Each thing that was drawn, without colours and moves."""
+    frames = re.split(r"\r\n|\r|\n", content)
+    plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame).strip() for frame in frames]
+    return [frame for frame in plain if frame]
+
+
+COLOURS = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-9]|9[0-7])(?:;\d+)*m")
+
+
+def convert_a_little(clock: Clock) -> None:
+    with progress("converting [x]", unit="samples", clock=clock) as advance:
+        advance(0, 5000, num_bytes=0)
+        clock.wait(10)
+        advance(1250, 5000, "3/12 shards", num_bytes=5 * MIB)
+
+
+def test_a_terminal_gets_a_bar_with_the_time_first(clock: Clock, shown: Callable[..., str]) -> None:
+    content = shown(lambda: convert_a_little(clock))
+    last = visible(content)[-1]
+    assert last.startswith("converting [x] ━━━━")
+    assert last.endswith("25% 30 s left, 512.0 KiB/s, 1250/5000 samples, 3/12 shards")
+    assert COLOURS.search(content)
+
+
+def test_a_narrow_terminal_cuts_the_end_and_keeps_one_line(
+    clock: Clock, shown: Callable[..., str]
+) -> None:
+    last = visible(shown(lambda: convert_a_little(clock), COLUMNS="70"))[-1]
+    assert len(last) <= 70
+    assert last.startswith("converting [x] ━━━━")
+    assert "25% 30 s left, 512.0 KiB/s" in last
+    assert last.endswith("…")
+
+
+def test_colours_are_left_out_where_nobody_wants_them(
+    clock: Clock, shown: Callable[..., str]
+) -> None:
+    content = shown(lambda: convert_a_little(clock), NO_COLOR="1")
+    assert "━" in content
+    assert not COLOURS.search(content)
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
+    clock: Clock, shown: Callable[..., str]
+) -> None:
+    assert shown(lambda: convert_a_little(clock), TERM="dumb") == (
+        "converting [x]: 1250/5000 samples, 3/12 shards, 512.0 KiB/s, 30 s left\r\n"
+    )
+
+
+def test_a_log_line_stands_above_the_bar(clock: Clock, shown: Callable[..., str]) -> None:
+    """A retry, say: written into the bar, both would be unreadable."""
+    logger = logging.getLogger("tests.progress")
+    logger.setLevel(logging.INFO)
+
+    def work() -> None:
+        with progress("converting", clock=clock) as advance:
+            advance(1, 5, "samples")
+            logger.info("s3://b/x: HTTP 503; next attempt in 1 s")
+            advance(2, 5, "samples")
+
+    logger.addHandler(handler := StderrHandler())
+    try:
+        content = shown(work)
+    finally:
+        logger.removeHandler(handler)
+    assert "s3://b/x: HTTP 503; next attempt in 1 s" in visible(content)
+
+
+def test_log_lines_go_to_the_stderr_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = StderrHandler()
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "said of %s", ("it",), None))
+    assert stderr.getvalue() == "said of it\n"

@@ -1,0 +1,170 @@
+"""Records that break a rule: an error, or skipped, counted and listed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shard_tool.errors import BoxError, DataError, OptionError, SourceError
+from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of
+from tests.kit.datasets.voc_tree import CAT, Picture, mask, pictures, voc_tree, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OUTSIDE = ("cat", (1, 1, 21, 10))
+BELOW = "xmax 21 is outside width 20"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Eight pictures, of which 000002 has a box outside, 000005 no annotation, 000008 no JPEG."""
+    good = pictures(8)
+    good[1] = Picture(key="000002", objects=(CAT, OUTSIDE))
+    tree = voc_tree(tmp_path / "in", good)
+    (tree / "Annotations/000005.xml").unlink()
+    write(tree / "JPEGImages/000008.jpg", b"GIF89a")
+    return tree
+
+
+def problems(tree: Path) -> dict[str, str]:
+    missing = "is missing: a picture without its annotation (Main/train names '000005')"
+    return {
+        "000002": f"{tree}/Annotations/000002.xml: object 2 'cat': {BELOW}",
+        "000005": f"{tree}/Annotations/000005.xml: {missing}",
+        "000008": f"{tree}/JPEGImages/000008.jpg: not a JPEG picture (6 bytes)",
+    }
+
+
+def listed(dest: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (dest / "bad_records.jsonl").read_text().splitlines()]
+
+
+def test_bad_records_are_skipped_counted_and_listed_when_asked(tree: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "out"
+    report = converted(tree, dest, on_bad_record="skip")
+    good = ["000001", "000003", "000004", "000006", "000007"]
+    assert sorted(samples_of(dest, "train")) == good
+    document = manifest_of(dest)
+    assert document["num_bad_records"] == 3
+    assert document["options"]["on_bad_record"] == "skip"
+    assert document["splits"]["train"]["num_samples"] == 5
+    assert document["splits"]["train"]["objects"] == {"cat": 5, "dog": 5}
+    assert listed(dest) == list(report.bad_records)
+    assert {bad["key"]: bad["split"] for bad in listed(dest)} == dict.fromkeys(
+        ("000002", "000005", "000008"), "train"
+    )
+
+
+def test_list_of_bad_records_says_what_is_wrong_not_what_was_already_done(
+    tree: Path, tmp_path: Path
+) -> None:
+    converted(tree, tmp_path / "out", on_bad_record="skip")
+    assert {bad["key"]: bad["error"] for bad in listed(tmp_path / "out")} == problems(tree)
+
+
+def test_skipping_gives_the_same_files_for_any_number_of_workers(
+    tree: Path, tmp_path: Path
+) -> None:
+    for workers in (1, 2):
+        dest = tmp_path / f"{workers}"
+        converted(tree, dest, on_bad_record="skip", workers=workers, shard_bytes=2500)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+
+
+def test_skipped_records_leave_the_bytes_of_the_others_alone(tree: Path, tmp_path: Path) -> None:
+    converted(tree, tmp_path / "a", on_bad_record="skip")
+    write(
+        tree / "ImageSets/Main/train.txt",
+        b"000001 000003 000004 000006 000007".replace(b" ", b"\n"),
+    )
+    converted(tree, tmp_path / "b")
+    assert samples_of(tmp_path / "a", "train") == samples_of(tmp_path / "b", "train")
+    assert not (tmp_path / "b/bad_records.jsonl").exists()
+
+
+def test_shard_of_bad_records_alone_is_left_out(tree: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "out"
+    converted(tree, dest, on_bad_record="skip", shard_bytes=1)
+    names = [shard["name"] for shard in manifest_of(dest)["splits"]["train"]["shards"]]
+    assert len(names) == 5
+    assert sorted(path.name for path in dest.glob("*.tar")) == names
+    assert sorted(path.name for path in dest.glob("*.idx")) == [f"{name}.idx" for name in names]
+
+
+def test_bad_record_is_an_error_by_default(tree: Path, tmp_path: Path) -> None:
+    write(tree / "ImageSets/Main/train.txt", b"000001\n000002\n")
+    with pytest.raises(BoxError) as caught:
+        converted(tree, tmp_path / "out")
+    hint = "correct the file, or convert with --on-bad-record skip"
+    assert str(caught.value) == f"{problems(tree)['000002']}; {hint}"
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_more_bad_records_than_allowed_are_an_error(tree: Path, tmp_path: Path) -> None:
+    converted(tree, tmp_path / "three", on_bad_record="skip", max_bad_records=3)
+    with pytest.raises(DataError) as caught:
+        converted(tree, tmp_path / "two", on_bad_record="skip", max_bad_records=2)
+    problem = "3 bad records exceed --max-bad-records 2; among them: "
+    assert str(caught.value) in {f"{tree}: {problem}{error}" for error in problems(tree).values()}
+    assert not (tmp_path / "two/manifest.json").exists()
+
+
+def test_limit_of_bad_records_below_zero_is_refused(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        converted(tree, tmp_path / "out", on_bad_record="skip", max_bad_records=-1)
+    assert str(caught.value) == "--max-bad-records: -1 is below 0"
+
+
+def test_split_of_bad_records_alone_is_an_error(tree: Path, tmp_path: Path) -> None:
+    write(tree / "ImageSets/Main/val.txt", b"000005\n000008\n")
+    write(tree / "ImageSets/Main/train.txt", b"000001\n")
+    with pytest.raises(DataError) as caught:
+        converted(tree, tmp_path / "out", on_bad_record="skip")
+    problem = "every record of split 'val' is bad; see bad_records.jsonl"
+    assert str(caught.value) == f"{tree}: {problem}"
+    assert [bad["key"] for bad in listed(tmp_path / "out")] != []
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_missing_list_is_no_record_that_could_be_skipped(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="there is no such split list"):
+        converted(tree, tmp_path / "out", on_bad_record="skip", splits=("test",))
+
+
+def test_overwriting_takes_the_old_list_of_bad_records_away(tree: Path, tmp_path: Path) -> None:
+    converted(tree, tmp_path / "out", on_bad_record="skip")
+    write(tree / "ImageSets/Main/train.txt", b"000001\n")
+    converted(tree, tmp_path / "out", on_existing="overwrite")
+    assert sorted(files_of(tmp_path / "out")) == [
+        "manifest.json",
+        "train-000000.tar",
+        "train-000000.tar.idx",
+    ]
+
+
+def test_key_too_long_for_a_tar_is_a_bad_record(tmp_path: Path) -> None:
+    tree = voc_tree(tmp_path / "in", [*pictures(2), Picture(key="k" * 100)])
+    with pytest.raises(DataError, match="cannot be a"):
+        converted(tree, tmp_path / "fail")
+    converted(tree, tmp_path / "skip", on_bad_record="skip")
+    assert sorted(samples_of(tmp_path / "skip", "train")) == ["000001", "000002"]
+
+
+def test_bad_mask_is_a_bad_record(tmp_path: Path) -> None:
+    tree = voc_tree(
+        tmp_path / "in", [Picture(key=f"{number}", has_mask=True) for number in range(4)]
+    )
+    write(tree / "SegmentationClass/1.png", mask((10, 20)))
+    write(tree / "SegmentationObject/2.png", b"")
+    (tree / "SegmentationClass/3.png").unlink()
+    converted(tree, tmp_path / "out", task="segmentation", on_bad_record="skip")
+    assert list(samples_of(tmp_path / "out", "train")) == ["0"]
+    assert {bad["key"]: bad["error"] for bad in listed(tmp_path / "out")} == {
+        "1": f"{tree}/SegmentationClass/1.png: is 10 x 20 px, its picture 20 x 10",
+        "2": f"{tree}/SegmentationObject/2.png: not a PNG picture (0 bytes)",
+        "3": f"{tree}/SegmentationClass/3.png: is missing: a picture without mask "
+        "(Main/train, Segmentation/train names '3')",
+    }

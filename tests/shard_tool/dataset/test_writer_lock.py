@@ -1,0 +1,308 @@
+"""One writer at a time: on a disk by a lock, on object stores by signs of life."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shard_tool.dataset import writer_lock as claim_module
+from shard_tool.dataset.writer_lock import _Sign, claimed
+from shard_tool.errors import ObjectExists, StoreError
+from shard_tool.storage.location import Folder
+from tests.kit.processes.lock_holder import claimant
+from tests.kit.processes.shard_tool import eventually
+from tests.kit.servers.fault_proxy import Fault, fault_proxy
+from tests.kit.servers.s3 import S3, objects, put, remove
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BEAT_S = 0.2
+LONG = 300
+"""Beats: nobody is taken for dead, however busy the machine is."""
+REFUSED = "another conversion is writing there; wait for it to end, or stop it and repeat"
+
+
+def on_s3(s3: S3, bucket: str) -> Folder:
+    return Folder(f"{bucket}/voc", s3.storage_options)
+
+
+def signs(s3: S3, folder: Folder) -> dict[str, bytes]:
+    return objects(s3, f"{folder.url}/.conversion/alive")
+
+
+def a_sign(state: str = "writing", beat: int = 7, dead: tuple[str, ...] = ()) -> bytes:
+    return json.dumps({"state": state, "beat": beat, "dead": dead}).encode()
+
+
+# On a disk ---------------------------------------------------------------------------------------
+
+
+def test_a_locked_folder_is_refused_to_other_processes_until_its_holder_ends(
+    tmp_path: Path,
+) -> None:
+    with claimant(str(tmp_path)) as first:
+        assert first.said == "in"
+        with pytest.raises(ObjectExists) as caught, claimed(Folder(str(tmp_path))):
+            pass
+        assert str(caught.value) == f"{tmp_path}: {REFUSED}"
+        first.end()
+    with claimed(Folder(str(tmp_path))), claimant(str(tmp_path)) as second:
+        assert second.said == "refused"
+
+
+def test_a_killed_process_holds_no_folder(tmp_path: Path) -> None:
+    with claimant(str(tmp_path)) as first:
+        assert first.said == "in"
+        first.kill()
+        with claimed(Folder(str(tmp_path))) as claim:
+            claim.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_made_goes_when_nothing_was_put_there(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "data/voc"))
+    with claimed(folder):
+        assert (tmp_path / "data/voc").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with claimed(folder):
+        folder.put("a", b"x")
+    assert folder.names() == ["a"]
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    with claimed(Folder(str(tmp_path))):
+        pass
+    assert tmp_path.is_dir()
+
+
+def test_a_folder_removed_by_who_held_it_is_claimed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking: what is locked then is a folder without a name."""
+    path, flock, times = tmp_path / "voc", fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        times.append(operation)
+        if len(times) == 1:
+            path.rmdir()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claimed(Folder(str(path))):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert path.is_dir()
+        with pytest.raises(ObjectExists), claimed(Folder(str(path))):
+            pass
+
+
+def test_a_file_in_place_of_a_folder_is_an_error_of_storage(tmp_path: Path) -> None:
+    (tmp_path / "voc").write_bytes(b"")
+    for path in (tmp_path / "voc", tmp_path / "voc/deeper"):
+        with pytest.raises(StoreError, match="cannot be written to"), claimed(Folder(str(path))):
+            pass
+
+
+def test_a_disk_without_locks_has_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    monkeypatch.setattr(fcntl, "LOCK_UN", 0)
+    folder = Folder(str(tmp_path / "voc"))
+    with claimed(folder, beat_s=BEAT_S, patience=LONG) as claim:
+        claim.check()
+        with pytest.raises(ObjectExists), claimed(folder, beat_s=BEAT_S, patience=LONG):
+            pass
+        claim.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder("memory://claimed/voc")
+    with claimed(folder):
+        with pytest.raises(ObjectExists), claimed(Folder("memory://claimed/voc/")):
+            pass
+        with claimed(Folder("memory://claimed/other")):
+            pass
+    with claimed(folder):
+        pass
+    assert folder.names() == []
+
+
+# On an object store ------------------------------------------------------------------------------
+
+
+def test_a_living_writer_is_left_alone(s3: S3, bucket: str) -> None:
+    folder = on_s3(s3, bucket)
+    with claimant(folder.url, s3.storage_options, beat_s=BEAT_S, patience=LONG) as first:
+        assert first.said == "in"
+        with (
+            pytest.raises(ObjectExists) as caught,
+            claimed(folder, beat_s=BEAT_S, patience=LONG),
+        ):
+            pass
+        assert str(caught.value) == f"{folder}: {REFUSED}"
+        assert len(signs(s3, folder)) == 1
+        assert first.check() == "held"
+        first.end()
+    assert objects(s3, folder.url) == {}
+
+
+def test_a_free_folder_is_had_without_waiting(s3: S3, bucket: str) -> None:
+    folder = on_s3(s3, bucket)
+    with claimed(folder, beat_s=3600) as claim:
+        pickle.loads(pickle.dumps(claim)).check()
+        assert [json.loads(sign)["state"] for sign in signs(s3, folder).values()] == ["writing"]
+    assert objects(s3, folder.url) == {}
+
+
+def test_a_killed_writer_is_taken_for_dead(s3: S3, bucket: str) -> None:
+    folder = on_s3(s3, bucket)
+    with claimant(folder.url, s3.storage_options) as first:
+        assert first.said == "in"
+        first.kill()
+    assert len(signs(s3, folder)) == 1
+    with claimed(folder, beat_s=BEAT_S) as claim:
+        claim.check()
+        assert list(signs(s3, folder)) == [f"{claim.token}.json"]
+    assert objects(s3, folder.url) == {}
+
+
+def test_a_stopped_writer_that_was_taken_for_dead_finds_out(s3: S3, bucket: str) -> None:
+    folder = on_s3(s3, bucket)
+    with claimant(folder.url, s3.storage_options) as first:
+        assert first.check() == "held"
+        first.stop()
+        with claimed(folder, beat_s=BEAT_S) as claim:
+            first.go_on()
+            assert first.check() == "lost"
+            claim.check()
+            first.end()
+            claim.check()
+            assert list(signs(s3, folder)) == [f"{claim.token}.json"]
+
+
+def test_a_beat_on_its_way_when_its_writer_was_taken_for_dead_misleads_nobody(
+    s3: S3, bucket: str
+) -> None:
+    folder = on_s3(s3, bucket)
+    with claimed(folder, beat_s=3600) as stopped:
+        late = dict(signs(s3, folder))
+        with claimed(folder, beat_s=0.05) as claim:
+            for name, content in late.items():
+                put(s3, f"{folder.url}/.conversion/alive/{name}", content)
+            claim.check()
+            with pytest.raises(StoreError, match="took over: this one stood still") as caught:
+                stopped.check()
+            assert "--on-existing resume" in caught.value.hint
+
+
+def test_a_writer_that_lost_its_folder_takes_back_a_beat_that_came_late(
+    s3: S3, bucket: str
+) -> None:
+    folder = on_s3(s3, bucket)
+    with claimed(folder, beat_s=3600) as claim, claimed(folder, beat_s=0.05) as second:
+        late = _Sign(claim, beat_s=0.01)
+        late._state = "writing"
+        late.put()
+        assert len(signs(s3, folder)) == 2
+        late.beat()
+        assert list(signs(s3, folder)) == [f"{second.token}.json"]
+        late.beat()  # and never puts it there again
+        assert list(signs(s3, folder)) == [f"{second.token}.json"]
+
+
+def test_a_claimant_stopped_before_it_said_that_it_writes_withdraws(
+    s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = on_s3(s3, bucket)
+    other = f"{folder.url}/.conversion/alive/{'0' * 16}.json"
+
+    def meanwhile(*_: Any) -> tuple[str, ...]:
+        put(s3, other, a_sign())
+        return ()
+
+    monkeypatch.setattr(claim_module, "_outwait_others", meanwhile)
+    with pytest.raises(ObjectExists), claimed(folder, beat_s=3600):
+        pass
+    assert list(signs(s3, folder)) == [f"{'0' * 16}.json"]
+
+
+def test_a_claimant_that_was_taken_for_dead_withdraws(
+    s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = on_s3(s3, bucket)
+
+    def meanwhile(_: Folder, claim: Any, *__: Any) -> tuple[str, ...]:
+        remove(s3, f"{folder.url}/.conversion/alive/{claim.token}.json")
+        return ()
+
+    monkeypatch.setattr(claim_module, "_outwait_others", meanwhile)
+    with pytest.raises(ObjectExists), claimed(folder, beat_s=3600):
+        pass
+    assert objects(s3, folder.url) == {}
+
+
+def test_a_sign_nobody_can_read_is_of_the_dead(s3: S3, bucket: str) -> None:
+    folder = on_s3(s3, bucket)
+    for name, content in {"a": b"", "b": b"[]", "c": b'{"beat": "x"}'}.items():
+        put(s3, f"{folder.url}/.conversion/alive/{name}.json", content)
+    with claimed(folder, beat_s=0.02) as claim:
+        assert sorted(claim.dead) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("round_", range(10))
+def test_of_those_that_start_together_one_goes_on(s3: S3, bucket: str, round_: int) -> None:
+    """Each that gets in stays until the others know what became of them."""
+    folder, together = on_s3(s3, bucket), threading.Barrier(3)
+    refused, got_in, inside = threading.Semaphore(0), list[int](), list[int]()
+
+    def claim_it(number: int) -> None:
+        mine = replace(folder, timeout_s=60.0 + number)
+        together.wait()
+        try:
+            with claimed(mine, beat_s=0.1, patience=LONG):
+                got_in.append(number)
+                inside.append(number)
+                assert inside == [number]
+                for _ in range(2):
+                    assert refused.acquire(timeout=60)
+                inside.remove(number)
+        except ObjectExists:
+            refused.release()
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(claim_it, range(3)))
+    assert len(got_in) == 1
+    assert objects(s3, folder.url) == {}
+
+
+def test_faults_of_storage_end_no_life(s3: S3, bucket: str) -> None:
+    with fault_proxy(s3.endpoint_url) as proxy:
+        folder = Folder(f"{bucket}/voc", s3.through(proxy).storage_options)
+        with claimed(folder, beat_s=0.02) as claim:
+            for kind in ("internal-error", "slow-down", "reset-before-headers", "lost-answer"):
+                proxy.inject(Fault(kind, times=2, path="alive", method="PUT"))
+                proxy.inject(Fault(kind, times=2, path="bucket", method="GET"))
+            assert eventually(lambda: proxy.hits == 16, deadline_s=60)
+            claim.check()
+            before = signs(s3, folder)
+            assert eventually(lambda: signs(s3, folder) != before)
+
+
+def test_no_secret_is_shown(s3: S3, bucket: str) -> None:
+    folder = on_s3(s3, bucket)
+    with claimed(folder, beat_s=3600) as claim:
+        assert s3.secret not in repr(claim)
+        assert s3.secret.encode() not in b"".join(signs(s3, folder).values())

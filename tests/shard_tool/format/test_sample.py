@@ -1,0 +1,129 @@
+"""A sample's JSON: one encoding, read back whole, never guessed at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shard_tool.errors import SampleError
+from shard_tool.format.sample import (
+    VOC_CLASSES,
+    Part,
+    Sample,
+    SampleObject,
+    Source,
+    encode_sample,
+    parse_sample,
+)
+
+COORDINATES = st.floats(0, 10_000)
+BOXES = st.tuples(COORDINATES, COORDINATES, COORDINATES, COORDINATES)
+FLAGS = st.none() | st.booleans()
+OBJECTS = st.builds(
+    SampleObject,
+    name=st.sampled_from(VOC_CLASSES),
+    label=st.integers(1, 20),
+    bbox=st.none() | BOXES,
+    difficult=FLAGS,
+    truncated=FLAGS,
+    occluded=FLAGS,
+    pose=st.none() | st.text(max_size=5),
+    parts=st.none() | st.lists(st.builds(Part, name=st.text(max_size=4), bbox=BOXES)).map(tuple),
+    actions=st.none() | st.dictionaries(st.sampled_from(["walking", "other"]), st.booleans()),
+    point=st.none() | st.tuples(COORDINATES, COORDINATES),
+)
+SAMPLES = st.builds(
+    Sample,
+    key=st.text("0123456789_\u732b", min_size=1),
+    width=st.integers(1, 9999),
+    height=st.integers(1, 9999),
+    objects=st.lists(OBJECTS, max_size=2).map(tuple),
+    segmented=FLAGS,
+    image_sets=st.lists(st.sampled_from(["Main/train", "Layout/val"])).map(tuple),
+    source=st.builds(Source, year=st.sampled_from(["2007", "unknown"]), archive=st.just(0)),
+)
+CAT = SampleObject(name="cat", label=8, bbox=(0.0, 1.0, 3.0, 4.5))
+SAMPLE = Sample(
+    key="000005",
+    width=500,
+    height=375,
+    objects=(CAT,),
+    segmented=None,
+    image_sets=("Main/train",),
+    source=Source(year="2007", archive=0),
+)
+
+
+@given(SAMPLES)
+@settings(max_examples=50)
+def test_sample_comes_back_as_it_was(sample: Sample) -> None:
+    assert parse_sample(encode_sample(sample), place="a.json") == sample
+
+
+def test_json_is_the_documented_one() -> None:
+    """Bytes that others read, and that every shard's digest depends on."""
+    assert encode_sample(SAMPLE) == (
+        b'{"key":"000005","width":500,"height":375,"objects":[{"name":"cat","label":8,'
+        b'"bbox":[0.0,1.0,3.0,4.5],"difficult":null,"truncated":null,"occluded":null,'
+        b'"pose":null,"parts":null,"actions":null,"point":null}],"segmented":null,'
+        b'"image_sets":["Main/train"],"source":{"year":"2007","archive":0}}\n'
+    )
+
+
+def test_number_that_json_does_not_know_is_never_written() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_sample(replace(SAMPLE, objects=(replace(CAT, point=(float("nan"), 0.0)),)))
+
+
+def document(**changes: Any) -> bytes:
+    return json.dumps(json.loads(encode_sample(SAMPLE)) | changes).encode()
+
+
+def with_object(**changes: Any) -> bytes:
+    return document(objects=[json.loads(encode_sample(SAMPLE))["objects"][0] | changes])
+
+
+@pytest.mark.parametrize("field", json.loads(encode_sample(SAMPLE)))
+def test_missing_field_is_named(field: str) -> None:
+    content = json.loads(encode_sample(SAMPLE))
+    del content[field]
+    with pytest.raises(SampleError) as caught:
+        parse_sample(json.dumps(content).encode(), place="a.json")
+    assert str(caught.value) == f"a.json: field {field!r} is missing"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param(b"[]", id="a list"),
+        pytest.param(b"[" * 100_000, id="nested without end"),
+        pytest.param(document(key=5), id="key is a number"),
+        pytest.param(document(width="wide"), id="width is text"),
+        pytest.param(document(width=float("inf")), id="width is infinite"),
+        pytest.param(document(width=500.5), id="width is a fraction"),
+        pytest.param(document(objects=None), id="objects is null"),
+        pytest.param(document(objects=["cat"]), id="object is text"),
+        pytest.param(document(image_sets=3), id="image_sets is a number"),
+        pytest.param(document(segmented="yes"), id="segmented is text"),
+        pytest.param(with_object(bbox=[0, 1, 2]), id="box of three"),
+        pytest.param(with_object(bbox="0123"), id="box is text"),
+        pytest.param(with_object(bbox=[0, 1, float("nan"), 4]), id="box is not finite"),
+        pytest.param(with_object(bbox=[0, 1, 10**400, 4]), id="box beyond any number"),
+        pytest.param(with_object(point=[]), id="point is empty"),
+        pytest.param(with_object(label="cat"), id="label is text"),
+        pytest.param(with_object(name=5), id="name is a number"),
+        pytest.param(with_object(parts=3), id="parts is a number"),
+        pytest.param(with_object(difficult="no"), id="difficult is text"),
+    ],
+)
+def test_content_that_is_no_sample_is_refused(content: bytes) -> None:
+    with pytest.raises(SampleError) as caught:
+        parse_sample(content, place="a.json")
+    assert str(caught.value).startswith("a.json: not the JSON of a sample: ")

@@ -1,0 +1,335 @@
+"""A real Dask scheduler and worker processes do what the local engine does, over TCP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shard_tool.errors import BoxError, ShardToolError
+from shard_tool.release import RELEASE
+from shard_tool.storage.location import Folder
+from shard_tool.tasks import engines
+from shard_tool.tasks.pool import open_pool
+from tests.kit.processes.pool_tasks import (
+    be_killed,
+    fail_at,
+    fail_with,
+    leave_while_tasks_run,
+    let_one_go,
+    numbers_of,
+    process_id,
+    square,
+    wait_for_go,
+)
+from tests.kit.processes.shard_tool import eventually
+from tests.kit.servers.dask_cluster import DaskCluster, add_worker, dask_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+SECRET = "s3cr3t-k3y"
+OTHER_RELEASE = 'import shard_tool.tasks.engines; shard_tool.tasks.engines.RELEASE = "0.0.9"'
+NOT_INSTALLED = 'import sys; sys.modules["shard_tool"] = None'
+STOPPED = "Run out-of-band function '_stop_here'"
+ONE_DEATH_IS_ENOUGH = """
+import dask
+dask.config.set({"distributed.scheduler.allowed-failures": 0})
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    """Two workers that no test harms."""
+    with dask_cluster(tmp_path_factory.mktemp("dask")) as running:
+        yield running
+
+
+def test_every_task_comes_back_once_from_the_workers(cluster: DaskCluster) -> None:
+    with open_pool(cluster.address, workers=1) as pool:
+        results = list(pool.run(square, ((number,) for number in range(50))))
+        pids = {pid for _, pid in pool.run(process_id, [()] * 20)}
+    assert sorted(results) == [(number, number * number) for number in range(50)]
+    assert pids
+    assert pids <= set(cluster.pids)
+
+
+def test_tasks_are_drawn_when_there_is_room(cluster: DaskCluster) -> None:
+    drawn = 0
+
+    def tasks() -> Iterator[tuple[int]]:
+        nonlocal drawn
+        for number in range(40):
+            drawn += 1
+            yield (number,)
+
+    with open_pool(cluster.address, workers=1) as pool:
+        for got, _ in enumerate(pool.run(square, tasks()), start=1):
+            assert got <= drawn < got + 6
+    assert drawn == 40
+
+
+def test_killed_workers_tasks_run_again(tmp_path: Path) -> None:
+    def kill_the_first_at_work() -> None:
+        assert eventually(lambda: workers_at(tmp_path) == set(cluster.pids))
+        os.kill(cluster.pids[0], signal.SIGKILL)
+        (tmp_path / "go").touch()
+
+    with dask_cluster(tmp_path / "dask") as cluster, open_pool(cluster.address, workers=1) as pool:
+        run = pool.run(wait_for_go, ((number, tmp_path) for number in range(20)))
+        threading.Thread(target=kill_the_first_at_work).start()
+        results = list(run)
+    assert sorted(results) == [(number, number) for number in range(20)]
+    assert numbers_of(tmp_path, "done") == set(range(20))
+    assert workers_at(tmp_path) == {cluster.pids[1]}  # each was begun last by the other
+
+
+def test_worker_that_joins_gets_tasks(tmp_path: Path) -> None:
+    with (
+        dask_cluster(tmp_path / "dask", workers=1) as cluster,
+        open_pool(cluster.address, workers=1) as pool,
+    ):
+        run = pool.run(wait_for_go, ((number, tmp_path) for number in range(20)))
+        let_one_go(tmp_path)
+        results = [next(run)]
+        with add_worker(cluster, "late") as pid:
+            assert eventually(lambda: pid in workers_at(tmp_path))
+            (tmp_path / "go").touch()
+            results += run
+    assert sorted(results) == [(number, number) for number in range(20)]
+
+
+def workers_at(folder: Path) -> set[int]:
+    """Who began, or began last, the tasks of `wait_for_go`."""
+    begun = [folder / f"{number}.begun" for number in numbers_of(folder, "begun")]
+    return {int(text) for text in (path.read_text() for path in begun) if text}
+
+
+# What goes wrong -------------------------------------------------------------------------------
+
+
+def test_error_of_a_task_arrives_as_it_is(cluster: DaskCluster) -> None:
+    with pytest.raises(BoxError) as caught, open_pool(cluster.address, workers=1) as pool:
+        list(pool.run(fail_at, ((number, 3) for number in range(100))))
+    assert caught.value.args == ("Annotations/1.xml", 1, "dog", (1.0, 2.0, 501.0, 4.0), (500, 375))
+
+
+def test_run_that_is_left_ends_what_has_begun_and_begins_nothing_more(
+    tmp_path: Path, cluster: DaskCluster
+) -> None:
+    """Dask alone would forget the tasks that run, and they would go on after the pool."""
+    with open_pool(cluster.address, workers=1) as pool:
+        run = pool.run(wait_for_go, ((number, tmp_path) for number in range(100)))
+        let_one_go(tmp_path)
+        next(run)
+        assert eventually(lambda: len(numbers_of(tmp_path, "begun")) == 3)
+        leave_while_tasks_run(run.close, stopped(cluster), tmp_path)
+    assert len(numbers_of(tmp_path, "begun")) == 3
+
+
+def stopped(cluster: DaskCluster) -> Callable[[], bool]:
+    """Whether every worker has been told to begin nothing more, from now on."""
+    before = cluster.logs().count(STOPPED)
+    return lambda: cluster.logs().count(STOPPED) >= before + len(cluster.pids)
+
+
+def test_no_secret_is_logged_or_shown(
+    tmp_path: Path, cluster: DaskCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dask logs the representation of a task that fails, and its key at every turn."""
+    folder = Folder(f"s3://me:{SECRET}@bucket/voc", {"secret": SECRET})
+    with (
+        pytest.raises(OSError, match="with 1 options") as caught,
+        open_pool(cluster.address, workers=1) as pool,
+    ):
+        list(pool.run(fail_with, [(folder, {"secret": SECRET})]))
+    assert eventually(lambda: "<a call of fail_with>" in cluster.logs())
+    assert "Compute Failed" in cluster.logs()
+    for text in (cluster.logs(), caplog.text, repr(caught.getrepr(style="long"))):
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize("stalls", [1, 3])
+def test_a_machine_too_busy_for_a_client_is_given_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stalls: int
+) -> None:
+    """Dask asserts that its thread began within 10 s, and says nothing."""
+    import distributed  # slow to import
+
+    begin, begun = distributed.Client, list[str]()
+
+    def begin_late(address: str, **options: Any) -> Any:
+        begun.append(address)
+        if len(begun) <= stalls:
+            raise AssertionError
+        return begin(address, **options)
+
+    monkeypatch.setattr(distributed, "Client", begin_late)
+    with dask_cluster(tmp_path, workers=1) as cluster:
+        if stalls == 1:
+            with open_pool(cluster.address, workers=1):
+                assert len(begun) == 2
+            return
+        with pytest.raises(ShardToolError) as caught, open_pool(cluster.address, workers=1):
+            pass
+        assert caught.value.place == cluster.address
+        assert caught.value.problem == "Dask's thread did not begin within 10 s, 3 times"
+
+
+def test_unreachable_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_CONNECT_S", 1.0)
+    with pytest.raises(ShardToolError) as caught, open_pool("tcp://127.0.0.1:1", workers=1):
+        pass
+    assert str(caught.value) == (
+        "tcp://127.0.0.1:1: no Dask scheduler answered within 1 s; "
+        "is the address right, the scheduler running, and reachable from here?"
+    )
+
+
+def test_tls_without_certificates_is_an_error_of_ours() -> None:
+    with pytest.raises(ShardToolError) as caught, open_pool("tls://127.0.0.1:1", workers=1):
+        pass
+    assert caught.value.place == "tls://127.0.0.1:1"
+    assert "distributed.comm.tls" in caught.value.hint
+
+
+def test_cluster_without_workers_is_waited_for_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engines, "_WORKERS_S", 1.0)
+    with (
+        dask_cluster(tmp_path, workers=0) as cluster,
+        pytest.raises(ShardToolError) as caught,
+        open_pool(cluster.address, workers=1),
+    ):
+        pass
+    assert str(caught.value) == (
+        f"{cluster.address}: the cluster has had no workers for 1 s; "
+        f"start some: dask worker {cluster.address}"
+    )
+    assert f"{cluster.address}: no workers yet, waiting for the first" in caplog.messages
+
+
+def test_cluster_that_loses_all_workers_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_WORKERS_S", 1.0)
+    with dask_cluster(tmp_path / "dask") as cluster, open_pool(cluster.address, 1) as pool:
+        run = pool.run(wait_for_go, ((number, tmp_path) for number in range(10)))
+        kill_when_at_work(tmp_path, cluster, cluster.pids)
+        with pytest.raises(ShardToolError, match="the cluster has had no workers for 1 s"):
+            next(run)
+
+
+def test_lost_scheduler_is_an_error(tmp_path: Path) -> None:
+    with dask_cluster(tmp_path / "dask") as cluster, open_pool(cluster.address, 1) as pool:
+        run = pool.run(wait_for_go, ((number, tmp_path) for number in range(10)))
+        kill_when_at_work(tmp_path, cluster, [cluster.scheduler_pid])
+        with pytest.raises(ShardToolError) as caught:
+            next(run)
+        (tmp_path / "go").touch()
+    assert str(caught.value) == (
+        f"{cluster.address}: the scheduler was lost, restarted, or told to drop our tasks; "
+        "see its log; what is published stays"
+    )
+
+
+def kill_when_at_work(folder: Path, cluster: DaskCluster, pids: list[int]) -> None:
+    def kill() -> None:
+        assert eventually(lambda: workers_at(folder) == set(cluster.pids))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+
+
+def test_task_that_kills_its_workers_is_named(tmp_path: Path) -> None:
+    with (
+        dask_cluster(tmp_path, scheduler_preload=ONE_DEATH_IS_ENOUGH) as cluster,
+        pytest.raises(ShardToolError) as caught,
+        open_pool(cluster.address, workers=1) as pool,
+    ):
+        list(pool.run(be_killed, [()], label=lambda: "train-000007.tar"))
+    assert str(caught.value) == (
+        f"train-000007.tar: every worker of {cluster.address} that ran it died, 1 in all; "
+        "were they killed, or out of memory? give a worker fewer threads"
+    )
+
+
+# Workers that would write other bytes ----------------------------------------------------------
+
+
+def test_worker_of_another_release_is_refused(tmp_path: Path) -> None:
+    with dask_cluster(tmp_path) as cluster, add_worker(cluster, "old", preload=OTHER_RELEASE):
+        with pytest.raises(ShardToolError) as caught, open_pool(cluster.address, workers=1):
+            pass
+        assert str(caught.value) == (
+            f"the worker {cluster.addresses['old']}: has voc-shards 0.0.9, this is {RELEASE}; "
+            f"install voc-shards {RELEASE} there: another release writes other bytes"
+        )
+
+
+def test_worker_of_another_release_that_joins_late_is_refused(tmp_path: Path) -> None:
+    with (
+        dask_cluster(tmp_path / "dask", workers=1) as cluster,
+        open_pool(cluster.address, workers=1) as pool,
+    ):
+        run = pool.run(wait_for_go, ((number, tmp_path) for number in range(20)))
+        let_one_go(tmp_path)
+        next(run)
+        with add_worker(cluster, "old", preload=OTHER_RELEASE):
+            errors: list[str] = []
+
+            def draw() -> None:
+                with pytest.raises(ShardToolError) as caught:
+                    list(run)
+                errors.append(f"{caught.value.place} {caught.value.problem}")
+
+            leave_while_tasks_run(draw, stopped(cluster), tmp_path)
+    place = f"the worker {cluster.addresses['old']}"
+    assert errors == [f"{place} has voc-shards 0.0.9, this is {RELEASE}"]
+
+
+def test_worker_without_voc_shards_is_refused(tmp_path: Path) -> None:
+    with dask_cluster(tmp_path) as cluster, add_worker(cluster, "bare", preload=NOT_INSTALLED):
+        with pytest.raises(ShardToolError) as caught, open_pool(cluster.address, workers=1):
+            pass
+        assert caught.value.place == f"the worker {cluster.addresses['bare']}"
+        assert caught.value.problem == "lacks this voc-shards"
+
+
+def test_worker_without_voc_shards_that_joins_late_is_done_without(tmp_path: Path) -> None:
+    """It cannot read its task, logs the bytes of it, and leaves."""
+    secret = {"secret": SECRET}
+    with (
+        dask_cluster(tmp_path / "dask", workers=1) as cluster,
+        open_pool(cluster.address, workers=1) as pool,
+    ):
+        run = pool.run(wait_for_go, ((number, tmp_path, secret) for number in range(20)))
+        let_one_go(tmp_path)
+        results = [next(run)]
+        with add_worker(cluster, "bare", preload=NOT_INSTALLED):
+            assert eventually(lambda: "Failed to deserialize b" in cluster.logs())
+            assert eventually(lambda: "End worker" in cluster.logs())
+            (tmp_path / "go").touch()
+            results += run
+    assert sorted(results) == [(number, number) for number in range(20)]
+    assert SECRET not in cluster.logs()
+
+
+def test_scheduler_without_voc_shards_is_refused(tmp_path: Path) -> None:
+    """It reads the tasks it hands on."""
+    with (
+        dask_cluster(tmp_path, scheduler_preload=NOT_INSTALLED) as cluster,
+        pytest.raises(ShardToolError) as caught,
+        open_pool(cluster.address, workers=1),
+    ):
+        pass
+    assert caught.value.place == f"the scheduler {cluster.address}"
+    assert caught.value.problem == "lacks this voc-shards"
