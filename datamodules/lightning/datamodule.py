@@ -421,7 +421,7 @@ class VOCDataModule(LightningDataModule):
 
     def _downloaded(self, root: str) -> str:
         """The official archive of `year`, in ``<data_dir>.archives``."""
-        from shard_tool.dataset.writer_lock import claimed
+        from shard_tool.dataset.writer_lock import hold_writer_lock
         from shard_tool.sources.voc.download import download_archive
         from shard_tool.sources.voc.official import archives_of
 
@@ -430,7 +430,8 @@ class VOCDataModule(LightningDataModule):
             raise OptionError("data_dir", "download=True needs a local folder", hint)
         (archive,) = archives_of(self.year, "trainval")
         folder = f"{root.rstrip('/')}.archives"
-        with claimed(Folder(folder)):  # the archive's own lock is none between nodes without locks
+        # the archive's own lock is none between nodes without locks
+        with hold_writer_lock(Folder(folder)):
             return str(download_archive(archive, Path(folder)))
 
     def _stages_of(self, stage: str) -> list[str]:

@@ -41,7 +41,7 @@ _OURS = re.compile(r"[0-9a-f]{64}(\.\d+-\d+)?\.(tar|idx)(\.partial)?")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-class NoRoomError(Exception):
+class NoSpaceError(Exception):
     """The cache cannot hold it: its reader must do without."""
 
 
@@ -135,7 +135,7 @@ class ShardCache:
 
         Raises:
             BusyError: Somebody else is writing it, and still is after `wait_s`.
-            NoRoomError: It does not fit beside `keep`, or the disk is full of other things.
+            NoSpaceError: It does not fit beside `keep`, or the disk is full of other things.
         """
         path = self._path(name)
         try:
@@ -148,7 +148,7 @@ class ShardCache:
                 return path, True
         except OSError as exc:  # a folder or a lock takes room too
             if exc.errno in _NO_ROOM:
-                raise NoRoomError from exc
+                raise NoSpaceError from exc
             raise
 
     @contextmanager
@@ -185,7 +185,7 @@ class ShardCache:
                     if exc.errno not in _NO_ROOM:
                         raise
                     if is_last_try or not self._free(num_bytes, keep):
-                        raise NoRoomError from exc
+                        raise NoSpaceError from exc
                     is_last_try = True
             with self._room():  # a name that changed while somebody counts is not counted
                 partial.replace(path)
@@ -199,13 +199,13 @@ class ShardCache:
             held = self._scan()
             excess = sum(kept.num_bytes for kept in held) + num_bytes - self.limit_bytes
             if excess > 0 and not self._evict(held, excess, keep):
-                raise NoRoomError
+                raise NoSpaceError
             try:
                 with partial.open("wb") as file:
                     file.truncate(num_bytes)
             except OSError as exc:
                 if exc.errno in _NO_ROOM:
-                    raise NoRoomError from exc
+                    raise NoSpaceError from exc
                 raise
 
     def _free(self, num_bytes: int, keep: set[Path] | None) -> bool:

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from typing import IO, TYPE_CHECKING
 
-from datamodules.reading.cache import BusyError, NoRoomError
+from datamodules.reading.cache import BusyError, NoSpaceError
 from shard_tool.errors import ShardError, ShardToolError
 from shard_tool.format.tar import INDEX_SUFFIX, ShardIndex
 from shard_tool.storage.ranges import ObjectReplacedError
@@ -120,7 +120,7 @@ class RemoteShards:
 
         Raises:
             BusyError: Another process is fetching it, and still is after `wait_s`.
-            NoRoomError: The cache cannot hold it beside `keep`.
+            NoSpaceError: The cache cannot hold it beside `keep`.
             ShardError: The object is not what the manifest describes.
             StoreError: The storage failed, and went on failing.
         """
@@ -286,7 +286,7 @@ class RemoteShards:
 
         try:
             self._cache.fill(self._index_name(shard), len(content), write, may_evict=False)
-        except (BusyError, NoRoomError, OSError) as exc:
+        except (BusyError, NoSpaceError, OSError) as exc:
             log.debug("%s: its index is not cached: %s", self._table.place(shard), exc)
 
 
@@ -398,7 +398,7 @@ class Prefetcher:
                 self._seen.add(piece)
         except BusyError:
             return _LOOK_AGAIN_S
-        except NoRoomError:
+        except NoSpaceError:
             return 0
         except ShardError as exc:
             self.errors[piece] = exc

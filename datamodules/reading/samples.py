@@ -23,7 +23,7 @@ import numpy as np
 
 from datamodules.order.node_shards import Piece
 from datamodules.profiling.batch_cost import Cost
-from datamodules.reading.cache import BusyError, NoRoomError
+from datamodules.reading.cache import BusyError, NoSpaceError
 from datamodules.reading.prefetch import Prefetcher, RemoteShards
 from shard_tool.errors import ObjectMissing, ShardError, ShardToolError
 from shard_tool.format.tar import ReadAt, ShardIndex, copy_members, read_at_of
@@ -330,7 +330,7 @@ class ShardReader:
             return self._remote_shards().fetch(piece, keep=self._windows.awaited, wait_s=wait_s)
         except ShardToolError:  # some are OSErrors too, and none is the cache's
             raise
-        except (BusyError, NoRoomError, OSError) as exc:
+        except (BusyError, NoSpaceError, OSError) as exc:
             self._say_uncached(piece, exc)
             self._windows = self._windows._replace(hasty=self._windows.hasty | {piece})
             return None
@@ -343,7 +343,7 @@ class ShardReader:
             return
         self._said.add(type(why))
         place, limit = self._table.place(piece.shard), self._remote_shards().cache_limit
-        reason = {NoRoomError: f"no room in the cache ({limit} bytes)", BusyError: "still fetched"}
+        reason = {NoSpaceError: f"no room in the cache ({limit} bytes)", BusyError: "still fetched"}
         text = "%s: %s; reading samples by range, uncached"
         log.warning(text, place, reason.get(type(why), f"the cache fails ({why})"))
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from shard_tool.convert.plan import ConversionPlan, ShardTask, plan_conversion, resolve_splits
 from shard_tool.convert.source_digests import FileDigests, archive_sha256, source_entries
-from shard_tool.dataset.disk_space import check_room
+from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import (
     BAD_RECORDS_NAME,
     Journal,
@@ -27,7 +27,7 @@ from shard_tool.dataset.publication import (
     publishing,
 )
 from shard_tool.errors import DataError, ObjectExists, OptionError
-from shard_tool.format.counts import Tally
+from shard_tool.format.counts import SplitCounts
 from shard_tool.format.manifest import Manifest, ShardEntry, Split
 from shard_tool.format.tar import INDEX_SUFFIX, ShardWriter
 from shard_tool.pictures.reencode import Reencoding
@@ -215,7 +215,7 @@ def convert(
     began = time.monotonic()
     plan = plan or prepare(options)
     dest = Folder(options.dest, options.storage_options)
-    check_room(dest, plan.num_bytes, options.on_existing)
+    check_disk_space(dest, plan.num_bytes, options.on_existing)
     names = {name for _, name in plan.shard_names()}
     if options.on_existing == "overwrite":
         check_nobody_else_s(dest, names)
@@ -441,7 +441,7 @@ def _is_as_recorded(folder: Folder, known: dict[str, Any]) -> bool:
 
 
 def _write_shard(job: _Job, task: ShardTask) -> dict[str, Any]:
-    dest, tally, bad_records = job.journal.folder, Tally(job.task), list[dict[str, str]]()
+    dest, counts, bad_records = job.journal.folder, SplitCounts(job.task), list[dict[str, str]]()
     digests: list[str] = []
 
     def bad(record: Record, exc: DataError) -> None:
@@ -456,7 +456,7 @@ def _write_shard(job: _Job, task: ShardTask) -> dict[str, Any]:
         writer = ShardWriter(file)
         for record, contents, sample in built:
             writer.write(record.key, sample.members)
-            tally.add(sample.sample)
+            counts.add(sample.sample)
             if not job.sources[record.source].is_archive:
                 digests += [hashlib.sha256(content).hexdigest() for content in contents]
         written = writer.finish()
@@ -465,7 +465,7 @@ def _write_shard(job: _Job, task: ShardTask) -> dict[str, Any]:
     report: dict[str, Any] = {
         "sizes": {},
         "entry": None,
-        **tally.as_json(),
+        **counts.as_json(),
         "bad_records": bad_records,
         "digests": "".join(digests),
     }
@@ -551,7 +551,7 @@ class _Results:
         self._plan, self._options, self._on_progress = plan, options, on_progress
         self._names = list(plan.shard_names())
         self._entries: dict[int, ShardEntry] = {}
-        self._tallies = {split.split: Tally(options.task) for split in plan.splits}
+        self._tallies = {split.split: SplitCounts(options.task) for split in plan.splits}
         self._bad: dict[int, list[dict[str, str]]] = {}
         self._samples = self._num_bytes = self._num_bad = self._shards = 0
 

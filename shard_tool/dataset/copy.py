@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from shard_tool.dataset.disk_space import check_room
+from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import (
     BAD_RECORDS_NAME,
     OnExisting,
@@ -177,7 +177,9 @@ def copy_dataset(
     began = time.monotonic()
     plan = plan or plan_copy(options)
     source, dest = options.source_folder, options.dest_folder
-    check_room(dest, plan.num_bytes + sum(map(_index_bytes, plan.entries)), options.on_existing)
+    check_disk_space(
+        dest, plan.num_bytes + sum(map(_index_bytes, plan.entries)), options.on_existing
+    )
     if options.on_existing == "overwrite":
         _check_nothing_is_lost(source, dest, plan.entries)
     names = {entry.name for entry in plan.entries}
@@ -191,7 +193,7 @@ def copy_dataset(
     )
     with ExitStack() as stack:  # the pool is there before anything is cleared
         pool = stack.enter_context(open_pool(options.engine, _workers(options, plan)))
-        with making as publication, stack.pop_all():  # and has ended before the claim is given up
+        with making as publication, stack.pop_all():  # and has ended before the lock is given up
             num_kept = len(plan.entries)
             if publication.manifest is None:
                 num_kept = _copy(options, plan, publication, pool, on_progress)

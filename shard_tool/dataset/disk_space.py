@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from shard_tool.storage.location import Folder
 
 
-def check_room(dest: Folder, num_bytes: int, on_existing: OnExisting) -> None:
+def check_disk_space(dest: Folder, num_bytes: int, on_existing: OnExisting) -> None:
     """Say before the start that a disk cannot hold what is going to be written.
 
     Args:

@@ -165,7 +165,7 @@ def adopt(
     )
     with ExitStack() as stack:  # the pool is there before anything is cleared
         pool = stack.enter_context(open_pool(options.engine, workers))
-        with making as publication, stack.pop_all():  # and has ended before the claim is given up
+        with making as publication, stack.pop_all():  # and has ended before the lock is given up
             left_out: tuple[str, ...] = ()
             manifest = publication.manifest
             if manifest is None:

@@ -1,4 +1,4 @@
-"""A dataset while it is being made: claimed by one process, resumable by shards, seen at the end.
+"""A dataset while it is being made: locked by one process, resumable by shards, seen at the end.
 
 What is made becomes a dataset by its manifest, which is put last. Until then ``DEST/.conversion``
 holds a journal: the plan, which decides whether a later run may go on, and for each finished shard
@@ -16,14 +16,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from shard_tool.dataset.writer_lock import claimed
+from shard_tool.dataset.writer_lock import hold_writer_lock
 from shard_tool.errors import ObjectExists, ObjectMissing, ShardToolError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, Manifest, encode_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, load_manifest
 
 if TYPE_CHECKING:
-    from shard_tool.dataset.writer_lock import Claim
+    from shard_tool.dataset.writer_lock import WriterLock
     from shard_tool.storage.location import Folder
 
 PLAN_NAME = "plan.json"
@@ -52,7 +52,7 @@ class Journal:
 
     folder: Folder
     """The dataset's."""
-    claim: Claim
+    lock: WriterLock
 
     def check(self) -> None:
         """Make sure that nobody else has taken over.
@@ -60,7 +60,7 @@ class Journal:
         Raises:
             StoreError: Somebody has.
         """
-        self.claim.check()
+        self.lock.check()
 
     def record(self, name: str, report: Mapping[str, Any]) -> None:
         """Note that a shard and its index are there.
@@ -110,7 +110,7 @@ def publishing(
     is_shard: Callable[[str], bool],
     of_manifest: Callable[[Manifest], Plan],
 ) -> Iterator[Publication]:
-    """Claim a folder and make it ready: empty, or with what an earlier run of this plan finished.
+    """Lock a folder and make it ready: empty, or with what an earlier run of this plan finished.
 
     Args:
         dest: Where the dataset is made.
@@ -130,8 +130,8 @@ def publishing(
         StoreError: Storage failed.
     """
     plan = {"made by": verb, **plan}
-    with claimed(dest) as claim:
-        publication = Publication(Journal(dest, claim))
+    with hold_writer_lock(dest) as lock:
+        publication = Publication(Journal(dest, lock))
         state = _State.of(dest, verb, is_shard)
         if state.is_empty:
             _put_plan(dest, plan)
@@ -144,14 +144,14 @@ def publishing(
         try:
             yield publication
         except BaseException:
-            _leave_nothing(dest, claim, is_shard)
+            _leave_nothing(dest, lock, is_shard)
             raise
 
 
-def _leave_nothing(dest: Folder, claim: Claim, is_shard: Callable[[str], bool]) -> None:
+def _leave_nothing(dest: Folder, lock: WriterLock, is_shard: Callable[[str], bool]) -> None:
     """Take the journal of a run away that failed before it finished a shard."""
     with suppress(ShardToolError):  # what went wrong is told already
-        claim.check()  # else the journal is somebody else's by now
+        lock.check()  # else the journal is somebody else's by now
         begun = [name for name in dest.names() if _is_ours(name, is_shard)]
         if not begun and not any(map(_is_record, dest.child(JOURNAL_NAME).names())):
             _drop_journal(dest)
@@ -288,7 +288,7 @@ def _read_plan(dest: Folder) -> dict[str, Any]:
     try:
         content = dest.child(JOURNAL_NAME).read(PLAN_NAME)
     except ObjectMissing:
-        return {}  # a claim alone
+        return {}  # a lock alone
     try:
         document = json.loads(content)
         return {"plan": dict(document["plan"]), "clearing": tuple(document.get("clearing", ()))}

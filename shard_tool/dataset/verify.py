@@ -21,7 +21,7 @@ from PIL import Image
 from shard_tool.dataset.scan import printable, scan_stored
 from shard_tool.dataset.shard_urls import folder_of
 from shard_tool.errors import DataError, ShardError, StoreError
-from shard_tool.format.counts import Tally
+from shard_tool.format.counts import SplitCounts
 from shard_tool.format.manifest import GENERIC
 from shard_tool.format.sample import parse_sample
 from shard_tool.format.tar import (
@@ -69,8 +69,8 @@ class _Findings:
     num_samples: int = 0
     num_bytes: int = 0
     keys: list[str] = field(default_factory=list)
-    totals: dict[str, Any] = field(default_factory=lambda: Tally("").as_json())
-    """As `Tally.as_json` gives them."""
+    totals: dict[str, Any] = field(default_factory=lambda: SplitCounts("").as_json())
+    """As `SplitCounts.as_json` gives them."""
 
 
 def verify(
@@ -257,15 +257,15 @@ def _check_samples(
                 samples.append((part[0], {}))
             span = content[member.offset : member.offset + member.size]
             samples[-1][1][part[1]] = span
-    tally = Tally(task)
+    counts = SplitCounts(task)
     for key, parts in samples:
         try:
             sample = _check_sample(key, parts, f"{place}: {key}", decode=decode)
         except DataError as exc:
             findings.problems.append(str(exc))
             continue
-        tally.add(sample)
-    findings.totals = tally.as_json()
+        counts.add(sample)
+    findings.totals = counts.as_json()
 
 
 def _check_sample(key: str, parts: Mapping[str, bytes], place: str, *, decode: bool) -> Sample:
@@ -294,13 +294,13 @@ def _decode(content: bytes, format_: str, place: str) -> None:
 
 def _check_totals(place: str, split: Split, findings: list[_Findings]) -> list[str]:
     """Problems that only show over all shards of a split."""
-    tally = Tally("")
+    counts = SplitCounts("")
     for item in findings:
-        tally.merge(item.totals)
+        counts.merge(item.totals)
     counted_kinds: dict[str, Counter[str]] = {
-        "objects": tally.objects,
-        "difficult": tally.difficult,
-        **tally.counts,
+        "objects": counts.objects,
+        "difficult": counts.difficult,
+        **counts.counts,
     }
     claimed_kinds = {"objects": split.objects, "difficult": split.difficult, **split.counts}
     if not split.counts:  # too many kinds of members to be told

@@ -13,9 +13,9 @@ machines need to agree on the time.
 
 Of two that start together at least one sees the other, because both put before they list; the one
 with the smaller token goes on, when the other has withdrawn. A process that was stopped and taken
-for dead finds its sign gone, or named by who took over (`Claim.check`). What no store can give is a
-check and a write in one: a process stopped between the two, for longer than others wait, still
-writes one object when it goes on.
+for dead finds its sign gone, or named by the one that took over (`WriterLock.check`). No store
+can check and write in one step: a process that stops between the two, for longer than others wait,
+still writes one object when it goes on.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _held_here_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class WriterLock:
     """The right to write into a folder; a small value that travels to workers."""
 
     folder: Folder
@@ -78,9 +78,9 @@ class Claim:
 
 
 @contextmanager
-def claimed(
+def hold_writer_lock(
     folder: Folder, *, beat_s: float = BEAT_S, patience: float = PATIENCE
-) -> Iterator[Claim]:
+) -> Iterator[WriterLock]:
     """Hold a folder for writing as long as the block runs; a local one is made if missing.
 
     Args:
@@ -95,16 +95,16 @@ def claimed(
     if (path := folder.local) is not None:
         with _locked(folder, path) as is_locked:
             if is_locked:
-                yield Claim(folder)
+                yield WriterLock(folder)
             else:
-                with _signed(folder, beat_s, patience) as claim:
-                    yield claim
+                with _signed(folder, beat_s, patience) as lock:
+                    yield lock
     elif folder.is_of_one_process:
         with _held_by_this_process(folder):
-            yield Claim(folder)
+            yield WriterLock(folder)
     else:
-        with _signed(folder, beat_s, patience) as claim:
-            yield claim
+        with _signed(folder, beat_s, patience) as lock:
+            yield lock
 
 
 def wait_until_free(folder: Folder, *, beat_s: float = BEAT_S, patience: float = PATIENCE) -> None:
@@ -117,7 +117,7 @@ def wait_until_free(folder: Folder, *, beat_s: float = BEAT_S, patience: float =
     """
     while True:
         time.sleep(beat_s)
-        with suppress(ObjectBusy), claimed(folder, beat_s=beat_s, patience=patience):
+        with suppress(ObjectBusy), hold_writer_lock(folder, beat_s=beat_s, patience=patience):
             return
 
 
@@ -216,26 +216,26 @@ def _read(signs: Folder, token: str) -> _Seen | None:
         return _Seen("writing", -1, ())  # not one of ours; it does not beat, either
 
 
-def _is_lost(signs: Folder, claim: Claim, state: _State) -> bool:
+def _is_lost(signs: Folder, lock: WriterLock, state: _State) -> bool:
     """Whether a sign is gone, or a writer's beside that of another who is not one of the dead."""
     tokens = _tokens(signs)
-    if claim.token not in tokens or state == "claiming":
-        return claim.token not in tokens
-    others = [_read(signs, token) for token in tokens - {claim.token} - set(claim.dead)]
+    if lock.token not in tokens or state == "claiming":
+        return lock.token not in tokens
+    others = [_read(signs, token) for token in tokens - {lock.token} - set(lock.dead)]
     return any(other is not None and other.state == "writing" for other in others)
 
 
 @contextmanager
-def _signed(folder: Folder, beat_s: float, patience: float) -> Iterator[Claim]:
+def _signed(folder: Folder, beat_s: float, patience: float) -> Iterator[WriterLock]:
     """Hold a folder by a sign of life."""
-    sign = _Sign(Claim(folder, secrets.token_hex(8)), beat_s)
+    sign = _Sign(WriterLock(folder, secrets.token_hex(8)), beat_s)
     sign.put()
     thread = threading.Thread(target=sign.beat, name="sign of life", daemon=True)
     thread.start()
     try:
-        dead = _outwait_others(folder, sign.claim, beat_s, patience)
+        dead = _outwait_others(folder, sign.lock, beat_s, patience)
         sign.become_writer(dead)
-        yield sign.claim
+        yield sign.lock
     finally:
         sign.has_ended.set()
         thread.join()
@@ -243,7 +243,7 @@ def _signed(folder: Folder, beat_s: float, patience: float) -> Iterator[Claim]:
 
 
 def _outwait_others(
-    folder: Folder, claim: Claim, beat_s: float, patience: float
+    folder: Folder, lock: WriterLock, beat_s: float, patience: float
 ) -> tuple[str, ...]:
     """Watch whoever else is there until all of them are dead or have withdrawn.
 
@@ -255,7 +255,7 @@ def _outwait_others(
     """
     signs, dead = _signs_of(folder), list[str]()
     seen: dict[str, tuple[int | None, float]] = dict.fromkeys(
-        _tokens(signs) - {claim.token}, (None, 0.0)
+        _tokens(signs) - {lock.token}, (None, 0.0)
     )
     while seen:
         for token, (beat, since) in list(seen.items()):
@@ -264,7 +264,7 @@ def _outwait_others(
             if now is None:
                 del seen[token]
             elif now.beat != beat:
-                may_go_on = now.state == "writing" or token < claim.token
+                may_go_on = now.state == "writing" or token < lock.token
                 if beat is not None and may_go_on:
                     raise _refusal(folder)
                 seen[token] = now.beat, asked
@@ -280,22 +280,22 @@ def _outwait_others(
 class _Sign:
     """The sign of this process."""
 
-    def __init__(self, claim: Claim, beat_s: float) -> None:
-        self.claim = claim
+    def __init__(self, lock: WriterLock, beat_s: float) -> None:
+        self.lock = lock
         self.has_ended = threading.Event()
-        folder = claim.folder
+        folder = lock.folder
         self._signs = _signs_of(replace(folder, timeout_s=min(_TIMEOUT_S, folder.timeout_s)))
         self._beat_s = beat_s
         self._state: _State = "claiming"
         self._beat = 0
-        self._lock = threading.Lock()
+        self._guard = threading.Lock()
 
     def put(self) -> None:
         """Renew it."""
-        with self._lock:
+        with self._guard:
             self._beat += 1
-            said = {"state": self._state, "beat": self._beat, "dead": self.claim.dead}
-            self._signs.put(f"{self.claim.token}{_SUFFIX}", json.dumps(said).encode())
+            said = {"state": self._state, "beat": self._beat, "dead": self.lock.dead}
+            self._signs.put(f"{self.lock.token}{_SUFFIX}", json.dumps(said).encode())
 
     def become_writer(self, dead: tuple[str, ...]) -> None:
         """Say that this process writes from now on.
@@ -303,19 +303,19 @@ class _Sign:
         Raises:
             ObjectBusy: Another says so, too: this one was stopped, and taken for dead.
         """
-        with self._lock:
-            self.claim, self._state = replace(self.claim, dead=dead), "writing"
-        if self.claim.token not in _tokens(self._signs):
-            raise _refusal(self.claim.folder)
+        with self._guard:
+            self.lock, self._state = replace(self.lock, dead=dead), "writing"
+        if self.lock.token not in _tokens(self._signs):
+            raise _refusal(self.lock.folder)
         self.put()
-        if _is_lost(self._signs, self.claim, self._state):
-            raise _refusal(self.claim.folder)
+        if _is_lost(self._signs, self.lock, self._state):
+            raise _refusal(self.lock.folder)
 
     def beat(self) -> None:
         """Renew it until the end or until it is lost; storage may fail meanwhile."""
         while not self.has_ended.wait(self._beat_s):
             try:
-                if _is_lost(self._signs, self.claim, self._state):
+                if _is_lost(self._signs, self.lock, self._state):
                     # A beat that was stopped on its way may have put the sign there again.
                     self.remove()
                     return
@@ -326,7 +326,7 @@ class _Sign:
     def remove(self) -> None:
         """Take it away, and on a disk the folder with it."""
         try:
-            self._signs.remove(f"{self.claim.token}{_SUFFIX}")
+            self._signs.remove(f"{self.lock.token}{_SUFFIX}")
         except StoreError as exc:
             log.warning("%s; it is taken for dead in a while", exc)
         if (path := self._signs.local) is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shard_tool.format.sample import Sample
 
 
-class Tally:
+class SplitCounts:
     """Totals of samples of one task.
 
     Args:
@@ -38,7 +38,7 @@ class Tally:
             self.counts.setdefault(what, Counter())[name] += 1
 
     def merge(self, other: Mapping[str, Any]) -> None:
-        """Add what another tally counted, as `as_json` gave it."""
+        """Add other counts, as `as_json` gave them."""
         self.objects.update(other["objects"])
         self.difficult.update(other["difficult"])
         for what, counted in other["counts"].items():

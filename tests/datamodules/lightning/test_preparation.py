@@ -11,7 +11,7 @@ import pytest
 
 from datamodules import VOCDataModule
 from shard_tool.dataset.verify import verify
-from shard_tool.dataset.writer_lock import claimed
+from shard_tool.dataset.writer_lock import hold_writer_lock
 from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.processes.shard_tool import eventually, stuck_conversion
 from tests.kit.servers.s3 import objects, upload
@@ -78,7 +78,7 @@ def test_whoever_waits_says_for_whom(
         ThreadPoolExecutor() as node,
         caplog.at_level(logging.WARNING, "datamodules.lightning.datamodule"),
     ):
-        with claimed(Folder(str(dest))):
+        with hold_writer_lock(Folder(str(dest))):
             prepared = node.submit(data.prepare_data)
             assert eventually(lambda: is_waiting(caplog))
             assert not prepared.done()

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from datamodules import ShardDataset, ShardLoader, World
 from datamodules.reading import prefetch
-from datamodules.reading.cache import BusyError, NoRoomError, ShardCache, default_folder
+from datamodules.reading.cache import BusyError, NoSpaceError, ShardCache, default_folder
 from shard_tool.errors import OptionError
 from tests.kit.datasets.stored import (
     hashes_of,
@@ -189,7 +189,7 @@ def test_no_room_beside_what_is_kept_is_an_error_that_removed_nothing(
     cache = ShardCache(tmp_path, 3 * SIZE)
     for name in (A, B, C):
         fill(cache, name)
-    with pytest.raises(NoRoomError):
+    with pytest.raises(NoSpaceError):
         fill(cache, D, 2 * SIZE, keep=keep)
     assert held(cache) == {A: SIZE, B: SIZE, C: SIZE}
 
@@ -197,7 +197,7 @@ def test_no_room_beside_what_is_kept_is_an_error_that_removed_nothing(
 def test_what_is_larger_than_the_whole_cache_removes_nothing(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 3 * SIZE)
     fill(cache, A)
-    with pytest.raises(NoRoomError):
+    with pytest.raises(NoSpaceError):
         fill(cache, B, 3 * SIZE + 1)
     assert held(cache) == {A: SIZE}
     fill(cache, B, 3 * SIZE)
@@ -209,7 +209,7 @@ def test_a_file_being_written_counts_in_its_full_length_and_is_not_removed(tmp_p
     fill(cache, A)
 
     def write(file: IO[bytes]) -> None:
-        with pytest.raises(NoRoomError):
+        with pytest.raises(NoSpaceError):
             fill(cache, C, 2 * SIZE + 1)
         fill(cache, D, SIZE + 1)  # in place of A
         assert held(cache).keys() == {f"{B}.partial", f"{B}.lock", D}
@@ -294,7 +294,7 @@ def test_any_sequence_of_uses_leaves_what_a_list_ordered_by_use_would(steps: lis
                     model[name] = model.pop(name)
                     assert not fill(cache, name, size, keep=keep)
                 elif excess > sum(model[other] for other in spare):
-                    with pytest.raises(NoRoomError):
+                    with pytest.raises(NoSpaceError):
                         fill(cache, name, size, keep=keep)
                 else:
                     while excess > 0:
@@ -399,7 +399,7 @@ def test_half_a_file_of_a_killed_writer_counts_and_makes_room_like_any_other(
 ) -> None:
     cache = ShardCache(tmp_path, 3 * SIZE)
     with writer(tmp_path, A) as process:
-        with pytest.raises(NoRoomError):
+        with pytest.raises(NoSpaceError):
             fill(cache, B, 3 * SIZE)
         process.kill()
         process.wait()
@@ -481,11 +481,11 @@ def test_a_disk_that_stays_full_is_no_room_and_leaves_what_is_kept(tmp_path: Pat
         times.append(file.tell())
         raise OSError(errno.ENOSPC, "full")
 
-    with pytest.raises(NoRoomError):
+    with pytest.raises(NoSpaceError):
         cache.fill(D, SIZE, write, keep=[A])
     assert times == [0, 0]
     assert held(cache) == {A: SIZE, C: SIZE}
-    with pytest.raises(NoRoomError):
+    with pytest.raises(NoSpaceError):
         cache.fill(D, SIZE, write, keep=[A, C])
     assert held(cache) == {A: SIZE, C: SIZE}
 

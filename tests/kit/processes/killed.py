@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shard_tool.convert.run import ConvertOptions, convert
 from shard_tool.dataset import publication
-from shard_tool.dataset.writer_lock import claimed
+from shard_tool.dataset.writer_lock import hold_writer_lock
 from shard_tool.storage.location import Folder
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 def fast_claims() -> None:
     """Let this process take others for dead sooner."""
-    publication.claimed = partial(claimed, beat_s=BEAT_S, patience=20)  # type: ignore[assignment]
+    publication.hold_writer_lock = partial(hold_writer_lock, beat_s=BEAT_S, patience=20)  # type: ignore[assignment]
 
 
 def killed_conversion(options: dict[str, Any], *, deed: int, when: str) -> bool:

@@ -1,4 +1,4 @@
-"""A process that claims a folder and says what becomes of it; see `claimant`.
+"""A process that locks a folder and says what becomes of it; see `lock_holder`.
 
 It prints ``in`` or ``refused``, answers each line of its standard input with ``held`` or ``lost``,
 and ends in order with that input.
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.dataset.writer_lock import Claim, claimed
+from shard_tool.dataset.writer_lock import WriterLock, hold_writer_lock
 from shard_tool.errors import ObjectExists, StoreError
 from shard_tool.storage.location import Folder
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-class Claimant:
+class LockHolder:
     """The process, by what it prints and reads."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -62,16 +62,16 @@ class Claimant:
 
 
 @contextmanager
-def claimant(
+def lock_holder(
     url: str, options: Mapping[str, Any] | None = None, *, beat_s: float = 0.2, patience: float = 4
-) -> Iterator[Claimant]:
+) -> Iterator[LockHolder]:
     """Run one; it is killed at the end if it still runs."""
     arguments = [url, json.dumps(dict(options or {})), str(beat_s), str(patience)]
     pipe, root = subprocess.PIPE, Path(__file__).resolve().parents[3]
     command = [sys.executable, "-m", "tests.kit.processes.lock_holder", *arguments]
     process = subprocess.Popen(command, text=True, cwd=root, stdin=pipe, stdout=pipe)
     try:
-        yield Claimant(process)
+        yield LockHolder(process)
     finally:
         process.kill()
         process.wait()
@@ -81,9 +81,9 @@ def claimant(
                 stream.close()
 
 
-def _answer(claim: Claim) -> str:
+def _answer(lock: WriterLock) -> str:
     try:
-        claim.check()
+        lock.check()
     except StoreError:
         return "lost"
     return "held"
@@ -93,10 +93,10 @@ def _main() -> None:
     url, options, beat_s, patience = sys.argv[1:]
     folder = Folder(url, json.loads(options))
     try:
-        with claimed(folder, beat_s=float(beat_s), patience=float(patience)) as claim:
+        with hold_writer_lock(folder, beat_s=float(beat_s), patience=float(patience)) as lock:
             print("in", flush=True)  # noqa: T201  (what the test reads)
             for _ in sys.stdin:
-                print(_answer(claim), flush=True)  # noqa: T201
+                print(_answer(lock), flush=True)  # noqa: T201
     except ObjectExists:
         print("refused", flush=True)  # noqa: T201
 

@@ -77,7 +77,7 @@ def test_promise_2_killed_between_any_two_storage_calls(
 def test_promise_2_killed_between_any_two_storage_calls_on_s3(
     tmp_path: Path, when: str, s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shard_tool.dataset.publication.claimed", None)
+    monkeypatch.setattr("shard_tool.dataset.publication.hold_writer_lock", None)
     fast_claims()
     tree = voc_tree(tmp_path / "less", [*pictures(1), *pictures(1, split="val", first=2)])
     converted(tree, tmp_path / "undisturbed", shard_bytes=SMALL)

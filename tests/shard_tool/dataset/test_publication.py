@@ -10,7 +10,7 @@ import pytest
 
 from shard_tool.convert.run import ConvertOptions, convert, prepare
 from shard_tool.dataset.index import AdoptOptions, adopt
-from shard_tool.dataset.writer_lock import Claim
+from shard_tool.dataset.writer_lock import WriterLock
 from shard_tool.errors import ObjectExists, SourceError, StoreError
 from shard_tool.release import RELEASE
 from tests.kit.datasets.converted import converted, files_of, manifest_of
@@ -156,10 +156,10 @@ def test_promise_7_archive_replaced_after_its_scan_is_noticed(tree: Path, tmp_pa
 def test_a_run_that_lost_its_claim_leaves_its_successor_s_journal_alone(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(_: Claim) -> None:
+    def lost(_: WriterLock) -> None:
         raise StoreError("out", "another conversion took over")
 
-    monkeypatch.setattr(Claim, "check", lost)
+    monkeypatch.setattr(WriterLock, "check", lost)
     with pytest.raises(StoreError, match="took over"):
         converted(tree, tmp_path / "out", **FIRST)
     assert (tmp_path / "out/.conversion/plan.json").exists()

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.dataset import writer_lock as claim_module
-from shard_tool.dataset.writer_lock import _Sign, claimed
+from shard_tool.dataset import writer_lock
+from shard_tool.dataset.writer_lock import _Sign, hold_writer_lock
 from shard_tool.errors import ObjectExists, StoreError
 from shard_tool.storage.location import Folder
-from tests.kit.processes.lock_holder import claimant
+from tests.kit.processes.lock_holder import lock_holder
 from tests.kit.processes.shard_tool import eventually
 from tests.kit.servers.fault_proxy import Fault, fault_proxy
 from tests.kit.servers.s3 import S3, objects, put, remove
@@ -49,42 +49,42 @@ def a_sign(state: str = "writing", beat: int = 7, dead: tuple[str, ...] = ()) ->
 def test_a_locked_folder_is_refused_to_other_processes_until_its_holder_ends(
     tmp_path: Path,
 ) -> None:
-    with claimant(str(tmp_path)) as first:
+    with lock_holder(str(tmp_path)) as first:
         assert first.said == "in"
-        with pytest.raises(ObjectExists) as caught, claimed(Folder(str(tmp_path))):
+        with pytest.raises(ObjectExists) as caught, hold_writer_lock(Folder(str(tmp_path))):
             pass
         assert str(caught.value) == f"{tmp_path}: {REFUSED}"
         first.end()
-    with claimed(Folder(str(tmp_path))), claimant(str(tmp_path)) as second:
+    with hold_writer_lock(Folder(str(tmp_path))), lock_holder(str(tmp_path)) as second:
         assert second.said == "refused"
 
 
 def test_a_killed_process_holds_no_folder(tmp_path: Path) -> None:
-    with claimant(str(tmp_path)) as first:
+    with lock_holder(str(tmp_path)) as first:
         assert first.said == "in"
         first.kill()
-        with claimed(Folder(str(tmp_path))) as claim:
-            claim.check()
+        with hold_writer_lock(Folder(str(tmp_path))) as lock:
+            lock.check()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_was_made_goes_when_nothing_was_put_there(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "data/voc"))
-    with claimed(folder):
+    with hold_writer_lock(folder):
         assert (tmp_path / "data/voc").is_dir()
     assert list(tmp_path.iterdir()) == []
-    with claimed(folder):
+    with hold_writer_lock(folder):
         folder.put("a", b"x")
     assert folder.names() == ["a"]
 
 
 def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
-    with claimed(Folder(str(tmp_path))):
+    with hold_writer_lock(Folder(str(tmp_path))):
         pass
     assert tmp_path.is_dir()
 
 
-def test_a_folder_removed_by_who_held_it_is_claimed_anew(
+def test_a_folder_removed_by_who_held_it_is_locked_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening and locking: what is locked then is a folder without a name."""
@@ -97,17 +97,20 @@ def test_a_folder_removed_by_who_held_it_is_claimed_anew(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with claimed(Folder(str(path))):
+    with hold_writer_lock(Folder(str(path))):
         monkeypatch.setattr(fcntl, "flock", flock)
         assert path.is_dir()
-        with pytest.raises(ObjectExists), claimed(Folder(str(path))):
+        with pytest.raises(ObjectExists), hold_writer_lock(Folder(str(path))):
             pass
 
 
 def test_a_file_in_place_of_a_folder_is_an_error_of_storage(tmp_path: Path) -> None:
     (tmp_path / "voc").write_bytes(b"")
     for path in (tmp_path / "voc", tmp_path / "voc/deeper"):
-        with pytest.raises(StoreError, match="cannot be written to"), claimed(Folder(str(path))):
+        with (
+            pytest.raises(StoreError, match="cannot be written to"),
+            hold_writer_lock(Folder(str(path))),
+        ):
             pass
 
 
@@ -120,22 +123,22 @@ def test_a_disk_without_locks_has_signs_of_life(
     monkeypatch.setattr(fcntl, "flock", without)
     monkeypatch.setattr(fcntl, "LOCK_UN", 0)
     folder = Folder(str(tmp_path / "voc"))
-    with claimed(folder, beat_s=BEAT_S, patience=LONG) as claim:
-        claim.check()
-        with pytest.raises(ObjectExists), claimed(folder, beat_s=BEAT_S, patience=LONG):
+    with hold_writer_lock(folder, beat_s=BEAT_S, patience=LONG) as lock:
+        lock.check()
+        with pytest.raises(ObjectExists), hold_writer_lock(folder, beat_s=BEAT_S, patience=LONG):
             pass
-        claim.check()
+        lock.check()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Folder("memory://claimed/voc")
-    with claimed(folder):
-        with pytest.raises(ObjectExists), claimed(Folder("memory://claimed/voc/")):
+    folder = Folder("memory://locked/voc")
+    with hold_writer_lock(folder):
+        with pytest.raises(ObjectExists), hold_writer_lock(Folder("memory://locked/voc/")):
             pass
-        with claimed(Folder("memory://claimed/other")):
+        with hold_writer_lock(Folder("memory://locked/other")):
             pass
-    with claimed(folder):
+    with hold_writer_lock(folder):
         pass
     assert folder.names() == []
 
@@ -145,11 +148,11 @@ def test_memory_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_living_writer_is_left_alone(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
-    with claimant(folder.url, s3.storage_options, beat_s=BEAT_S, patience=LONG) as first:
+    with lock_holder(folder.url, s3.storage_options, beat_s=BEAT_S, patience=LONG) as first:
         assert first.said == "in"
         with (
             pytest.raises(ObjectExists) as caught,
-            claimed(folder, beat_s=BEAT_S, patience=LONG),
+            hold_writer_lock(folder, beat_s=BEAT_S, patience=LONG),
         ):
             pass
         assert str(caught.value) == f"{folder}: {REFUSED}"
@@ -161,48 +164,48 @@ def test_a_living_writer_is_left_alone(s3: S3, bucket: str) -> None:
 
 def test_a_free_folder_is_had_without_waiting(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
-    with claimed(folder, beat_s=3600) as claim:
-        pickle.loads(pickle.dumps(claim)).check()
+    with hold_writer_lock(folder, beat_s=3600) as lock:
+        pickle.loads(pickle.dumps(lock)).check()
         assert [json.loads(sign)["state"] for sign in signs(s3, folder).values()] == ["writing"]
     assert objects(s3, folder.url) == {}
 
 
 def test_a_killed_writer_is_taken_for_dead(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
-    with claimant(folder.url, s3.storage_options) as first:
+    with lock_holder(folder.url, s3.storage_options) as first:
         assert first.said == "in"
         first.kill()
     assert len(signs(s3, folder)) == 1
-    with claimed(folder, beat_s=BEAT_S) as claim:
-        claim.check()
-        assert list(signs(s3, folder)) == [f"{claim.token}.json"]
+    with hold_writer_lock(folder, beat_s=BEAT_S) as lock:
+        lock.check()
+        assert list(signs(s3, folder)) == [f"{lock.token}.json"]
     assert objects(s3, folder.url) == {}
 
 
 def test_a_stopped_writer_that_was_taken_for_dead_finds_out(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
-    with claimant(folder.url, s3.storage_options) as first:
+    with lock_holder(folder.url, s3.storage_options) as first:
         assert first.check() == "held"
         first.stop()
-        with claimed(folder, beat_s=BEAT_S) as claim:
+        with hold_writer_lock(folder, beat_s=BEAT_S) as lock:
             first.go_on()
             assert first.check() == "lost"
-            claim.check()
+            lock.check()
             first.end()
-            claim.check()
-            assert list(signs(s3, folder)) == [f"{claim.token}.json"]
+            lock.check()
+            assert list(signs(s3, folder)) == [f"{lock.token}.json"]
 
 
 def test_a_beat_on_its_way_when_its_writer_was_taken_for_dead_misleads_nobody(
     s3: S3, bucket: str
 ) -> None:
     folder = on_s3(s3, bucket)
-    with claimed(folder, beat_s=3600) as stopped:
+    with hold_writer_lock(folder, beat_s=3600) as stopped:
         late = dict(signs(s3, folder))
-        with claimed(folder, beat_s=0.05) as claim:
+        with hold_writer_lock(folder, beat_s=0.05) as lock:
             for name, content in late.items():
                 put(s3, f"{folder.url}/.conversion/alive/{name}", content)
-            claim.check()
+            lock.check()
             with pytest.raises(StoreError, match="took over: this one stood still") as caught:
                 stopped.check()
             assert "--on-existing resume" in caught.value.hint
@@ -212,8 +215,11 @@ def test_a_writer_that_lost_its_folder_takes_back_a_beat_that_came_late(
     s3: S3, bucket: str
 ) -> None:
     folder = on_s3(s3, bucket)
-    with claimed(folder, beat_s=3600) as claim, claimed(folder, beat_s=0.05) as second:
-        late = _Sign(claim, beat_s=0.01)
+    with (
+        hold_writer_lock(folder, beat_s=3600) as lock,
+        hold_writer_lock(folder, beat_s=0.05) as second,
+    ):
+        late = _Sign(lock, beat_s=0.01)
         late._state = "writing"
         late.put()
         assert len(signs(s3, folder)) == 2
@@ -223,7 +229,7 @@ def test_a_writer_that_lost_its_folder_takes_back_a_beat_that_came_late(
         assert list(signs(s3, folder)) == [f"{second.token}.json"]
 
 
-def test_a_claimant_stopped_before_it_said_that_it_writes_withdraws(
+def test_a_lock_holder_stopped_before_it_said_that_it_writes_withdraws(
     s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = on_s3(s3, bucket)
@@ -233,23 +239,23 @@ def test_a_claimant_stopped_before_it_said_that_it_writes_withdraws(
         put(s3, other, a_sign())
         return ()
 
-    monkeypatch.setattr(claim_module, "_outwait_others", meanwhile)
-    with pytest.raises(ObjectExists), claimed(folder, beat_s=3600):
+    monkeypatch.setattr(writer_lock, "_outwait_others", meanwhile)
+    with pytest.raises(ObjectExists), hold_writer_lock(folder, beat_s=3600):
         pass
     assert list(signs(s3, folder)) == [f"{'0' * 16}.json"]
 
 
-def test_a_claimant_that_was_taken_for_dead_withdraws(
+def test_a_lock_holder_that_was_taken_for_dead_withdraws(
     s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = on_s3(s3, bucket)
 
-    def meanwhile(_: Folder, claim: Any, *__: Any) -> tuple[str, ...]:
-        remove(s3, f"{folder.url}/.conversion/alive/{claim.token}.json")
+    def meanwhile(_: Folder, lock: Any, *__: Any) -> tuple[str, ...]:
+        remove(s3, f"{folder.url}/.conversion/alive/{lock.token}.json")
         return ()
 
-    monkeypatch.setattr(claim_module, "_outwait_others", meanwhile)
-    with pytest.raises(ObjectExists), claimed(folder, beat_s=3600):
+    monkeypatch.setattr(writer_lock, "_outwait_others", meanwhile)
+    with pytest.raises(ObjectExists), hold_writer_lock(folder, beat_s=3600):
         pass
     assert objects(s3, folder.url) == {}
 
@@ -258,8 +264,8 @@ def test_a_sign_nobody_can_read_is_of_the_dead(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     for name, content in {"a": b"", "b": b"[]", "c": b'{"beat": "x"}'}.items():
         put(s3, f"{folder.url}/.conversion/alive/{name}.json", content)
-    with claimed(folder, beat_s=0.02) as claim:
-        assert sorted(claim.dead) == ["a", "b", "c"]
+    with hold_writer_lock(folder, beat_s=0.02) as lock:
+        assert sorted(lock.dead) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("round_", range(10))
@@ -268,11 +274,11 @@ def test_of_those_that_start_together_one_goes_on(s3: S3, bucket: str, round_: i
     folder, together = on_s3(s3, bucket), threading.Barrier(3)
     refused, got_in, inside = threading.Semaphore(0), list[int](), list[int]()
 
-    def claim_it(number: int) -> None:
+    def hold_it(number: int) -> None:
         mine = replace(folder, timeout_s=60.0 + number)
         together.wait()
         try:
-            with claimed(mine, beat_s=0.1, patience=LONG):
+            with hold_writer_lock(mine, beat_s=0.1, patience=LONG):
                 got_in.append(number)
                 inside.append(number)
                 assert inside == [number]
@@ -283,7 +289,7 @@ def test_of_those_that_start_together_one_goes_on(s3: S3, bucket: str, round_: i
             refused.release()
 
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(claim_it, range(3)))
+        list(pool.map(hold_it, range(3)))
     assert len(got_in) == 1
     assert objects(s3, folder.url) == {}
 
@@ -291,18 +297,18 @@ def test_of_those_that_start_together_one_goes_on(s3: S3, bucket: str, round_: i
 def test_faults_of_storage_end_no_life(s3: S3, bucket: str) -> None:
     with fault_proxy(s3.endpoint_url) as proxy:
         folder = Folder(f"{bucket}/voc", s3.through(proxy).storage_options)
-        with claimed(folder, beat_s=0.02) as claim:
+        with hold_writer_lock(folder, beat_s=0.02) as lock:
             for kind in ("internal-error", "slow-down", "reset-before-headers", "lost-answer"):
                 proxy.inject(Fault(kind, times=2, path="alive", method="PUT"))
                 proxy.inject(Fault(kind, times=2, path="bucket", method="GET"))
             assert eventually(lambda: proxy.hits == 16, deadline_s=60)
-            claim.check()
+            lock.check()
             before = signs(s3, folder)
             assert eventually(lambda: signs(s3, folder) != before)
 
 
 def test_no_secret_is_shown(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
-    with claimed(folder, beat_s=3600) as claim:
-        assert s3.secret not in repr(claim)
+    with hold_writer_lock(folder, beat_s=3600) as lock:
+        assert s3.secret not in repr(lock)
         assert s3.secret.encode() not in b"".join(signs(s3, folder).values())
