@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from scripts.cli_reference import reference
 from shard_tool.cli.app import app
+from tests.kit.processes.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -43,7 +43,7 @@ def run_block(source: str) -> None:
     script = Path("block.py")
     script.write_text(source)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script)], env=environment, check=True, timeout=240)
+    subprocess.run([warm_python(), str(script)], env=environment, check=True, timeout=240)
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_console_blocks_print_what_they_show(reader_s_folder: Path) -> None:
     commands = 0
     for block in blocks("console"):
         for command, shown in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE):
-            words = [sys.executable, "-m", "shard_tool.cli.app", *shlex.split(command)[1:]]
+            words = [warm_python(), "-m", "shard_tool.cli.app", *shlex.split(command)[1:]]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             assert masked(done.stdout) == masked(shown), command
             commands += 1

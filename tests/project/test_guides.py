@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kit.processes.warm_python import warm_python
+
 if TYPE_CHECKING:
     from tests.kit.servers.s3 import S3
 
@@ -45,7 +47,7 @@ def test_convert_once_and_train_from_a_bucket_run_as_they_are_written(
         lambda command: f"{command[0]} {TOY} --trainer.max_steps {next(steps)}",
         script,
     )
-    tools = Path(sys.executable).parent
+    tools = f"{Path(warm_python()).parent}:{Path(sys.executable).parent}"
     environment = {
         **os.environ,
         **s3.environment,

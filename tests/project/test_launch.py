@@ -26,6 +26,7 @@ from tests.kit.datasets.converted import files_of
 from tests.kit.models.recorder import Recorder, trainer
 from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.processes.slurm import JOB_ID, SCRIPT, slurm_job
+from tests.kit.processes.warm_python import warm_python
 from tests.kit.servers.s3 import objects, upload
 
 if TYPE_CHECKING:
@@ -36,12 +37,16 @@ TORCHRUN = ROOT / "scripts/launch/torchrun.sh"
 DEADLINE_S = 300.0
 """Four processes that import torch start in 10 s on a free machine, in minutes on a full one."""
 
-ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),
-    "OMP_NUM_THREADS": "1",
-    "GLOO_SOCKET_IFNAME": "lo",
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-}
+
+def with_warm_python() -> dict[str, str]:
+    python = Path(warm_python())
+    return {
+        "PYTHONPATH": str(ROOT),
+        "PYTHON_EXEC": str(python),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PATH": f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
 
 
 TINY = {"class_path": "scripts.train.Detector", "init_args": {"model": "tiny_ssd"}}
@@ -111,7 +116,7 @@ def test_two_agents_of_torchrun_train_from_a_bucket_by_one_command_each(
     environment = {
         **os.environ,
         **s3.environment,
-        **ENVIRONMENT,
+        **with_warm_python(),
         "RANKS_PER_NODE": "1",
         "JOB": tmp_path.name,
         "PET_LOCAL_ADDR": "127.0.0.1",
@@ -142,7 +147,7 @@ def test_a_slurm_job_converts_on_each_node_is_requeued_by_its_signal_and_goes_on
     # A relative folder is each node's own, for srun starts them in folders of their own.
     data = {"data_dir": "voc", "source": str(mini_archive)}
     config = write_config(tmp_path, data, model=UNEVEN, max_steps=2000, strategy="ddp")
-    environment = {**ENVIRONMENT, "MASTER_PORT": str(free_port())}
+    environment = {**with_warm_python(), "MASTER_PORT": str(free_port())}
     arguments = ["--config", str(config), "--requeue.every_n_steps", "2"]
     with slurm_job(tmp_path, arguments, nodes=2, environment=environment) as job:
         assert eventually(lambda: len(steps_of(metrics)) > 3, deadline_s=DEADLINE_S), log(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,6 +15,7 @@ from jsonargparse import Namespace
 
 from datamodules import ShardDataset, ShardLoader, VOCDataModule
 from scripts.train import MODELS, Detector, without_secrets
+from tests.kit.processes.warm_python import warm_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def train(folder: Path, *arguments: str) -> str:
     """Run the script; return what it printed, on either stream."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, str(ROOT / "scripts/train.py"), *arguments]
+    command = [warm_python(), str(ROOT / "scripts/train.py"), *arguments]
     done = subprocess.run(
         command,
         cwd=folder,

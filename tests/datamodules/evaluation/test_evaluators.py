@@ -8,7 +8,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -33,6 +32,7 @@ from tests.kit.models.evaluators import SIZES, evaluated_together, evaluator_of,
 from tests.kit.models.recorder import trainer
 from tests.kit.models.tiny_detector import SIZE, trained_on
 from tests.kit.processes.evaluate_ranks import BATCH_SIZES, WORLDS
+from tests.kit.processes.warm_python import warm_python
 
 if TYPE_CHECKING:
     from datamodules import Batch
@@ -117,8 +117,8 @@ def by_rank(mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     script = str(ROOT / "tests/kit/processes/evaluate_ranks.py")
     arguments = [script, str(folder), str(mini_dataset), str(folder / "weights")]
     subprocess.run(
-        [sys.executable, "-m", *launcher, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        [warm_python(), "-m", *launcher, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHON_EXEC": warm_python()},
         timeout=240,
         check=True,
     )

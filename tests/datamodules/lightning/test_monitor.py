@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import subprocess
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +26,7 @@ from shard_tool.errors import OptionError
 from tests.kit.datasets.foreign_tars import adopted
 from tests.kit.datasets.stored import sample_bytes, stored
 from tests.kit.models.recorder import Recorder, trainer
+from tests.kit.processes.warm_python import warm_python
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),  # on purpose
@@ -442,11 +442,11 @@ def test_a_slow_transform_is_found_in_a_real_fit(
 
 @pytest.mark.slow
 def test_a_slow_rank_of_two_real_ones_is_named(folder: Path, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher = [warm_python(), "-m", "torch.distributed.run", "--standalone"]
     script = str(ROOT / "tests/kit/processes/train_monitored.py")
     done = subprocess.run(
         [*launcher, "--nproc-per-node=2", script, str(folder), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHON_EXEC": warm_python()},
         stderr=subprocess.PIPE,
         text=True,
         timeout=240,

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from datamodules import ShardDataset
 from shard_tool import ConvertOptions, convert
 from tests.kit.models.recorder import read_log
+from tests.kit.processes.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +37,15 @@ def sample_dataset(voc_sample: Path, tmp_path_factory: pytest.TempPathFactory) -
 def start(
     options: dict[str, Any] | list[dict[str, Any]], *, ranks: int = 1
 ) -> subprocess.Popen[bytes]:
-    launcher = [sys.executable]
+    launcher = [warm_python()]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "PYTHON_EXEC": warm_python(),
+    }
     command = [*launcher, SCRIPT, json.dumps(options)]
     return subprocess.Popen(command, env=environment, start_new_session=True)
 

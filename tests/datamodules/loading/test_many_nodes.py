@@ -25,6 +25,7 @@ from datamodules import VOCDataModule
 from tests.kit.datasets.stored import stored
 from tests.kit.models.recorder import Recorder, read_log, trainer
 from tests.kit.processes.shard_tool_process import eventually
+from tests.kit.processes.warm_python import warm_python
 from tests.kit.servers.fault_proxy import FaultProxy, fault_proxy
 from tests.kit.servers.s3 import S3, make_bucket, upload
 from tests.kit.servers.traffic import Traffic, bytes_of
@@ -145,8 +146,15 @@ def run_nodes(url: str, s3: S3) -> Iterator[Any]:
             done: dict[str, Any] = {"log": log, "checkpoints": str(checkpoints), **options}
             done["trainer"] = {**TRAINER, "devices": ranks, "num_nodes": nodes}
             done["trainer"]["strategy"] = "ddp"
+            # `processes_of` finds the workers of a killed rank by the command line of its Python.
+            python = sys.executable if max_restarts else warm_python()
             agents = [
-                Agent({**done, "data": {**data, "cache_dir": str(cache)}}, s3.through(proxy), ranks)
+                Agent(
+                    {**done, "data": {**data, "cache_dir": str(cache)}},
+                    s3.through(proxy),
+                    ranks,
+                    python,
+                )
                 for cache, proxy in zip(caches, proxies, strict=True)
             ]
             run_agents(agents, max_restarts=max_restarts)
@@ -164,12 +172,14 @@ class Agent:
     options: dict[str, Any]
     store: S3
     ranks: int
+    python: str
 
     def start(self, launch: Sequence[str]) -> subprocess.Popen[bytes]:
         more = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         # Else torch 2.15's restarted ranks find the dead ones' addresses in the agent's store.
         more["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-        command = [sys.executable, "-m", "torch.distributed.run", *launch]
+        more["PYTHON_EXEC"] = self.python
+        command = [self.python, "-m", "torch.distributed.run", *launch]
         command += [f"--nproc-per-node={self.ranks}", SCRIPT, json.dumps(self.options)]
         return subprocess.Popen(command, env=os.environ | self.store.environment | more)
 
