@@ -1,4 +1,4 @@
-"""Sizes and rates as people write them."""
+"""Reads and writes sizes, rates and times as people do."""
 
 from __future__ import annotations
 
@@ -39,3 +39,32 @@ def parse_rate(text: str, option: str) -> float:
     if not text.strip().endswith("/s"):
         raise OptionError(option, f"{text!r} is not a bandwidth", "write 10Gbps or 800MB/s")
     return float(parse_size(text.strip().removesuffix("/s"), option))
+
+
+def human_bytes(num_bytes: float) -> str:
+    """A size for people, in binary units.
+
+    >>> human_bytes(67_108_864)
+    '64.0 MiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A time for people, no finer than an estimate is.
+
+    >>> [human_seconds(s) for s in (0.2, 89, 90, 5399, 5400, 172_799, 172_800, 1e6)]
+    ['1 s', '89 s', '2 min', '90 min', '1 h 30 min', '47 h 59 min', '2 d 0 h', '11 d 13 h']
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if seconds < 5400:
+        return f"{minutes} min"
+    if seconds < 172_800:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+    return f"{int(seconds // 86_400)} d {int(seconds % 86_400 // 3600)} h"

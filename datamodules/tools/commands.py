@@ -22,10 +22,9 @@ from shard_tool.cli.options import (
     print_json,
     storage_options,
 )
-from shard_tool.cli.progress import human_bytes
 from shard_tool.errors import OptionError
 from shard_tool.storage.location import Folder, load_manifest
-from shard_tool.units import parse_rate, parse_size
+from shard_tool.units import human_bytes, parse_rate, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

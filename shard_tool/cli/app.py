@@ -28,13 +28,14 @@ from shard_tool.cli.options import (
     say,
     storage_options,
 )
-from shard_tool.cli.progress import StderrHandler, human_bytes, progress
+from shard_tool.cli.progress import StderrHandler, progress
 from shard_tool.dataset.scan import printable
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import OptionError, ShardToolError
 from shard_tool.format.manifest import Manifest, encode_manifest
 from shard_tool.release import RELEASE
 from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.units import human_bytes
 
 app = typer.Typer(
     name="shard-tool",

@@ -23,14 +23,14 @@ from shard_tool.cli.options import (
     say,
     storage_options,
 )
-from shard_tool.cli.progress import human_bytes, progress
+from shard_tool.cli.progress import progress
 from shard_tool.convert.run import ConvertOptions, convert, prepare
 from shard_tool.dataset.publication import BAD_RECORDS_NAME
 from shard_tool.errors import OptionError
 from shard_tool.sources.voc.named import archives_folder, fetched_archives, wanted_archives
 from shard_tool.storage.location import Folder
 from shard_tool.tasks.engines import start_early
-from shard_tool.units import parse_size
+from shard_tool.units import human_bytes, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

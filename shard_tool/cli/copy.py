@@ -17,8 +17,9 @@ from shard_tool.cli.options import (
     say,
     storage_options,
 )
-from shard_tool.cli.progress import human_bytes, progress
+from shard_tool.cli.progress import progress
 from shard_tool.dataset.copy import CopyOptions, copy_dataset, plan_copy
+from shard_tool.units import human_bytes
 
 if TYPE_CHECKING:
     from typing import Any

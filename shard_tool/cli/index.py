@@ -19,10 +19,11 @@ from shard_tool.cli.options import (
     say,
     storage_options,
 )
-from shard_tool.cli.progress import human_bytes, progress
+from shard_tool.cli.progress import progress
 from shard_tool.dataset.index import AdoptOptions, adopt
 from shard_tool.dataset.scan import printable
 from shard_tool.storage.location import Folder
+from shard_tool.units import human_bytes
 
 if TYPE_CHECKING:
     from shard_tool.dataset.index import AdoptProgress, AdoptReport

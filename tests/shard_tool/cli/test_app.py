@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shard_tool.errors import OptionError
 from shard_tool.release import RELEASE
-from shard_tool.units import parse_size
 from tests.kit.datasets.converted import converted, files_of, manifest_of
 from tests.kit.datasets.voc_tree import Picture, annotation, jpeg, pictures, voc_tree, write
 from tests.kit.processes.shard_tool import SHARD_TOOL, shard_tool
@@ -271,24 +269,3 @@ def test_unknown_storage_shows_no_secret(tree: Path, run_here: Run) -> None:
     assert status == 1
     assert message.startswith("error: nosuch://host/voc: cannot be opened: ")
     assert not re.search("pass|sig|abc|=key", message)
-
-
-# Sizes ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "num_bytes"),
-    [
-        *(("64MiB", 67_108_864), ("100MB", 100_000_000), ("4096", 4096), ("1 KiB", 1024)),
-        *(("0.5GiB", 536_870_912), ("2tb", 2 * 10**12), (" 7B ", 7)),
-    ],
-)
-def test_size_is_read_with_its_unit(text: str, num_bytes: int) -> None:
-    assert parse_size(text, "--shard-size") == num_bytes
-
-
-@pytest.mark.parametrize("text", ["", "MiB", "-1MB", "1e3", "64 M iB", "1,5MB", "64MiBs"])
-def test_text_that_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(OptionError) as caught:
-        parse_size(text, "--shard-size")
-    assert str(caught.value) == f"--shard-size: {text!r} is not a size; write 64MiB or 100MB"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_tool.cli.progress import Pace, StderrHandler, human_seconds, progress
+from shard_tool.cli.progress import Pace, StderrHandler, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -242,12 +242,6 @@ def test_nothing_is_said_of_what_takes_no_time(
     with progress("converting", clock=clock) as advance:
         advance(60, 60, "samples")
     assert capsys.readouterr() == ("", "")
-
-
-def test_times_are_no_finer_than_an_estimate_is() -> None:
-    assert [human_seconds(s) for s in (0.2, 89, 91, 5000, 7300, 200_000)] == [
-        *("1 s", "89 s", "2 min", "83 min", "2 h 1 min", "2 d 7 h")
-    ]
 
 
 # --- a terminal ----------------------------------------------------------------------------------
