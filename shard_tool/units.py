@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rich.filesize import pick_unit_and_suffix
+
 from shard_tool.errors import OptionError
 
 
@@ -47,11 +49,8 @@ def human_bytes(num_bytes: float) -> str:
     >>> human_bytes(67_108_864)
     '64.0 MiB'
     """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
+    unit, suffix = pick_unit_and_suffix(int(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"], 1024)
+    return f"{num_bytes / unit:.{1 if unit > 1 else 0}f} {suffix}"
 
 
 def human_seconds(seconds: float) -> str:

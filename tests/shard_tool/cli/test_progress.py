@@ -41,11 +41,11 @@ def clock() -> Clock:
     return Clock()
 
 
-def walked(*points: tuple[float, int], total: int | None) -> Pace:
-    """A pace that began at 0 s and saw (seconds, done)."""
+def walked(*points: tuple[float, int]) -> Pace:
+    """A pace that began at 0 s and was told (seconds, done)."""
     pace = Pace(0)
     for at_s, done in points:
-        pace.saw(at_s, done, total)
+        pace.report(at_s, done)
     return pace
 
 
@@ -71,21 +71,21 @@ def test_a_time_is_named_only_once_it_can_be(
     points: list[tuple[float, int]], total: int | None, left_s: float | None
 ) -> None:
     now_s = points[-1][0] if points else 100
-    assert walked(*points, total=total).left_s(now_s) == left_s
+    assert walked(*points).left_s(now_s, total) == left_s
 
 
 def test_speed_is_that_of_the_recent_past() -> None:
     """Ten minutes at 100 a second, then at 10: half a minute later the old speed is forgotten."""
     fast = [(float(s), 100 * s) for s in range(601)]
     slow = [(600.0 + s, 60_000 + 10 * s) for s in range(1, 32)]
-    pace = walked(*fast, *slow, total=100_000)
+    pace = walked(*fast, *slow)
     assert pace.rate(631) == pytest.approx(10)
-    assert pace.left_s(631) == pytest.approx((100_000 - 60_310) / 10)
+    assert pace.left_s(631, 100_000) == pytest.approx((100_000 - 60_310) / 10)
 
 
 def test_the_time_left_grows_while_nothing_happens() -> None:
-    pace = walked((0, 0), (10, 500), total=1000)
-    assert [pace.left_s(now_s) for now_s in (10, 20, 40)] == [10, 20, 40]
+    pace = walked((0, 0), (10, 500))
+    assert [pace.left_s(now_s, 1000) for now_s in (10, 20, 40)] == [10, 20, 40]
 
 
 def test_tasks_that_end_seldom_and_together_do_not_make_it_jump() -> None:
@@ -94,39 +94,31 @@ def test_tasks_that_end_seldom_and_together_do_not_make_it_jump() -> None:
     for minute in range(1, 60):
         for worker in range(2):
             done = 700 * (2 * minute - 1 + worker)
-            pace.saw(60.0 * minute + worker, done, 100_000)
+            pace.report(60.0 * minute + worker, done)
             if minute > 6:
                 rates = [pace.rate(60.0 * minute + s) for s in range(worker, worker + 59)]
                 assert rates == pytest.approx([1400 / 60] * 59, rel=0.25)
 
 
 def test_what_an_earlier_run_got_does_not_count_as_speed() -> None:
-    resumed = walked((0.3, 600), (10.3, 700), total=1000)
+    resumed = walked((0.3, 600), (10.3, 700))
     assert resumed.rate(10.3) == 10
-    assert resumed.left_s(10.3) == 30
+    assert resumed.left_s(10.3, 1000) == 30
 
 
 def test_falling_back_is_a_new_beginning() -> None:
-    pace = walked((0, 0), (10, 500), (11, 3), (13, 23), total=1000)
+    pace = walked((0, 0), (10, 500), (11, 3), (13, 23))
     assert pace.rate(13) == 10
-    assert pace.left_s(13) is None
-    pace.saw(21, 103, 1000)
-    assert pace.left_s(21) == pytest.approx(89.7)
-
-
-def test_another_total_is_a_new_beginning() -> None:
-    """2 GB on this disk are hashed in seconds; those of the download behind them are not."""
-    pace = walked((0, 0), (3, 900), total=900)
-    pace.saw(3, 900, 2000)
-    pace.saw(13, 910, 2000)
-    assert pace.rate(13) == 1
+    assert pace.left_s(13, 1000) is None
+    pace.report(21, 103)
+    assert pace.left_s(21, 1000) == pytest.approx(89.7)
 
 
 @given(st.floats(0.01, 100), st.floats(0.001, 40), st.integers(3, 200))
 def test_a_steady_speed_is_found_whatever_the_steps(rate: float, step_s: float, steps: int) -> None:
     pace = Pace(0)
     for step in range(steps):
-        pace.saw(step * step_s, round(step * step_s * rate * 1e6), None)
+        pace.report(step * step_s, round(step * step_s * rate * 1e6))
     now_s = (steps - 1) * step_s
     found = pace.rate(now_s)
     if now_s > 1:
@@ -138,7 +130,7 @@ def test_a_steady_speed_is_found_whatever_the_steps(rate: float, step_s: float, 
 def test_what_is_remembered_does_not_grow() -> None:
     pace = Pace(0)
     for step in range(20_000):
-        pace.saw(step / 100, step, None)
+        pace.report(step / 100, step)
     assert len(pace._points) <= 65
     assert pace.rate(199.99) == pytest.approx(100)
 
@@ -150,15 +142,14 @@ def test_one_thread_may_ask_while_another_tells() -> None:
     def ask() -> None:
         try:
             while not stopped.is_set():
-                pace.left_s(1e6)
-                pace.bytes_rate(1e6)
+                pace.left_s(1e6, 1000)
         except Exception as exc:  # noqa: BLE001  (whatever it is, the test names it)
             wrong.append(exc)
 
     thread = threading.Thread(target=ask)
     thread.start()
     for step in range(30_000):
-        pace.saw(step, step % 900, 1000, step)
+        pace.report(step, step % 900)
     stopped.set()
     thread.join()
     assert wrong == []
@@ -222,6 +213,20 @@ def test_something_else_starts_anew_under_its_own_name(
         "downloading b.tar: 100.0 MiB/200.0 MiB",
         "downloading b.tar: 150.0 MiB/200.0 MiB, 5.0 MiB/s, 10 s left",
     ]
+
+
+def test_another_total_starts_a_new_measurement(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2 GB on this disk are hashed in seconds; those of the download after them are not."""
+    with progress("downloading a.tar", unit="bytes", clock=clock) as advance:
+        clock.wait(4)
+        advance(900 * MIB, 900 * MIB)
+        advance(900 * MIB, 1020 * MIB)
+        clock.wait(10)
+        advance(910 * MIB, 1020 * MIB)
+    line = "downloading a.tar: 910.0 MiB/1020.0 MiB, 1.0 MiB/s, 2 min left\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_log_gets_plain_lines_whatever_the_environment_says(
