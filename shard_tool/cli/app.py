@@ -75,12 +75,12 @@ def verify_command(
     if workers is not None and workers < 1:
         raise OptionError("--workers", f"{workers} is below 1")
     folder = Folder(dest, storage_options(storage_option))
-    with progress("verifying") as advance:
+    with progress("verifying", unit="shards") as advance:
         report = verify(
             folder,
             decode=decode,
             workers=workers,
-            on_progress=lambda done, total: advance(done, total, "shards"),
+            on_progress=advance,
         )
     if format_ is Format.json:
         print_json(

@@ -145,11 +145,9 @@ class Meter:
 
     def _far(self) -> str:
         """'1200/5011 samples, 3/12 shards'."""
-        shown = human_bytes if self._unit == "bytes" else str
-        share = shown(self.done) + ("" if self.total is None else f"/{shown(self.total)}")
-        if self._unit in ("", "bytes"):
-            return f"{share} {self._note}".rstrip()
-        return f"{share} {self._unit}" + (f", {self._note}" if self._note else "")
+        shown, unit = (human_bytes, "") if self._unit == "bytes" else (str, f" {self._unit}")
+        total = "" if self.total is None else f"/{shown(self.total)}"
+        return f"{shown(self.done)}{total}{unit}" + (f", {self._note}" if self._note else "")
 
     def _speed(self, now_s: float) -> str:
         """'34.5 MiB/s', or '120 samples/s' where the job reports no bytes; '' while unknown."""
@@ -157,19 +155,18 @@ class Meter:
             return f"{human_bytes(bytes_rate)}/s"
         if (rate := self._pace.rate(now_s)) is None:
             return ""
-        return f"{rate:{'.0f' if rate >= 10 else '.2g'}} {self._unit}".rstrip() + "/s"
+        return f"{rate:{'.0f' if rate >= 10 else '.2g'}} {self._unit}/s"
 
 
 @contextmanager
 def progress(
-    what: str, *, unit: str = "", clock: Callable[[], float] = time.monotonic
+    what: str, *, unit: str, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Meter]:
     """Show how far a job is while the block runs.
 
     Args:
         what: The job: 'converting'.
-        unit: What is counted, in the plural: 'samples'. 'bytes' are shown as sizes. Empty: the
-            note begins with it.
+        unit: What is counted, in the plural: 'samples'. 'bytes' are shown as sizes.
         clock: Seconds, from any start.
 
     Yields:

@@ -191,13 +191,23 @@ def test_bytes_are_written_as_sizes(clock: Clock, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == line
 
 
-def test_without_a_unit_the_note_is_the_unit(
+def test_a_note_follows_sizes_after_a_comma(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress("verifying", clock=clock) as advance:
+    with progress("copying", unit="bytes", clock=clock) as advance:
         clock.wait(20)
-        advance(3, 12, "shards")
-    assert capsys.readouterr().err == "verifying: 3/12 shards, 0.15/s, 60 s left\n"
+        advance(10 * MIB, 40 * MIB, "3/12 shards")
+    line = "copying: 10.0 MiB/40.0 MiB, 3/12 shards, 512.0 KiB/s, 60 s left\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_slow_count_has_two_digits_of_speed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("verifying", unit="shards", clock=clock) as advance:
+        clock.wait(20)
+        advance(3, 12)
+    assert capsys.readouterr().err == "verifying: 3/12 shards, 0.15 shards/s, 60 s left\n"
 
 
 def test_something_else_starts_anew_under_its_own_name(
@@ -235,17 +245,17 @@ def test_a_log_gets_plain_lines_whatever_the_environment_says(
     """FORCE_COLOR is what many a CI sets; names are no markup."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    with progress("reading [red]x[/red] :smile:", clock=clock) as advance:
+    with progress("reading [red]x[/red] :smile:", unit="files", clock=clock) as advance:
         clock.wait(6)
-        advance(6, None, "files")
-    assert capsys.readouterr().err == "reading [red]x[/red] :smile:: 6 files, 1/s\n"
+        advance(6, None)
+    assert capsys.readouterr().err == "reading [red]x[/red] :smile:: 6 files, 1 files/s\n"
 
 
 def test_nothing_is_said_of_what_takes_no_time(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress("converting", clock=clock) as advance:
-        advance(60, 60, "samples")
+    with progress("converting", unit="samples", clock=clock) as advance:
+        advance(60, 60)
     assert capsys.readouterr() == ("", "")
 
 
@@ -332,10 +342,10 @@ def test_a_log_line_stands_above_the_bar(clock: Clock, shown: Callable[..., str]
     logger.setLevel(logging.INFO)
 
     def work() -> None:
-        with progress("converting", clock=clock) as advance:
-            advance(1, 5, "samples")
+        with progress("converting", unit="samples", clock=clock) as advance:
+            advance(1, 5)
             logger.info("s3://b/x: HTTP 503; next attempt in 1 s")
-            advance(2, 5, "samples")
+            advance(2, 5)
 
     logger.addHandler(handler := StderrHandler())
     try:
