@@ -24,6 +24,7 @@ from shard_tool.cli.options import (
     Format,
     FormatOption,
     StorageOption,
+    Workers,
     print_json,
     say,
     storage_options,
@@ -44,15 +45,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: the same on every terminal, and in docs/reference/cli.md
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Turn PASCAL VOC into WebDataset shards, and look after them.",
+    help="Turn PASCAL VOC into WebDataset shards, and check, copy and read them.",
 )
 
 
 @app.callback(invoke_without_command=True)
 def shard_tool(
-    version: Annotated[bool, typer.Option("--version", help="Print the release.")] = False,  # noqa: FBT002
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,  # noqa: FBT002
 ) -> None:
-    """Turn PASCAL VOC into WebDataset shards, and look after them."""
+    """Turn PASCAL VOC into WebDataset shards, and check, copy and read them."""
     if version:
         typer.echo(f"shard-tool {RELEASE}")
         raise typer.Exit
@@ -67,11 +68,14 @@ def verify_command(
     decode: Annotated[  # noqa: FBT002
         bool, typer.Option("--decode", help="Decode every picture and mask as well.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes. [default: one a core]")] = None,
+    workers: Workers = None,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Read every byte of a dataset and compare it with the manifest, the indexes and the JSON."""
+    """Check every byte of a dataset.
+
+    Shards are compared with the manifest, the indexes and the JSON of their samples.
+    """
     if workers is not None and workers < 1:
         raise OptionError("--workers", f"{workers} is below 1")
     folder = Folder(dest, storage_options(storage_option))
@@ -110,7 +114,7 @@ def info_command(
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Say what a dataset holds, from its manifest alone."""
+    """Show what a dataset holds, from its manifest alone."""
     manifest = load_manifest(Folder(dest, storage_options(storage_option)))
     if format_ is Format.json:
         sys.stdout.write(encode_manifest(manifest).decode())

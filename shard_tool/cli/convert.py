@@ -13,10 +13,14 @@ import typer
 
 from shard_tool.cli.options import (
     Dest,
+    Engine,
     Format,
     FormatOption,
     OnExisting,
+    OnExistingOption,
+    SourceOption,
     StorageOption,
+    Workers,
     print_json,
     repeating_command,
     resuming_command,
@@ -61,7 +65,7 @@ class OnBadRecord(StrEnum):
 
 Mirror = Annotated[
     list[str],
-    typer.Option("--mirror", metavar="URL", help="Where to look for archives first; repeatable."),
+    typer.Option("--mirror", metavar="URL", help="Folder of archives to try first; repeatable."),
 ]
 
 
@@ -70,79 +74,66 @@ def convert_command(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A VOC tar (path or URL), read in place; a VOC folder; or voc2007 … voc2012, "
-            "downloaded first. Several become one dataset.",
+            help="A VOC tar (path or URL, read in place), a VOC folder, or a name from voc2007 to "
+            "voc2012, which is downloaded first. Several sources become one dataset.",
         ),
     ],
     dest: Dest,
-    task: Annotated[Task, typer.Option(help="What the dataset is for.")] = Task.detection,
+    task: Annotated[Task, typer.Option(help="Task that the dataset is for.")] = Task.detection,
     split: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME", help="Split to convert; repeatable. [default: those with pictures]"
+            metavar="NAME",
+            help="Split to convert; repeatable. [default: those of train, val, test with pictures]",
         ),
     ] = [],  # noqa: B006  (typer copies it)
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the dataset. [default: vocYEAR]")
     ] = None,
     shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Size of a shard, e.g. 256MiB.")
+        str, typer.Option(metavar="SIZE", help="Largest size of a shard, such as 256MiB.")
     ] = "64MiB",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that write shards. [default: one a core]")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="local|tcp://HOST:PORT", help="Where shards are made: here, or by Dask."
-        ),
-    ] = "local",
-    seed: Annotated[int, typer.Option(help="Seed of the order of samples in shards.")] = 0,
+    workers: Workers = None,
+    engine: Engine = "local",
+    seed: Annotated[int, typer.Option(help="Seed for the order of samples in the shards.")] = 0,
     resize: Annotated[
         int | None,
         typer.Option(
             metavar="PX",
-            help="Make pictures smaller whose longer side has more pixels; boxes and masks follow. "
-            "[default: bytes as they are]",
+            help="Longest side of a picture in pixels; larger pictures are scaled down, with their "
+            "boxes and masks. [default: no limit]",
         ),
     ] = None,
     quality: Annotated[
         int | None,
         typer.Option(
             metavar="Q",
-            help="Encode every picture anew at this JPEG quality, 1 to 100. [default: only those "
-            "made smaller, at 90]",
+            help="JPEG quality, 1 to 100, at which every picture is encoded again. [default: 90 "
+            "for pictures that --resize scales down; others keep their bytes]",
         ),
     ] = None,
-    on_existing: Annotated[
-        OnExisting, typer.Option(help="What to do where DEST is not empty.")
-    ] = OnExisting.fail,
+    on_existing: OnExistingOption = OnExisting.fail,
     on_bad_record: Annotated[
-        OnBadRecord, typer.Option(help="What to do with a record that breaks a rule.")
+        OnBadRecord, typer.Option(help="What to do with a bad record: fail, or skip and list it.")
     ] = OnBadRecord.fail,
     max_bad_records: Annotated[
-        int | None, typer.Option(help="Most records that may be skipped. [default: no limit]")
+        int | None,
+        typer.Option(help="Largest number of bad records to skip. [default: no limit]"),
     ] = None,
     mirror: Mirror = [],  # noqa: B006
     archive_dir: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Where downloaded archives are kept. [default: a cache folder]"
+            metavar="DIR",
+            help="Folder for downloaded archives. [default: ~/.cache/voc-shards/archives]",
         ),
     ] = None,
     dry_run: Annotated[  # noqa: FBT002
-        bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be done and write nothing.")
     ] = False,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
-    source_option: Annotated[
-        list[str],
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Option for the storage behind sources alone; repeatable. [default: those of "
-            "--storage-option, where both are reached by the same protocol]",
-        ),
-    ] = [],  # noqa: B006
+    source_option: SourceOption = [],  # noqa: B006
 ) -> None:
     """Convert VOC archives or folders into shards with a manifest."""
     folder = archive_dir or archives_folder()
@@ -191,15 +182,22 @@ def convert_command(
 
 
 def download_command(
-    dataset: Annotated[str, typer.Argument(metavar="voc2007|…|voc2012", help="Which year.")],
+    dataset: Annotated[str, typer.Argument(metavar="voc2007|…|voc2012", help="Year to download.")],
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the archives.")],
     set_: Annotated[
-        str | None, typer.Option("--set", help="trainval or test. [default: all there are]")
+        str | None,
+        typer.Option(
+            "--set",
+            help="Archive to download: trainval or test. [default: every one of the year]",
+        ),
     ] = None,
     mirror: Mirror = [],  # noqa: B006
     format_: FormatOption = Format.text,
 ) -> None:
-    """Download official archives, resumed after cuts and verified by their MD5."""
+    """Download the official VOC archives of one year.
+
+    Interrupted downloads are resumed, and every archive is verified by its MD5.
+    """
     match = _RELEASE.fullmatch(dataset)
     if not match:
         raise OptionError(repr(dataset), "is no VOC release", "give voc2007, voc2008 … voc2012")
