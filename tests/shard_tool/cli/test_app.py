@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     Run = Callable[..., tuple[str | int | None, str, str]]
 
 COMMANDS = ("convert", "verify", "info", "download", "copy", "index", "plan", "bench", "preview")
-SIZE_HINT = "\n\nhint: write 64MiB or 100MB"
 SIZE = r"\d+(\.\d)? (B|KiB|MiB)"
 
 
@@ -71,6 +70,7 @@ def test_help_lists_every_command_and_each_has_help_of_its_own(run_here: Run) ->
     overview = succeeds("--help")
     listed = re.findall(r"^  (\w+)  +[A-Z]", overview.partition("Commands:")[2], re.MULTILINE)
     assert tuple(listed) == COMMANDS
+    assert "..." not in overview.partition("Commands:")[2], "a summary too long for 80 columns"
     for command in COMMANDS:
         status, text, _ = run_here(command, "-h")
         assert status == 0
