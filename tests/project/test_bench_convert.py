@@ -68,6 +68,7 @@ def test_archive_is_made_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # twenty commands, of which some import torch
+@pytest.mark.timeout(900)
 def test_toy_run_measures_every_case(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/convert.py", "--toy", "--data", f"{tmp_path}/data"]
     done = subprocess.run(

@@ -43,10 +43,11 @@ def run_block(source: str) -> None:
     script = Path("block.py")
     script.write_text(source)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script)], env=environment, check=True, timeout=240)
+    subprocess.run([sys.executable, str(script)], env=environment, check=True)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute and a half of a core, which tests share
 def test_python_blocks_run(reader_s_folder: Path) -> None:
     assert len(blocks("python")) >= 3
     for block in blocks("python"):

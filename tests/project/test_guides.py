@@ -29,6 +29,7 @@ def commands(page: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three quarters of a minute of a core, which tests share
 def test_convert_once_and_train_from_a_bucket_run_as_they_are_written(
     mini_archive: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:

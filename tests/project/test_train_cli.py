@@ -20,7 +20,7 @@ from scripts.train import MODELS, Detector, without_secrets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a minute of a core, which tests share
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,6 @@ def train(folder: Path, *arguments: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout

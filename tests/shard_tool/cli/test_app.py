@@ -60,7 +60,6 @@ def test_help_and_info_import_no_torch(dataset: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
         )
         assert re.search(r"\| +shard_tool\.cli$", done.stderr, re.MULTILINE)
         assert not re.findall(rf"\| +({heavy})$", done.stderr, re.MULTILINE)
