@@ -162,7 +162,7 @@ def convert_command(
         options = replace(options, source=_fetched(source, folder, mirror))
         plan = _scanned(options)
     except KeyboardInterrupt:
-        say(f"interrupted: nothing was written; repeat it with\n{repeating_command(sys.argv)}")
+        say(f"interrupted: nothing was written; start again with\n{repeating_command(sys.argv)}")
         raise
     if dry_run:
         _print_plan(options, plan, format_)
@@ -176,7 +176,7 @@ def convert_command(
 
             report = convert(options, plan=plan, on_progress=show)
     except KeyboardInterrupt:
-        say(f"interrupted: nothing is committed; go on with\n{resuming_command(sys.argv)}")
+        say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise
     _print_conversion(report, dest, format_)
 
@@ -200,11 +200,11 @@ def download_command(
     """
     match = _RELEASE.fullmatch(dataset)
     if not match:
-        raise OptionError(repr(dataset), "is no VOC release", "give voc2007, voc2008 … voc2012")
+        raise OptionError(repr(dataset), "is not a VOC release", "choose one of voc2007 to voc2012")
     try:
         paths = _fetched_release(match[1], dest, mirror, set_=set_)
     except KeyboardInterrupt:
-        say(f"interrupted: what came is kept; go on with\n{repeating_command(sys.argv)}")
+        say(f"interrupted: downloaded bytes are kept; continue with\n{repeating_command(sys.argv)}")
         raise
     if format_ is Format.json:
         print_json({"archives": paths})
@@ -270,7 +270,7 @@ def _print_downloads(missing: Sequence[WantedArchive], folder: Path, format_: Fo
         size = item.archive.num_bytes
         told = "unknown size" if size is None else human_bytes(size)
         typer.echo(f"would download {item.url} ({told}) into {folder}")
-    typer.echo("what comes after that only the archives can tell: download them, then ask again")
+    typer.echo("the plan depends on what these archives hold: download them and run this again")
 
 
 def _print_plan(options: ConvertOptions, plan: ConversionPlan, format_: Format) -> None:
@@ -301,7 +301,7 @@ def _print_plan(options: ConvertOptions, plan: ConversionPlan, format_: Format) 
             f"{split.split}: {len(split.keys)} samples, {split.num_shards} shards, about {size}"
         )
     if plan.duplicates:
-        typer.echo(f"{len(plan.duplicates)} pictures that another source has as well are left out")
+        typer.echo(f"{len(plan.duplicates)} pictures are left out: another source has them too")
     typer.echo(f"{dest}: nothing is written (--dry-run)")
 
 
@@ -311,9 +311,9 @@ def _print_conversion(report: ConvertReport, dest: str, format_: Format) -> None
     if num_bad:
         say(f"{num_bad} bad records skipped; listed in {folder.place(BAD_RECORDS_NAME)}")
     if report.num_kept_shards:
-        say(f"{report.num_kept_shards} shards were finished before and are kept")
+        say(f"{report.num_kept_shards} shards of an earlier run are kept")
     if manifest.duplicates:
-        say(f"{len(manifest.duplicates)} pictures that another source has as well are left out")
+        say(f"{len(manifest.duplicates)} pictures are left out: another source has them too")
     if format_ is Format.json:
         document = {
             "dest": str(folder),

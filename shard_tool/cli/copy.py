@@ -70,7 +70,7 @@ def copy_command(
 
             report = copy_dataset(options, plan=plan, on_progress=show)
     except KeyboardInterrupt:
-        say(f"interrupted: nothing is committed; go on with\n{resuming_command(sys.argv)}")
+        say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise
     _print_copy(options, plan, report, format_)
 
@@ -96,7 +96,7 @@ def _print_plan(options: CopyOptions, plan: CopyPlan, format_: Format) -> None:
 
 def _print_copy(options: CopyOptions, plan: CopyPlan, report: CopyReport, format_: Format) -> None:
     if report.num_kept_shards:
-        say(f"{report.num_kept_shards} shards were finished before and are kept")
+        say(f"{report.num_kept_shards} shards of an earlier run are kept")
     if format_ is Format.json:
         document = _told(options, plan) | {"num_kept_shards": report.num_kept_shards}
         print_json(document | {"seconds": round(report.seconds, 3)})

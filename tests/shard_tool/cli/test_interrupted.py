@@ -57,7 +57,7 @@ def test_ctrl_c_exits_130_commits_nothing_and_says_how_to_go_on(
     assert process.returncode == 130
     assert out == ""
     said, resuming = err.strip().splitlines()
-    assert said == "interrupted: nothing is committed; go on with"
+    assert said == "interrupted: nothing is committed; continue with"
     assert not (dest / "manifest.json").exists()
     with pytest.raises(ObjectMissing, match=r"conversion not finished \(\d+ shards"):
         load_manifest(Folder(str(dest)))
@@ -66,7 +66,7 @@ def test_ctrl_c_exits_130_commits_nothing_and_says_how_to_go_on(
     finished = {name: (dest / name).stat().st_ino for name in recorded}
     done = shard_tool(*shlex.split(resuming)[1:])
     assert (done.returncode, done.stdout.startswith("train: 3000 samples")) == (0, True)
-    assert f"{len(finished)} shards were finished before and are kept" in done.stderr
+    assert f"{len(finished)} shards of an earlier run are kept" in done.stderr
     assert (
         finished.items() <= {path.name: path.stat().st_ino for path in dest.glob("*.tar")}.items()
     )
