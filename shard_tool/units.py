@@ -1,4 +1,8 @@
-"""Reads and writes sizes, rates and times as people do."""
+"""Parses sizes and bandwidths that people type, and formats sizes and times for them.
+
+The parsers are our own: pydantic's `ByteSize` reads '1,5MB' as 1 byte, humanfriendly would be a
+new dependency, and neither knows bandwidths.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ from shard_tool.errors import OptionError
 
 
 def parse_size(text: str, option: str) -> int:
-    """Bytes of a size such as '64MiB', '100 MB' or '4096'.
+    """Parse a size in bytes such as '64MiB', '100 MB' or '4096'.
 
     Raises:
-        OptionError: Not a size.
+        OptionError: The text is not a size; the message names `option`.
 
     >>> parse_size("64MiB", "--shard-size")
     67108864
@@ -26,10 +30,10 @@ def parse_size(text: str, option: str) -> int:
 
 
 def parse_rate(text: str, option: str) -> float:
-    """Bytes a second of a bandwidth such as '10Gbps' (bits) or '800MB/s' (bytes).
+    """Parse a bandwidth in bytes per second such as '10Gbps' (bits) or '800MB/s' (bytes).
 
     Raises:
-        OptionError: Not a bandwidth.
+        OptionError: The text is not a bandwidth; the message names `option`.
 
     >>> parse_rate("10Gbps", "--bandwidth")
     1250000000.0
@@ -44,7 +48,7 @@ def parse_rate(text: str, option: str) -> float:
 
 
 def human_bytes(num_bytes: float) -> str:
-    """A size for people, in binary units.
+    """Format a size in binary units.
 
     >>> human_bytes(67_108_864)
     '64.0 MiB'
@@ -54,7 +58,7 @@ def human_bytes(num_bytes: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """A time for people, no finer than an estimate is.
+    """Format a time, no finer than an estimate is.
 
     >>> [human_seconds(s) for s in (0.2, 89, 90, 5399, 5400, 172_799, 172_800, 1e6)]
     ['1 s', '89 s', '2 min', '90 min', '1 h 30 min', '47 h 59 min', '2 d 0 h', '11 d 13 h']

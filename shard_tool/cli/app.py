@@ -1,4 +1,4 @@
-"""``shard-tool``: a thin skin over the library, one function a verb.
+"""Defines the command line ``shard-tool``: its verbs, its exit status, and how it prints errors.
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage,
 130 interrupted.
@@ -141,15 +141,15 @@ def main() -> None:
     """Run the command line and exit with its status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[StderrHandler()])
     for name in ("shard_tool", "datamodules"):
-        logging.getLogger(name).setLevel(logging.INFO)  # retries, say
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Slurm and Kubernetes send it
+        logging.getLogger(name).setLevel(logging.INFO)  # retries, for example
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Slurm and Kubernetes send SIGTERM
     try:
         app(prog_name="shard-tool")
     except ShardToolError as exc:
         problem = f"{exc.place}: {exc.problem}"
         say(f"error: {problem}" + (f"\n\nhint: {exc.hint}" if exc.hint else ""))
         sys.exit(2 if isinstance(exc, OptionError) else 1)
-    except OSError as exc:  # stdout's disk is full, say
+    except OSError as exc:  # the disk behind stdout is full, for example
         say(f"error: {exc.strerror or exc}")
         sys.exit(1)
 
@@ -166,7 +166,7 @@ def _split_table(manifest: Manifest) -> Table:
 
 
 def _class_table(manifest: Manifest) -> Table:
-    """Objects per class and split; of those, the difficult ones in brackets."""
+    """Objects per class and split, with the number of difficult ones in brackets."""
     table = Table("class", "label", box=None, pad_edge=False)
     for split in manifest.splits:
         table.add_column(f"{split} objects (difficult)", justify="right")
@@ -180,7 +180,7 @@ def _class_table(manifest: Manifest) -> Table:
 
 
 def _count_table(manifest: Manifest, what: str) -> Table:
-    """One kind of what a task counts beside objects, by split."""
+    """One kind of count that a task has beside objects, per split."""
     table = Table(what.replace("_", " "), box=None, pad_edge=False)
     for split in manifest.splits:
         table.add_column(split, justify="right")

@@ -1,4 +1,4 @@
-"""The verbs that make datasets from VOC: ``convert`` and ``download``."""
+"""Defines the verbs ``convert`` and ``download``, which make datasets from VOC."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _RELEASE = re.compile(r"voc(\d{4})")
 
 
 class Task(StrEnum):
-    """What the dataset is for."""
+    """Task that a dataset is for."""
 
     detection = "detection"
     segmentation = "segmentation"
@@ -57,7 +57,7 @@ class Task(StrEnum):
 
 
 class OnBadRecord(StrEnum):
-    """What to do with a record that breaks a rule."""
+    """What to do with a bad record."""
 
     fail = "fail"
     skip = "skip"
@@ -137,7 +137,7 @@ def convert_command(
 ) -> None:
     """Convert VOC archives or folders into shards with a manifest."""
     folder = archive_dir or archives_folder()
-    options = ConvertOptions(  # what cannot do is said before anything is fetched
+    options = ConvertOptions(  # checks its values before anything is downloaded
         source=source,
         dest=dest,
         task=task.value,
@@ -216,14 +216,14 @@ def download_command(
 
 
 def _missing(sources: Sequence[str], folder: Path, mirrors: Sequence[str]) -> list[WantedArchive]:
-    """Official archives that would have to be downloaded."""
+    """Official archives that are not in the folder yet."""
     years = [match[1] for source in sources if (match := _RELEASE.fullmatch(source))]
     wanted = [item for year in years for item in wanted_archives(year, folder, mirrors=mirrors)]
     return [item for item in wanted if not item.is_there]
 
 
 def _fetched(sources: Sequence[str], folder: Path, mirrors: Sequence[str]) -> tuple[str, ...]:
-    """The sources with official archives in place of their names."""
+    """Download what sources name, and replace names like voc2012 by paths of archives."""
     found: list[str] = []
     for source in sources:
         match = _RELEASE.fullmatch(source)
@@ -237,7 +237,7 @@ def _fetched(sources: Sequence[str], folder: Path, mirrors: Sequence[str]) -> tu
 def _fetched_release(
     year: str, folder: Path, mirrors: Sequence[str], *, set_: str | None = None
 ) -> list[str]:
-    """Paths of the archives of a year."""
+    """Download the archives of a year and return their paths."""
     with progress(f"voc{year}", unit="bytes") as advance:
         paths = fetched_archives(
             year,

@@ -1,4 +1,4 @@
-"""The verb that puts datasets elsewhere: ``copy``."""
+"""Defines the verb ``copy``, which copies a dataset to another folder or bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb that adopts tars of others: ``index``."""
+"""Defines the verb ``index``, which makes a dataset of existing WebDataset tars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs of ``shard-tool`` share: options, sizes, and how results are printed."""
+"""Defines the options that verbs of ``shard-tool`` share, and the command that resumes a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OnExisting(StrEnum):
-    """What to do where DEST is not empty."""
+    """What to do if DEST is not empty."""
 
     fail = "fail"
     resume = "resume"
@@ -26,7 +26,7 @@ class OnExisting(StrEnum):
 
 
 class Format(StrEnum):
-    """How a result is printed."""
+    """Format of a printed result."""
 
     text = "text"
     json = "json"
@@ -95,7 +95,7 @@ _HARMLESS_OPTIONS = {"anon", "endpoint_url", "profile"}
 
 
 def resuming_command(argv: Sequence[str]) -> str:
-    """The command line that goes on with what this one began; secrets are left out.
+    """The command line that continues an interrupted one; secrets are left out.
 
     >>> resuming_command(["shard-tool", "convert", "a b", "s3://b/voc", "--on-existing", "fail"])
     "shard-tool convert 'a b' s3://b/voc --on-existing resume"
@@ -114,7 +114,7 @@ def resuming_command(argv: Sequence[str]) -> str:
 
 
 def repeating_command(argv: Sequence[str]) -> str:
-    """The command line that was given; secrets are left out."""
+    """The command line as it was given; secrets are left out."""
     words = ["shard-tool"]
     for before, word in pairwise(argv):
         option, equals, value = word.partition("=")
