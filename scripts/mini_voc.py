@@ -1,4 +1,4 @@
-"""Draw a mini-VOC: a small, seeded data set in the official PASCAL VOC layout.
+"""Draws a mini-VOC: a small, seeded dataset in the official PASCAL VOC layout.
 
 It has the oddities of official files that readers must survive. `mini_voc_pictures` draws pictures
 and measures objects, `mini_voc_shapes` draws one object, `mini_voc_annotations` writes lists and
@@ -11,8 +11,8 @@ What holds:
 - Picture i depends on (seed, year, i) alone, never on how many pictures there are.
 - Boxes, flags and masks are measured on the pixels drawn. `truncated`: some of the object lies
   outside the picture; `occluded`: a later object covers some of it; `difficult`: less than a third
-  is seen, or it is tiny. Objects no pixel of which is seen are left out. In the masks a tiny
-  object may be void (255) altogether; object numbers follow the XML's order all the same.
+  is visible, or it is tiny. Objects without a visible pixel are left out. In the masks a tiny
+  object may be wholly void (255); object numbers still follow the order of the XML.
 - Even pictures are train, odd ones val; every third is segmented. In 2008 and later, picture
   24, 51, 78 ... is in Segmentation only, has a `2007_` id and the pixels of mini-VOC2007's picture
   of that index, as some official ones do.
@@ -36,7 +36,7 @@ have each in both splits, with and without masks. Every box stays inside its pic
     gray           a grayscale JPEG (depth 1)
     progressive    a progressive JPEG
     tiny           a picture of 142 x 71 px
-    sliver         an object of which one column of pixels is seen (label 0 in its class's list)
+    one_column     an object of which one column of pixels is seen (label 0 in its class's list)
     indented       spaces for tabs, an XML declaration, CRLF line ends
     whole_numbers  every coordinate with a decimal point: 12.0
 The `occluded` tag is absent where the picture is older than 2009. Lists have CRLF line ends in
@@ -127,7 +127,7 @@ def draw_tree(
 def _draw_files(
     num_pictures: int, seed: int, year: str, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, bytes]:
-    """Path inside the archive -> contents, in the archive's order."""
+    """Map each path inside the archive to its contents, in the archive's order."""
     if year not in YEARS:
         raise ValueError(f"year {year!r}: a mini-VOC is drawn for one of {', '.join(YEARS)}")
     if num_pictures < 1:
@@ -170,7 +170,7 @@ def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
 
 
 def _border(owner: ByteArray) -> npt.NDArray[np.bool_]:
-    """Where two pixels or fewer lead to something else: 4 px, half of them within the object."""
+    """Find pixels at most 2 px from another object: a border 4 px wide, half of it inside each."""
     height, width = owner.shape
     padded = np.pad(owner, 2, mode="edge")
     border = np.zeros(owner.shape, np.bool_)

@@ -65,8 +65,8 @@ def annotation(plan: Plan, picture: Picture) -> bytes:
 
 
 def _picture_fields(plan: Plan, size_wh: tuple[int, int]) -> list[Node]:
-    """The tags before the objects."""
-    database = 2007 if plan.taken == 2007 else 2008  # the official ones never say a later year
+    """Make the tags before the objects."""
+    database = 2007 if plan.taken == 2007 else 2008  # official files never name a later year
     has_owner = plan.year == "2007" or plan.quirk == "owner"
     source: list[Node] = [
         ("database", f"The VOC{database} Database"),
@@ -86,7 +86,7 @@ def _picture_fields(plan: Plan, size_wh: tuple[int, int]) -> list[Node]:
 
 
 def _object_fields(plan: Plan, thing: Thing, *, is_target: bool) -> list[Node]:
-    """The tags of one object; oddities of a single object are on the target, the nearest one."""
+    """Make the tags of one object; the target, the nearest one, gets the oddities of an object."""
     fields: list[Node] = [("name", thing.name)]
     if plan.quirk != "no_pose":
         pose = thing.pose.lower() if plan.quirk == "lower_pose" else thing.pose

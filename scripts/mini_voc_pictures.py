@@ -29,19 +29,19 @@ from scripts.mini_voc_shapes import (
 QUIRKS = (
     *("xmax_first", "fraction", "no_size", "other_filename", "no_pose", "parts", "actions"),
     *("point", "lower_pose", "comments", "empty", "owner", "whole", "box_first", "gray"),
-    *("progressive", "tiny", "sliver", "indented", "whole_numbers"),
+    *("progressive", "tiny", "one_column", "indented", "whole_numbers"),
 )
 QUIRK_PERIOD = 47
 SIZES_WH = ((500, 375), (375, 500), (500, 333), (333, 500), (500, 400), (480, 360), (320, 240))
 SIZE_ODDS = (0.45, 0.16, 0.16, 0.07, 0.06, 0.05, 0.05)
-TINY_PIXELS = 120  # an object of which fewer are seen is difficult
+TINY_PIXELS = 120  # an object with fewer visible pixels is difficult
 
 Box: TypeAlias = tuple[int, int, int, int]  # xmin, ymin, xmax, ymax from 1, both corners inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All about a picture that is known before it is drawn."""
+    """What is known of a picture before it is drawn."""
 
     index: int
     key: str
@@ -105,7 +105,7 @@ def plan_of(index: int, seed: int, year: str) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A background and what is found in front of it, the frequent classes more than once."""
+    """A background and the classes in front of it; frequent classes are listed more than once."""
 
     classes: tuple[str, ...]
     above: tuple[Color, Color]  # from the top of the picture to the horizon
@@ -158,7 +158,7 @@ SCENES = {
     ),
 }
 SCENE_ODDS = (0.12, 0.14, 0.28, 0.2, 0.26)
-QUIRK_SCENES = {"parts": "meadow", "actions": "meadow", "sliver": "meadow", "whole": "room"}
+QUIRK_SCENES = {"parts": "meadow", "actions": "meadow", "one_column": "meadow", "whole": "room"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ class Item:
     foot: Point
     angle: float = 0.0
     mirrored: bool = False
-    sliver: bool = False  # moved to the right until one column of it is left
+    one_column: bool = False  # moved to the right until one column of it is left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,8 +264,10 @@ def _items(
     name = "person" if quirk in ("parts", "actions") else str(rng.choice(scene.classes))
     front = _item(name, size_wh, horizon, rng.uniform(0.6, 1), rng)
     yield _moved_inside(front, size_wh, rng)
-    if quirk == "sliver":  # no other bus is in a meadow
-        yield Item(name="bus", size_wh=(height * 0.6, height * 0.3), foot=(0, height), sliver=True)
+    if quirk == "one_column":  # no other bus is in a meadow
+        yield Item(
+            name="bus", size_wh=(height * 0.6, height * 0.3), foot=(0, height), one_column=True
+        )
 
 
 def _item(name: str, size_wh: tuple[int, int], horizon: float, near: float, rng: Rng) -> Item:
@@ -293,7 +295,7 @@ def _moved_inside(item: Item, size_wh: tuple[int, int], rng: Rng) -> Item:
 
 
 def _paint(canvas: Canvas, item: Item, rng: Rng) -> None:
-    """Draw an item over what is there and note what belongs to it."""
+    """Draw an item over the picture and record which pixels are its own."""
     shape = SHAPES[item.name]
     pen = Pen(item.size_wh, angle=item.angle, mirrored=item.mirrored)
     shape.draw(pen, rng)
@@ -307,7 +309,7 @@ def _paint(canvas: Canvas, item: Item, rng: Rng) -> None:
 
     height, width = canvas.owner.shape
     left, top = round(item.foot[0] - wide / 2), round(item.foot[1] - item.size_wh[1] / 2 - tall / 2)
-    if item.sliver:
+    if item.one_column:
         left = width - 1 - int(mask.any(0).argmax())
     rows, columns = slice(max(top, 0), max(top + tall, 0)), slice(max(left, 0), max(left + wide, 0))
     seen = canvas.owner[rows, columns].shape
@@ -334,7 +336,7 @@ def _box_around(points: Sequence[Point], origin: Point, size_wh: tuple[int, int]
 
 
 def _measure(canvas: Canvas) -> tuple[tuple[Thing, ...], ByteArray]:
-    """Annotate what is seen, and number it anew where objects are wholly hidden."""
+    """Annotate visible objects, and number them again without wholly hidden ones."""
     things: list[Thing] = []
     numbers = np.zeros(len(canvas.painted) + 1, np.uint8)
     for number, painted in enumerate(canvas.painted, start=1):
