@@ -1,4 +1,4 @@
-"""scripts/demo, as a user runs it, with a shorter training."""
+"""`scripts/demo` as a user runs it, with a shorter training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and times as people write and read them."""
+"""Sizes are parsed with their units, and times are formatted for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_size_is_read_with_its_unit(text: str, num_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "MiB", "-1MB", "1e3", "64 M iB", "1,5MB", "64MiBs"])
-def test_text_that_is_no_size_is_refused(text: str) -> None:
+def test_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(OptionError) as caught:
         parse_size(text, "--shard-size")
     assert str(caught.value) == f"--shard-size: {text!r} is not a size; write 64MiB or 100MB"

@@ -1,4 +1,4 @@
-"""The command line as people and scripts meet it: the real entry point, in its own process."""
+"""The command line as people and scripts use it: the real entry point in its own process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = r"\d+(\.\d)? (B|KiB|MiB)"
 
 
 def succeeds(*arguments: object) -> str:
-    """What a command says on stdout; it must say nothing else."""
+    """Run a command that must succeed and print nothing to stderr; return its stdout."""
     done = shard_tool(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -35,14 +35,14 @@ def succeeds(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny devkit of two splits. Read only."""
+    """A tiny devkit with two splits; tests only read it."""
     folder = tmp_path_factory.mktemp("cli")
     return voc_tree(folder, [*pictures(4), *pictures(2, split="val", first=5)])
 
 
 @pytest.fixture(scope="module")
 def dataset(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The devkit converted. Read only."""
+    """The converted devkit; tests only read it."""
     dest = tmp_path_factory.mktemp("dataset") / "voc"
     converted(tree, dest)
     return dest
@@ -52,7 +52,7 @@ def dataset(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_and_info_import_no_torch(dataset: Path) -> None:
-    """Nor webdataset, Lightning or s3fs, which bring seconds of their own."""
+    """Nor webdataset, Lightning or s3fs, each of which takes seconds to import."""
     heavy = "torch|torchvision|webdataset|pytorch_lightning|lightning|s3fs|botocore|datamodules"
     for arguments in (["--help"], ["info", str(dataset)]):
         done = subprocess.run(
@@ -65,7 +65,7 @@ def test_help_and_info_import_no_torch(dataset: Path) -> None:
         assert not re.findall(rf"\| +({heavy})$", done.stderr, re.MULTILINE)
 
 
-def test_help_lists_every_command_and_each_has_help_of_its_own(run_here: Run) -> None:
+def test_help_lists_every_command_and_each_has_its_own_help(run_here: Run) -> None:
     overview = succeeds("--help")
     listed = re.findall(r"^  (\w+)  +[A-Z]", overview.partition("Commands:")[2], re.MULTILINE)
     assert tuple(listed) == COMMANDS
@@ -77,7 +77,7 @@ def test_help_lists_every_command_and_each_has_help_of_its_own(run_here: Run) ->
         options = re.findall(r"^  (?:-h, )?(--[a-z-]+)", text, re.MULTILINE)
         assert {"--format", "--help"} <= set(options)
         described = re.findall(r"^  (?:-h, )?--[a-z-]+.*?\s{2,}[^\s-]", text, re.MULTILINE)
-        assert len(described) == len(options), "an option without a word on it"
+        assert len(described) == len(options), "an option without help"
 
 
 def test_no_arguments_show_the_help_and_exit_2(run_here: Run) -> None:
@@ -92,7 +92,7 @@ def test_version_is_the_release() -> None:
 # Results --------------------------------------------------------------------------------------
 
 
-def test_convert_says_what_it_made_and_makes_what_the_library_makes(
+def test_convert_prints_its_result_and_makes_the_same_bytes_as_the_library(
     tree: Path, dataset: Path, tmp_path: Path
 ) -> None:
     lines = succeeds("convert", tree, tmp_path / "voc", "--workers", 2).splitlines()
@@ -225,7 +225,7 @@ def test_failure_on_a_record_names_file_object_and_values(tmp_path: Path) -> Non
         (("--split", "a/b"), "--split: 'a/b' cannot name a list and its shards"),
     ],
 )
-def test_option_nobody_can_act_on_exits_2(
+def test_option_that_cannot_be_used_exits_2(
     tree: Path, tmp_path: Path, run_here: Run, arguments: tuple[str, ...], message: str
 ) -> None:
     found = run_here("convert", tree, tmp_path / "voc", *arguments)
