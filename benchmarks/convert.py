@@ -1,13 +1,13 @@
-"""How fast, how lean and how far `shard-tool convert` is, beside what people would do instead.
+"""Measures how fast and how lean `shard-tool convert` is, beside what people would use instead.
 
     VOC_SAMPLE_DIR=… python benchmarks/convert.py
     python benchmarks/convert.py --only script,copy --runs 7
     python benchmarks/convert.py --toy           # a minute; drawn pictures; writes nothing
 
-Every measurement is a process of its own; they take turns, figures are medians, and what counts
-are ratios between things measured in the same run. Cases: script, copy, scaling, memory, scale.
-Each writes `convert-<case>.json` into the results folder; `convert.md` there is made of them.
-Archives are made once and kept in `.data`: 6 GB, and as much is free while it runs.
+Each measurement runs in a process of its own. Contenders take turns, figures are medians, and
+targets are ratios between figures of the same run. Cases: script, copy, scaling, memory, scale.
+Each case writes `convert-<case>.json` into the results folder; `convert.md` there is made of them.
+Archives are made once and kept in `.data` (6 GB); a run needs as much free space again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHARES_OF_PICTURES = "Splits train and val, half of the pictures each: all bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Of the archives."""
+    """Sizes of the archives."""
 
     small: DevkitSize
     """Pictures as large as VOC2007's, 320 MB."""
@@ -75,7 +75,7 @@ TOY = Sizes(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to run."""
+    """Cases to run, and with what."""
 
     data: Path
     """Where archives are kept."""
@@ -83,17 +83,17 @@ class Plan:
     runs: int
 
     def photographs(self, size: DevkitSize) -> Devkit:
-        """An archive of photographs."""
+        """Make an archive of photographs."""
         return make_devkit(self.data, size)
 
     def tiny(self, num_pictures: int) -> Devkit:
-        """An archive of tiny records."""
+        """Make an archive of tiny records."""
         return make_devkit(self.data, DevkitSize(kind="tiny", num_pictures=num_pictures))
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A case's rows and what they say about its targets."""
+    """Rows of a case and the verdicts on its targets."""
 
     devkits: list[Devkit]
     rows: list[Row]
@@ -102,7 +102,7 @@ class Outcome:
 
 
 def script(plan: Plan) -> Outcome:
-    """Case a: beside the obvious script, extraction counted in."""
+    """Case a: compare with the obvious script, including its extraction."""
     devkit = plan.photographs(plan.sizes.small)
     names = ["ours", "script", "start of ours", "start of script"]
     rows = in_turns([_job("command", name, devkit) for name in names], plan.runs)
@@ -121,7 +121,7 @@ def script(plan: Plan) -> Outcome:
 
 
 def copy(plan: Plan) -> Outcome:
-    """Case b: beside a copy by tar and its checksum."""
+    """Case b: compare with a copy by tar and its checksum."""
     devkit = plan.photographs(plan.sizes.large)
     names = ["ours", "tar+sha256sum", "tar+openssl"]
     rows = in_turns([_job("command", name, devkit) for name in names], plan.runs)
@@ -141,7 +141,7 @@ def copy(plan: Plan) -> Outcome:
 
 
 def scaling(plan: Plan) -> Outcome:
-    """The same conversion with more workers."""
+    """Measure the same conversion with more workers."""
     devkit = plan.photographs(plan.sizes.large)
     jobs = [
         _job("command", "ours", devkit, "--workers", str(workers), label=f"{workers} workers")
@@ -155,7 +155,7 @@ def scaling(plan: Plan) -> Outcome:
 
 
 def memory(plan: Plan) -> Outcome:
-    """What the processes hold at 1x and 8x the records."""
+    """Measure the memory of processes at 1x and 8x the records."""
     devkits = [plan.tiny(number) for number in plan.sizes.memory]
     shard_size = ("--shard-size", plan.sizes.memory_shards)
     jobs = [
@@ -184,7 +184,7 @@ def memory(plan: Plan) -> Outcome:
 
 
 def scale(plan: Plan) -> Outcome:
-    """Time per record up to a million records."""
+    """Measure the time per record up to a million records."""
     devkits = [plan.tiny(number) for number in plan.sizes.scale]
     jobs = [
         _job("stages", "ours", devkit, label=f"{devkit.facts.num_pictures:,} records")
@@ -242,7 +242,7 @@ def _without_start(of: dict[str, float], name: str) -> float:
 
 
 def document(case: str, before: dict[str, object], outcome: Outcome) -> dict[str, object]:
-    """What a results file holds."""
+    """Make the contents of a results file."""
     return {
         "case": case,
         **before,
@@ -273,7 +273,7 @@ def _version_of(tool: str) -> str:
 
 
 def markdown(folder: Path) -> str:
-    """The tables of every results file in a folder."""
+    """Make the tables of every results file in a folder."""
     paths = [folder / f"convert-{case}.json" for case in CASES]
     head = (
         "# Conversion, measured\n\nMade by `benchmarks/convert.py` from the JSON files beside it."
@@ -309,7 +309,7 @@ def _section(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the cases asked for."""
+    """Run the chosen cases."""
     options = _parser().parse_args()
     runs = options.runs or (1 if options.toy else 5)
     data = options.data / ("toy" if options.toy else "convert")

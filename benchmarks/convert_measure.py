@@ -1,11 +1,11 @@
-"""One conversion, or what stands beside it, in a process of its own: prints one line of JSON.
+"""Measures one conversion, or one contender, in a process of its own; prints one line of JSON.
 
     python -m benchmarks.convert_measure CASE CONTENDER ARCHIVE [--workers 2] [--shard-size 64MiB]
 
-`command` runs whole commands, start-up included. `memory` does the same and looks at all processes
-meanwhile. `stages` calls the library and times its parts. Before the clock starts the archive is
-read once, so that the page cache is warm for everybody, and what was written before is on its way
-to the disk no more; what a run wrote is counted and removed after the clock has stopped.
+`command` runs whole commands, start-up included. `memory` also samples the memory of all their
+processes. `stages` calls the library and times its parts. Before the clock starts, the archive is
+read once, so that the page cache is warm for every contender, and earlier writes are flushed to
+disk. After the clock has stopped, the result is counted and removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 _SET_CHILD_SUBREAPER = 36
-"""Of prctl(2): processes whose parent ended become ours, so that their CPU time is ours to see."""
+"""Of prctl(2): orphans become our children, so that their CPU time is counted."""
 INNER = "VOCdevkit/VOC2012"
 """As in `devkits`, which is not imported: until it has executed its own program a child counts with
 the memory of this process."""
@@ -36,16 +36,16 @@ _SIZE_KINDS = ("VmHWM", "RssAnon")
 
 
 def commands_of(contender: str, archive: Path, dest: Path, options: Any) -> list[list[str]]:
-    """What a contender runs, one after the other.
+    """The commands that a contender runs, one after the other.
 
     - ours: the command line.
     - script: `tar` extracts, `obvious.py` loops.
-    - tar+sha256sum: `tar` copies all members into another archive, `sha256sum` reads that. The
-      cheapest way to have tar copy the same bytes: nothing is extracted before, and no file opened
+    - tar+sha256sum: `tar` copies all members into another archive, `sha256sum` reads that. This
+      is the cheapest way to copy the same bytes with tar: it extracts nothing and opens no file
       for each member.
-    - tar+openssl: hashes several times as fast where coreutils does without the CPU's SHA
+    - tar+openssl: hashes several times as fast if coreutils does not use the CPU's SHA
       instructions.
-    - start of …: nothing but start-up.
+    - start of …: start-up alone.
     """
     copy = str(dest / "copy.tar")
     tar = ["tar", "--concatenate", f"--file={copy}", str(archive)]
@@ -73,19 +73,19 @@ CONTENDERS = (
 
 
 def command(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds from the start of the first process to the end of the last."""
+    """Measure seconds from the start of the first process to the end of the last."""
     return _run(commands_of(options.contender, archive, dest, options))
 
 
 def memory(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The same, with the peaks of the process that plans and of those that write."""
+    """Measure the same, and the peak memory of the planning and of the writing processes."""
     with _Watch() as watch:
         result = _run(commands_of(options.contender, archive, dest, options))
     return {**result, **watch.summary()}
 
 
 def stages(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of scanning the archive, planning, and writing; imports left out."""
+    """Measure seconds of scanning the archive, planning, and writing, without imports."""
     from shard_tool.convert.plan import plan_conversion, resolve_splits
     from shard_tool.convert.run import ConvertOptions, convert
     from shard_tool.sources.voc.devkit import open_devkit
@@ -132,7 +132,7 @@ def _run(commands: list[list[str]]) -> dict[str, Any]:
 
 
 def _cpu_s() -> float:
-    """Of all processes waited for."""
+    """CPU seconds of all ended child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -142,7 +142,7 @@ def _cpu_s() -> float:
 
 @dataclass(slots=True)
 class _Seen:
-    """The most that was seen of one process."""
+    """Peak memory of one process, as far as it was sampled."""
 
     role: str
     peak: int = 0
@@ -152,10 +152,10 @@ class _Seen:
 
 
 class _Watch:
-    """Looks at the processes below this one, while it is entered.
+    """Samples the memory of the processes below this one, between enter and exit.
 
-    The first one is the *coordinator*; grandchildren, which a fork server makes, are *workers*. The
-    fork server itself and multiprocessing's resource tracker count as *helpers*.
+    The first process is the *coordinator*; grandchildren, which a fork server makes, are *workers*.
+    The fork server itself and multiprocessing's resource tracker count as *helpers*.
     """
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class _Watch:
         self._thread.join()
 
     def summary(self) -> dict[str, Any]:
-        """Of each role the largest."""
+        """Return the largest figures of each role."""
         roles = {seen.role for seen in self._seen.values()}
         found: dict[str, Any] = {}
         for role in sorted(roles):
@@ -211,7 +211,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _sizes(pid: int) -> dict[str, int]:
-    """Bytes; empty where the process has just ended, or is about to exec."""
+    """Sizes in bytes by kind; empty if the process has just ended or is about to exec."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -224,7 +224,7 @@ def _sizes(pid: int) -> dict[str, int]:
 
 
 def _warm(path: Path) -> None:
-    """Have the page cache hold a file, and the disk nothing more to write."""
+    """Read a file into the page cache and flush pending writes to disk."""
     with path.open("rb", buffering=0) as file:
         while file.read(_CHUNK_BYTES):
             pass
@@ -232,7 +232,7 @@ def _warm(path: Path) -> None:
 
 
 def _written(dest: Path) -> int:
-    """Bytes of the result, without what was extracted on the way."""
+    """Bytes of the result, without files extracted on the way."""
     result = dest / "voc" if (dest / "voc").exists() else dest
     return sum(path.stat().st_size for path in result.rglob("*") if path.is_file())
 

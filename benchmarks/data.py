@@ -1,7 +1,7 @@
-"""The one set of photographs every contender reads, and where each keeps its copy of it.
+"""Makes the photographs that every contender reads, and knows where each keeps its copy of them.
 
-Photographs come from the archive in `VOC_SAMPLE_DIR`, repeated under new keys; without it they are
-drawn, and every result says so. All copies hold the same JPEG bytes in the same order.
+Photographs come from the archive in `VOC_SAMPLE_DIR`, repeated under new keys. Without it, pictures
+are drawn, and every result says so. All copies hold the same JPEG bytes in the same order.
 """
 
 from __future__ import annotations

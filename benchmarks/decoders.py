@@ -1,10 +1,10 @@
-"""JPEG decoders beside each other: speed, exactness, threads, and what they make of odd files.
+"""Compares JPEG decoders: speed, exactness, threads, and how they treat odd files.
 
     VOC_SAMPLE_DIR=... .venv-bench/bin/python benchmarks/decoders.py [--rounds 9] [--pictures 150]
 
-Each round runs every decoder over the same photographs, beginning with another one each time;
-figures are medians over rounds. Writes `decoders.json` into the results folder, and prints
-the tables that docs/concepts/pixels.md has a part of.
+Each round runs every decoder over the same photographs and starts with another decoder. Figures are
+medians over rounds. Writes `decoders.json` into the results folder, and prints the tables that
+docs/concepts/pixels.md shows in part.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ Decoder = Callable[[bytes], Any]
 
 
 def by_simplejpeg(content: bytes) -> Any:
-    """libjpeg-turbo, as it comes."""
+    """Decode by libjpeg-turbo with its defaults."""
     return simplejpeg.decode_jpeg(content, colorspace="RGB")
 
 
 def by_simplejpeg_fast(content: bytes) -> Any:
-    """With the quick cosine transform and plain upsampling."""
+    """Decode with the fast cosine transform and plain upsampling."""
     return simplejpeg.decode_jpeg(content, colorspace="RGB", fastdct=True, fastupsample=True)
 
 
 def by_pillow(content: bytes) -> Any:
-    """libjpeg-turbo as Pillow uses it."""
+    """Decode by libjpeg-turbo as Pillow uses it."""
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def by_torchvision(content: bytes) -> Any:
-    """The one to be removed."""
+    """Decode by `decode_jpeg`, which torchvision will remove."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
@@ -66,7 +66,7 @@ def by_torchvision(content: bytes) -> Any:
 
 
 def by_torchcodec(content: bytes) -> Any:
-    """Its successor."""
+    """Decode by torchcodec, the successor of `decode_jpeg`."""
     from torchcodec.decoders import decode_image as decode
 
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
@@ -74,7 +74,7 @@ def by_torchcodec(content: bytes) -> Any:
 
 
 def by_opencv(content: bytes) -> Any:
-    """Without turning pictures by EXIF."""
+    """Decode without turning pictures by EXIF."""
     import cv2
 
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -85,14 +85,14 @@ def by_opencv(content: bytes) -> Any:
 
 
 def by_imagecodecs(content: bytes) -> Any:
-    """libjpeg-turbo again."""
+    """Decode by libjpeg-turbo as imagecodecs uses it."""
     import imagecodecs
 
     return imagecodecs.jpeg8_decode(content, outcolorspace="RGB")
 
 
 def by_ours(content: bytes) -> Any:
-    """`decode_image`."""
+    """Decode by `decode_image`."""
     return decode_image(content, place="it").permute(1, 2, 0).numpy()
 
 
@@ -230,14 +230,14 @@ def odd_files(photograph: bytes) -> dict[str, tuple[bytes, Any]]:
 
 
 def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """A picture's file."""
+    """Encode a picture into a file."""
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
 
 
 def outcome(decoder: Decoder, content: bytes, expected: Any) -> str:
-    """What a decoder makes of a file, in a word or two."""
+    """Say in a word or two what a decoder makes of a file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -273,7 +273,7 @@ def bombs(decoders: dict[str, Decoder], photograph: bytes) -> dict[str, str]:
 
 
 def print_tables(report: dict[str, Any]) -> None:
-    """What docs/concepts/pixels.md has a part of."""
+    """Print the tables that docs/concepts/pixels.md shows in part."""
     per_s, exact = report["per_s"], report["exactness"]
     base = per_s["one_thread"]["simplejpeg"]
     print(

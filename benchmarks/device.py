@@ -1,15 +1,16 @@
-"""Workers decode, or the device does: pictures a second, and how long a detector waits for them.
+"""Compares decoding on workers and on the device: pictures per second, and how long a model waits.
 
     VOC_SAMPLE_DIR=... python benchmarks/device.py [--rounds 5] [--batches 40] [--batch-size 32]
     python benchmarks/device.py --toy    # drawn pictures, a small detector: whether it runs
 
-SSD's recipe at 300 x 300, with as many workers as there are cores, in three ways that take turns:
-all on the workers, colours on the device, decoding and all else on the device. Each runs without a
-model, and then with torchvision's SSD300 taking a training step for each batch; what a step takes
-longer than on a batch that lies there already is the stall. Figures are medians over rounds.
+SSD's recipe at 300 x 300 runs in three ways that take turns, with one worker per core: everything
+on the workers, colours on the device, or decoding and all else on the device. Each way runs without
+a model, and then with a training step of torchvision's SSD300 for each batch. The stall is the time
+that such a step takes longer than a step on a batch that is already there. Figures are medians over
+rounds.
 
-Writes `device.json` into the results folder where there is a CUDA device. Elsewhere it prints, and
-says that these figures are of a CPU: they show that the same code runs, and nothing about GPUs.
+Writes `device.json` into the results folder if there is a CUDA device. Without one it only prints,
+and says that its figures are of a CPU: they show that the same code runs, and nothing about GPUs.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def measured(root: Path, device: torch.device, chosen: argparse.Namespace) -> di
 
 
 class Batches:
-    """Finished batches, anew at each iteration, from workers that stay."""
+    """Iterates over finished batches again and again, from the same workers."""
 
     def __init__(
         self, root: Path, device: torch.device, left: dict[str, str], chosen: argparse.Namespace
@@ -127,7 +128,7 @@ class Batches:
 
 
 def rate(batches: Iterable[Batch], step: Step, device: torch.device) -> float:
-    """Pictures a second, from the second batch on: the first waits for workers to start."""
+    """Pictures per second from the second batch on; the first waits for workers to start."""
     count, begun = 0, 0.0
     for number, batch in enumerate(batches):
         step(batch)
@@ -141,11 +142,11 @@ def rate(batches: Iterable[Batch], step: Step, device: torch.device) -> float:
 
 
 def nothing(batch: Batch) -> None:
-    """No model."""
+    """Do nothing: no model."""
 
 
 def training_step(device: torch.device, *, is_small: bool) -> Step:
-    """Forward, backward and a step of a real detector, with weights nobody trained."""
+    """Run forward, backward and optimizer of a real detector with random weights."""
     make = detection.ssdlite320_mobilenet_v3_large if is_small else detection.ssd300_vgg16
     model = make(weights=None, weights_backbone=None, num_classes=21).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
@@ -161,7 +162,7 @@ def training_step(device: torch.device, *, is_small: bool) -> Step:
 
 
 def hand_over(num_bytes: int, device: torch.device) -> dict[str, float] | None:
-    """GB/s from this machine's memory to the device, pinned and not; None where it is the CPU."""
+    """Copying speed from host memory to the device in GB/s, pinned and not; None on a CPU."""
     if device.type != "cuda":
         return None
     found = {}
@@ -179,19 +180,19 @@ def hand_over(num_bytes: int, device: torch.device) -> dict[str, float] | None:
 
 
 def ready_batch(root: Path, device: torch.device, batch_size: int) -> Batch:
-    """One that waits for nobody."""
+    """Return a batch that is on the device already."""
     data = ShardDataset(str(root), "trainval", transform=presets.ssd(300))
     return finish(next(iter(ShardLoader(data, batch_size=batch_size))).to(device))
 
 
 def settled(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def device_name(device: torch.device) -> str:
-    """What a figure means nothing without."""
+    """Name of the device, without which a figure means nothing."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 

@@ -1,10 +1,10 @@
-"""Archives to convert, laid out as the official ones: of photographs, or of a million tiny records.
+"""Makes archives to convert in the official layout: of photographs, or of a million tiny records.
 
-Photographs are those of the archive in `VOC_SAMPLE_DIR`, encoded anew at a quality that makes files
-as large as the originals, and repeated under new keys; without it they are drawn. Every file has
-bytes of its own: a comment with its key. Order and tags are those of the official archives:
-annotations first, then lists, then pictures. Made once; `data.json` beside the archive says what it
-is.
+Photographs come from the archive in `VOC_SAMPLE_DIR`, encoded again at a quality that makes files
+as large as the originals, and repeated under new keys; without it, pictures are drawn. Each file
+has bytes of its own: a comment holds its key. Order and tags are those of the official archives:
+annotations first, then lists, then pictures. An archive is made once; `data.json` beside it
+describes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs measurements in processes of their own, in turns, and says on what they ran."""
+"""Runs measurements in processes of their own, in turns, and records on what machine they ran."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Job:
     """One thing to measure: a case for one contender."""
 
     label: str
-    """What the row is called."""
+    """Name of the row."""
     case: str
     contender: str
     data: Path
     options: tuple[str, ...] = ()
     module: str = "benchmarks.measure"
-    """What is run: `python -m MODULE CASE CONTENDER DATA [options]`, printing JSON in the end."""
+    """Module to run as `python -m MODULE CASE CONTENDER DATA [options]`; prints JSON at the end."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Row:
     errors: list[str] = field(default_factory=list)
 
     def values(self, name: str) -> list[float]:
-        """One figure of every run; 'first.epoch_s' looks inside."""
+        """Values of one figure in every run; 'first.epoch_s' names a nested one."""
         found = list[float]()
         for run in self.runs:
             value: Any = run
@@ -59,16 +59,16 @@ class Row:
         return found
 
     def median(self, name: str) -> float:
-        """Of one figure over the runs; NaN where there is none."""
+        """Median of one figure over the runs; NaN if there are none."""
         values = self.values(name)
         return statistics.median(values) if values else float("nan")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """One measurement.
+    """Run one measurement.
 
     Raises:
-        RuntimeError: It failed; with the end of what it wrote on stderr.
+        RuntimeError: It failed; the message has the end of its stderr.
     """
     command = [sys.executable, "-m", job.module, job.case, job.contender, str(job.data)]
     busy = _busy_s()
@@ -84,7 +84,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def in_turns(jobs: Sequence[Job], runs: int) -> list[Row]:
-    """Every job `runs` times, one after the other, beginning with another one each time."""
+    """Run every job `runs` times, in turns, and start each turn with another job."""
     rows = {job.label: Row(job.label) for job in jobs}
     for number in range(runs):
         turn = number % len(jobs)
@@ -94,7 +94,7 @@ def in_turns(jobs: Sequence[Job], runs: int) -> list[Row]:
 
 
 def add(row: Row, job: Job) -> dict[str, Any] | None:
-    """Run a job and keep its result, or what went wrong."""
+    """Run a job and record its result or its error."""
     try:
         result = run(job)
     except (RuntimeError, subprocess.TimeoutExpired) as exc:
@@ -114,7 +114,7 @@ def spread(values: Iterable[float]) -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """Hardware, versions and commit: what a figure means nothing without."""
+    """Hardware, versions and commit, without which a figure means nothing."""
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": _git("rev-parse", "HEAD"),
@@ -152,6 +152,6 @@ def _cpu_name() -> str:
 
 
 def _busy_s() -> float:
-    """Seconds that cores were busy or taken away since the machine started."""
+    """Seconds since boot in which cores were busy or taken by the hypervisor."""
     fields = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")

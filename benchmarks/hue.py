@@ -1,4 +1,4 @@
-"""Draws docs/concepts/hue.png: hue turned about the axis of greys beside torchvision's HSV.
+"""Draws docs/concepts/hue.png: hue turned around the axis of greys, and by torchvision's HSV.
 
 .venv-bench/bin/python benchmarks/hue.py
 """

@@ -1,13 +1,13 @@
-"""SSD's recipe through every loader, with two workers each, in one run.
+"""Compares loaders that apply SSD's recipe with two workers each, in one run.
 
     benchmarks/environment && .venv-bench/bin/python benchmarks/loaders.py
     .venv-bench/bin/python benchmarks/loaders.py --runs 5 --seconds 6
     python benchmarks/loaders.py --toy           # seconds; drawn pictures; writes nothing
 
-Ours applies `presets.ssd(300)`. Every other loader applies torchvision's v2 recipe, which is what
-there is for them, on pictures by simplejpeg. Beside them are Albumentations' and Kornia's
-equivalents in a plain DataLoader, and DALI, which is a loader and a recipe in one. Each measurement
-is a process of its own; they take turns. Writes `loaders.json` and `loaders.md` into the results
+Our loader applies `presets.ssd(300)`. Every other loader applies torchvision's v2 recipe to
+pictures that simplejpeg decoded. Beside them run Albumentations' and Kornia's equivalents in a
+plain DataLoader, and DALI, which is a loader and a recipe in one. Each measurement runs in a
+process of its own; contenders take turns. Writes `loaders.json` and `loaders.md` into the results
 folder.
 """
 

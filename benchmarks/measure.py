@@ -1,8 +1,8 @@
-"""One measurement in a process of its own: prints one line of JSON.
+"""Measures one contender in one case, in a process of its own; prints one line of JSON.
 
     python -m benchmarks.measure CASE CONTENDER DATA [more]
 
-Clocks start after imports; what else each case leaves out is in its docstring.
+Clocks start after imports. The docstring of each case says what else it leaves out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Case 5: what worker processes hold while an epoch goes by, and what a huge manifest costs."""
+"""Measures the memory of workers over an epoch, and the cost of a huge manifest (case 5)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PERIOD_S = 0.05
 
 
 class Watch:
-    """Samples the memory of this process's children, while it is entered.
+    """Samples the memory of this process's children, between enter and exit.
 
     RSS has three parts: *anon* is the process's own; *file* is the page cache of mapped shards,
     which the kernel takes back when it likes; *shmem* is batches on their way to the parent.
@@ -59,7 +59,7 @@ class Watch:
 
 
 def fill(folder: Path, data: Data, times: int) -> None:
-    """A dataset of our shards, each under several names: as large as `times` the data, no disk."""
+    """Make a dataset `times` as large from hard links: each shard under several names."""
     if (folder / "manifest.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def fill(folder: Path, data: Data, times: int) -> None:
 
 
 def fill_huge(folder: Path, num_shards: int) -> int:
-    """A manifest of shards that are not there; returns its bytes."""
+    """Write a manifest of shards that do not exist; return its size in bytes."""
     path = folder / "manifest.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def _mib(num_bytes: float) -> float:
 
 
 def cpu_seconds() -> float:
-    """That this process and its children have used so far, in all their threads."""
+    """CPU seconds that this process and its children have used so far, in all threads."""
     ticks = 0
     for pid in (os.getpid(), *_children(os.getpid())):
         with suppress(OSError):  # it has just ended

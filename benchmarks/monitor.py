@@ -1,11 +1,10 @@
-"""What `Monitor` adds to a step: the CPU time its hooks take in a real fit.
-
-CPU time of the thread that trains: other work on the machine changes it little.
+"""Measures what `Monitor` adds to a step: the CPU time of its hooks in a real fit.
 
     python benchmarks/monitor.py DATASET
 
-The model does nothing; the share of a real step is what is printed, divided by that step's time.
-Runs on whatever device there is.
+It counts CPU time of the training thread, which other work on the machine changes little. The model
+does nothing: divide the printed time by that of a real step to get its share. It runs on whatever
+device there is.
 """
 
 from __future__ import annotations

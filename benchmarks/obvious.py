@@ -1,8 +1,8 @@
-"""The script somebody writes who has webdataset's documentation before him: a loop over a devkit.
+"""Converts a devkit with the obvious script: the loop that webdataset's documentation suggests.
 
     tar xf VOCtrainval.tar && python -m benchmarks.obvious VOCdevkit/VOC2012 DEST
 
-It hashes nothing, checks nothing and leaves no manifest: what is compared is only the time.
+It hashes nothing, checks nothing and leaves no manifest: only its time is compared.
 """
 
 from __future__ import annotations

@@ -1,21 +1,19 @@
-"""Fused recipes beside torchvision's own, and both beside decoding alone, on real photographs.
+"""Compares fused recipes with torchvision's own, and both with decoding alone, on photographs.
 
     VOC_SAMPLE_DIR=... .venv-bench/bin/python benchmarks/pixels.py [--rounds 5] [--pictures 120]
     python benchmarks/pixels.py --toy            # seconds; drawn pictures; writes nothing
 
-On one core, and on two: as many processes, each on a core of its own and of one thread, share the
-pictures, and their rates are added up as the slower one's end allows. Each goes through its share
-once before the clock starts, like a worker that has run for a while: the first time a process grows
-into its memory. Those that are done sooner go through it again, for half a second, and take three
-turns in a round. Each round runs every contender over the same pictures, beginning with another one
-each time. Figures are medians over rounds; ratios are of medians. Writes `pixels.json` and
-`pixels.md` into the results folder.
+It measures on one core and on two: two processes, each on a core of its own and with one thread,
+share the pictures, and the slower one's end counts for both. Each process first goes through its
+share without a clock, because its memory still grows then. Fast contenders repeat their share for
+half a second, and take three turns in a round. Each round runs every contender over the same
+pictures and starts with another one. Figures are medians over rounds; ratios are of medians. Writes
+`pixels.json` and `pixels.md` into the results folder.
 
-torchvision's recipes run after its own decoders (`decode_jpeg`; torchcodec, which is to take its
-place; Pillow, as its VOC datasets do), on Pillow's own pictures, and after our decoder, where the
-transform alone differs. Targets are against the fastest of all but the last. torchcodec,
-Albumentations and Kornia are measured where they are installed: `benchmarks/environment` makes an
-environment with them.
+torchvision's recipes run after its own decoders (`decode_jpeg`; torchcodec, its successor; Pillow,
+as its VOC datasets do), on Pillow's own pictures, and after our decoder, where the transform alone
+differs. Targets compare with the fastest of all but the last. torchcodec, Albumentations and Kornia
+are measured if installed: `benchmarks/environment` makes an environment with them.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""`shard-tool plan` put to the test: what it foretells of a run, beside what the run then does.
+"""Compares the forecast of `shard-tool plan` with the run that follows.
 
     VOC_SAMPLE_DIR=... python benchmarks/plan.py
     python benchmarks/plan.py --toy         # half a minute; drawn pictures; writes nothing
 
 Two nodes are two processes, each with its own cache and its own proxy in front of one S3 server;
-the proxy adds latency and keeps a node to its bandwidth. Training is a sleep of as long as a step
-takes. Runs: one starved of bandwidth, one with enough, and one whose cache is as small as the
+the proxy adds latency and limits the bandwidth of its node. Training is a sleep as long as a step.
+There are three runs: with too little bandwidth, with enough, and with the smallest cache that the
 forecast allows. Writes `plan.json` into the results folder.
 """
 

@@ -1,4 +1,4 @@
-"""From runs to a results file, and from results files to a table for people."""
+"""Turns runs into a results file, and results files into tables for people."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _COLUMNS["loaders"] = ("samples_per_s", "cpu_us", "boxes_per_picture")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One target and what was found."""
+    """One target and the figure found."""
 
     what: str
     found: float
@@ -50,11 +50,11 @@ class Verdict:
 
     @property
     def is_met(self) -> bool:
-        """Whether the target is reached."""
+        """True if the figure reaches the target."""
         return self.found <= self.target if self.is_limit else self.found >= self.target
 
     def line(self) -> str:
-        """The verdict in words."""
+        """Say the verdict in words."""
         sign = "≤" if self.is_limit else "≥"
         return f"{self.what}: {self.found:.3g} (target {sign} {self.target:g}): " + (
             "met" if self.is_met else "**missed**"
@@ -62,7 +62,7 @@ class Verdict:
 
 
 def document(rows: list[Row], verdicts: list[Verdict], notes: list[str]) -> dict[str, Any]:
-    """What a results file says beside its circumstances."""
+    """Make the contents of a results file, without its circumstances."""
     return {
         "notes": notes,
         "verdicts": [{**asdict(verdict), "is_met": verdict.is_met} for verdict in verdicts],
@@ -74,7 +74,7 @@ def document(rows: list[Row], verdicts: list[Verdict], notes: list[str]) -> dict
 
 
 def memory_verdicts(rows: list[Row]) -> list[Verdict]:
-    """Whether workers' RSS is flat over an epoch, and the same for four times the data."""
+    """Judge if workers' RSS is flat over an epoch, and equal for four times the data."""
     by_label = {row.label: row for row in rows if row.runs}
     if not {"1x", "4x"} <= by_label.keys():
         return []
@@ -98,7 +98,7 @@ def memory_verdicts(rows: list[Row]) -> list[Verdict]:
 
 
 def markdown(folder: Path) -> str:
-    """The table of every results file in a folder."""
+    """Make the table of every results file in a folder."""
     paths = [folder / f"stream-{case}.json" for case in _STREAMING]
     documents = [json.loads(path.read_text()) for path in paths if path.exists()]
     head = "# Streaming, measured\n\nMade by `benchmarks/stream.py` from the JSON files beside it."
@@ -106,7 +106,7 @@ def markdown(folder: Path) -> str:
 
 
 def loaders_markdown(document: dict[str, Any]) -> str:
-    """What `loaders.py` found, for people."""
+    """Make the page of what `loaders.py` found."""
     head = (
         "# SSD's recipe through every loader\n\n"
         "Made by `benchmarks/loaders.py` from the JSON file beside it."
@@ -115,7 +115,7 @@ def loaders_markdown(document: dict[str, Any]) -> str:
 
 
 def pixels_markdown(document: dict[str, Any]) -> str:
-    """What `pixels.py` found, for people."""
+    """Make the page of what `pixels.py` found."""
     rates = document["samples_per_s"]
     columns = [*rates.values(), document["cpu_us"]]
     names = list(columns[0])
@@ -147,7 +147,7 @@ def pixels_markdown(document: dict[str, Any]) -> str:
 
 
 def _where(document: dict[str, Any]) -> str:
-    """When and on what it ran, in words."""
+    """Say when and on what machine it ran."""
     hardware = document["hardware"]
     return (
         f"{document['date']}, commit {document['commit'][:10]}"
@@ -177,7 +177,7 @@ def _section(document: dict[str, Any]) -> str:
 
 
 def verdict_lines(document: dict[str, Any]) -> list[str]:
-    """What a results file says of its targets, as a list."""
+    """List the verdicts of a results file."""
     fields = ("what", "found", "target", "is_limit")
     verdicts = [Verdict(*(found[name] for name in fields)) for found in document["verdicts"]]
     lines = [f"- {verdict.line()}" for verdict in verdicts]
@@ -185,7 +185,7 @@ def verdict_lines(document: dict[str, Any]) -> list[str]:
 
 
 def table(document: dict[str, Any], wanted: Sequence[str]) -> Iterator[str]:
-    """A results file's rows, with those of the wanted columns that any of them has."""
+    """Make a table of the rows, with those wanted columns that any row has."""
     summaries = {row["label"]: row["summary"] for row in document["rows"]}
     columns = [name for name in wanted if any(name in found for found in summaries.values())]
     if not columns:
@@ -240,7 +240,7 @@ def _numbers(run: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def error_lines(document: dict[str, Any]) -> Iterator[str]:
-    """What went wrong, each once."""
+    """List the errors, each once."""
     for row in document["rows"]:
         for error in dict.fromkeys(row["errors"]):
             text = " ".join(error.split())[-300:]

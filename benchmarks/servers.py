@@ -1,9 +1,8 @@
-"""The bucket of case 3: nginx serving a folder, with latency added before every answer.
+"""Serves the bucket of case 3: nginx serves a folder and adds latency to every answer.
 
-As an endpoint for S3 GET, HEAD and Range nginx costs next to no CPU, which matters where client and
-server share two cores. It checks no signature and knows no listing. The delay is nginx's own (its
-echo module sleeps, then hands the request on to the files), so no proxy copies a byte; its log is
-where requests and round trips are counted.
+nginx answers S3 GET, HEAD and Range with next to no CPU, which matters because client and server
+share two cores. It checks no signature and lists nothing. Its echo module adds the delay and then
+hands the request to the files, so no proxy copies a byte. Its log gives requests and round trips.
 """
 
 from __future__ import annotations

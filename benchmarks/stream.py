@@ -1,12 +1,12 @@
-"""How fast, how soon and how lean samples stream, beside other loaders, in one run.
+"""Compares how fast, how soon and how lean loaders stream samples, in one run.
 
     benchmarks/environment && .venv-bench/bin/python benchmarks/stream.py
     .venv-bench/bin/python benchmarks/stream.py --only raw,decode --runs 7
     python benchmarks/stream.py --toy            # seconds; drawn pictures; writes nothing
 
-Contenders take turns, each measurement in a process of its own; figures are medians over runs, and
-what counts are ratios between things measured in the same run. Cases: raw, decode, s3, resume,
-memory. Each writes `stream-<case>.json` into the results folder; `stream.md` there is made of them.
+Each measurement runs in a process of its own. Contenders take turns, figures are medians over runs,
+and targets are ratios between figures of the same run. Cases: raw, decode, s3, resume, memory. Each
+case writes `stream-<case>.json` into the results folder; `stream.md` there is made of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What every contender does with a sample: the same calls on the same bytes.
+"""Defines the work of every contender on a sample: the same calls on the same bytes.
 
 A sample is a JPEG and its JSON. It becomes a uint8 picture [3, 300, 300] and its boxes, resized and
-flipped with it, through one `torchvision.transforms.v2` pipeline on tv_tensors.
+flipped together, by one `torchvision.transforms.v2` pipeline on tv_tensors.
 """
 
 from __future__ import annotations

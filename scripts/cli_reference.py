@@ -1,4 +1,6 @@
-"""Write docs/reference/cli.md from `shard-tool --help`; a test fails where it has drifted.
+"""Prints docs/reference/cli.md, made of what `--help` prints; a test fails if the page is older.
+
+The page shows the help as users see it; typer's own `utils docs` writes a page of another form.
 
 Usage: python scripts/cli_reference.py > docs/reference/cli.md
 """
@@ -21,14 +23,14 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 
 
 
 def reference() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [HEAD, f"```\n{help_of()}\n```\n"]
     parts += [f"## {verb}\n\n```\n{help_of(verb)}\n```\n" for verb in VERBS]
     return "\n".join(parts)
 
 
 def help_of(*verb: str) -> str:
-    """What ``--help`` prints, 100 columns wide."""
+    """Return what ``--help`` prints."""
     return subprocess.run(
         [sys.executable, "-m", "shard_tool.cli.app", *verb, "--help"],
         env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},

@@ -1,4 +1,4 @@
-"""A PNG of training pictures as a model gets them: augmented, with their boxes or masks."""
+"""Draws a batch as a model gets it, augmented and with boxes or masks, into a PNG file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The main job from an archive to a resumed training run; `scripts/demo` installs and runs it.
+"""Converts an archive, trains on it, kills the training and resumes it.
 
-Every step is a command a user would type, shown before it runs.
+`scripts/demo` installs what this needs and runs it. Each step is a command that a user would type,
+and is shown before it runs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ if not __package__:  # run as a file: only its own folder is on the path, not th
 ROOT = Path(__file__).resolve().parents[1]
 SHARD_TOOL = [sys.executable, "-m", "shard_tool.cli.app"]
 TRAIN = [sys.executable, str(ROOT / "scripts/train.py")]
-INTERRUPT_AFTER_STEPS = 8
+KILL_AFTER_STEPS = 8
+"""Three steps after the first checkpoint: the resumed run repeats them."""
+RESUMED_STEPS = 10
+"""The resumed run trains at least so many more steps, however slow the machine is."""
 MINI_VOC = "mini-voc2012.tar"
 
 
@@ -49,20 +53,31 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The options; see --help."""
+    """Parse the options; see --help."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument(
-        "--year", choices=["2007", "2012"], help="the real archive, downloaded and verified"
+        "--year",
+        choices=["2007", "2012"],
+        help="year of the official archive to download and verify. Default: draw pictures",
     )
-    parser.add_argument("--archive", type=Path, help="a VOC tar that is here already")
-    parser.add_argument("--mirror", action="append", default=[], help="folder URL to try first")
-    parser.add_argument("--seconds", type=int, default=60, help="how long to train (default 60)")
-    parser.add_argument("--output", type=Path, default=ROOT / "demo_output")
+    parser.add_argument("--archive", type=Path, help="VOC tar to use instead")
+    parser.add_argument(
+        "--mirror", action="append", default=[], help="URL of a folder to try first; repeatable"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=int,
+        default=60,
+        help="training time in seconds, of both runs together; default: 60",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "demo_output", help="default: demo_output"
+    )
     return parser.parse_args()
 
 
 def find_archive(options: argparse.Namespace, output: Path) -> Path:
-    """The archive to convert: given, downloaded, or drawn."""
+    """Return the archive to convert: given, downloaded, or drawn."""
     if options.archive:
         return Path(options.archive).resolve()
     if options.year:
@@ -74,7 +89,7 @@ def find_archive(options: argparse.Namespace, output: Path) -> Path:
     from scripts.mini_voc import draw_archive
 
     path = output / MINI_VOC
-    say(f"drawing 200 pictures into {path.name}; 7 of them are for segmentation only")
+    say(f"drawing 200 pictures into {path.name}; 7 are for segmentation only")
     last = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:
@@ -88,7 +103,7 @@ def find_archive(options: argparse.Namespace, output: Path) -> Path:
 
 
 def measure_stream(dest: Path, sheet: Path) -> float:
-    """Samples a second through the default training transforms; draws the first ones."""
+    """Draw the first batch; return samples per second with the default training transforms."""
     say("streaming one epoch with 2 workers, and drawing the first pictures of it")
     from datamodules import ShardDataset, ShardLoader
     from datamodules.presets import detection_train
@@ -98,7 +113,7 @@ def measure_stream(dest: Path, sheet: Path) -> float:
     contact_sheet(next(iter(ShardLoader(dataset, batch_size=24))), sheet)
     loader, count = ShardLoader(dataset, batch_size=8, num_workers=2), 0
     batches = iter(loader)
-    next(batches)  # workers are up
+    next(batches)  # all workers have started
     began = time.monotonic()
     for batch in batches:
         count += len(batch)
@@ -110,27 +125,28 @@ def measure_stream(dest: Path, sheet: Path) -> float:
 def train_interrupted_and_resumed(
     dest: Path, output: Path, *, seconds: int
 ) -> list[dict[str, Any]]:
-    """Train; kill the process without warning in mid-epoch; resume; return what was logged."""
+    """Train, kill the process in mid-epoch, resume, and return what both runs logged."""
     runs = output / f"run-{time.strftime('%Y%m%d-%H%M%S')}"
     common = [
         *("fit", "--config", str(ROOT / "configs/demo.yaml"), "--data.data_dir", str(dest)),
         *("--trainer.logger.save_dir", str(runs), "--trainer.default_root_dir", str(runs)),
     ]
-    began = time.monotonic()
     say("training ssdlite320, to be killed (SIGKILL) in mid-epoch")
     first = runs / "lightning_logs/version_0"
     runs.mkdir()
-    with training([*TRAIN, *common, "--trainer.max_time", "00:00:10:00"], runs) as process:
-        follow(process, first, interrupt_after_s=seconds / 2)
+    with training([*TRAIN, *common], runs) as process:
+        follow(process, first, num_steps=KILL_AFTER_STEPS)
         process.send_signal(signal.SIGKILL)
         process.wait()
     check_status(process, -signal.SIGKILL, runs)
     checkpoint = first / "checkpoints/last.ckpt"
     say(f"killed; resuming from {checkpoint.relative_to(output)}")
     second = runs / "lightning_logs/version_1"
-    left = max(15, seconds - round(time.monotonic() - began))
-    max_time = f"00:00:{left // 60:02d}:{left % 60:02d}"
-    command = [*TRAIN, *common, "--ckpt_path", str(checkpoint), "--trainer.max_time", max_time]
+    limits = [  # Lightning's max_time counts the time before the checkpoint too
+        *("--trainer.max_time", json.dumps({"seconds": seconds})),
+        *("--trainer.min_steps", str(len(logged(first)) + RESUMED_STEPS)),
+    ]
+    command = [*TRAIN, *common, "--ckpt_path", str(checkpoint), *limits]
     with training(command, runs) as process:
         follow(process, second)
         process.wait()
@@ -141,7 +157,7 @@ def train_interrupted_and_resumed(
 
 @contextmanager
 def training(command: list[str], runs: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A training process; what it prints goes to training.log."""
+    """Start a training process whose output goes to training.log."""
     with (
         (runs / "training.log").open("ab") as log,
         subprocess.Popen(command, stdout=log, stderr=log) as process,
@@ -149,41 +165,32 @@ def training(command: list[str], runs: Path) -> Iterator[subprocess.Popen[bytes]
         try:
             yield process
         finally:
-            process.kill()  # nothing is left behind, whatever ended the demo
+            process.kill()  # also when the demo fails or is interrupted
 
 
 def check_status(process: subprocess.Popen[bytes], expected: int, runs: Path) -> None:
-    """Stop, with the end of the log, where training ended otherwise than it should."""
+    """Exit and print the end of the log if training ended with another status than expected."""
     if process.returncode != expected:
         log = runs / "training.log"
         print("\n".join(log.read_text(errors="replace").splitlines()[-15:]), file=sys.stderr)
         sys.exit(f"error: training ended with status {process.returncode}; see {log}")
 
 
-def follow(
-    process: subprocess.Popen[bytes], run: Path, *, interrupt_after_s: float | None = None
-) -> None:
-    """Print a line now and then while a run goes on, until it ends or is to be interrupted.
-
-    That is after a few steps, or after `interrupt_after_s` seconds on a slow machine, but not
-    before there is a checkpoint.
-    """
-    shown, began = -10, time.monotonic()
+def follow(process: subprocess.Popen[bytes], run: Path, *, num_steps: int | None = None) -> None:
+    """Print a line every 10 steps until a run ends or has logged `num_steps` steps."""
+    shown = -10
     while process.poll() is None:
         time.sleep(0.5)
         rows = logged(run)
         if rows and rows[-1]["step"] >= shown + 10:
             shown = rows[-1]["step"]
             print(f"  step {shown}  loss {rows[-1]['loss']:.2f}", flush=True)
-        if interrupt_after_s is None or not (run / "checkpoints/last.ckpt").exists():
-            continue
-        is_late = time.monotonic() - began > interrupt_after_s
-        if len(rows) >= INTERRUPT_AFTER_STEPS or is_late:
+        if num_steps is not None and len(rows) >= num_steps:
             return
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
-    """(step, loss) of every step a run has logged so far."""
+    """Read step and loss of every step that a run has logged so far."""
     path = run / "metrics.csv"
     if not path.exists():
         return []
@@ -195,7 +202,7 @@ def logged(run: Path) -> list[dict[str, Any]]:
 def print_summary(
     dest: Path, output: Path, samples_per_s: float, log: list[dict[str, Any]], seconds: float
 ) -> None:
-    """What happened, and where to look."""
+    """Print what happened and where to look."""
     manifest = json.loads((dest / "manifest.json").read_text())
     splits = manifest["splits"].values()
     losses = [row["loss"] for row in log]
@@ -218,7 +225,7 @@ def print_summary(
 
 
 def shard_tool(*arguments: str) -> str:
-    """Run a verb of shard-tool, show it and what it prints, and return its stdout."""
+    """Run a verb of shard-tool, print it and its output, and return its stdout."""
     say("shard-tool " + " ".join(arguments))
     done = subprocess.run([*SHARD_TOOL, *arguments], stdout=subprocess.PIPE, text=True, check=False)
     print(done.stdout, end="", flush=True)
@@ -228,7 +235,7 @@ def shard_tool(*arguments: str) -> str:
 
 
 def say(text: str) -> None:
-    """A headline."""
+    """Print a headline."""
     print(f"\n== {text}", flush=True)
 
 

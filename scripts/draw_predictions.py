@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw what a trained detector finds beside what is there.
+"""Draws the detections of a trained model beside the true objects.
 
     python scripts/draw_predictions.py CKPT DATA_DIR OUT.png --split val --samples 8
 
@@ -41,12 +41,12 @@ def draw_predictions(
     min_score: float = 0.5,
     columns: int = 2,
 ) -> Image.Image:
-    """A sheet of stored pictures, each with its truth and, to the right, with what a model finds.
+    """Draw a sheet of stored pictures: each with its true objects, and again with its detections.
 
     Args:
-        model: Any; it is put into evaluation mode and left there.
+        model: Any detector; this sets its evaluation mode.
         dataset: Without a transform: models scale pictures themselves.
-        samples: How many pictures, evenly spread over the dataset.
+        samples: Number of pictures, evenly spread over the dataset.
         min_score: Detections below are left out.
         columns: Pairs of pictures side by side.
     """
@@ -62,7 +62,7 @@ def draw_predictions(
 
 @torch.no_grad()
 def found_in(model: Detector, image: Any, *, min_score: float) -> torch.Tensor:
-    """One picture with a model's detections, each with its class and score: a cell of the sheet.
+    """Draw one cell of the sheet: a picture with detections, each with its class and score.
 
     Args:
         model: In evaluation mode.
@@ -76,7 +76,7 @@ def found_in(model: Detector, image: Any, *, min_score: float) -> torch.Tensor:
 
 
 def labelled(pixels: torch.Tensor, found: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """A picture in a cell of the sheet, with its detections: uint8 [3, SIDE, SIDE]."""
+    """Draw a picture and its detections into a cell of the sheet: uint8 [3, SIDE, SIDE]."""
     blank = torch.empty(0, 4)
     empty = {"boxes": blank, "labels": torch.empty(0, dtype=torch.int64), "difficult": blank[:, 0]}
     sheet = cell(pixels, empty, side=SIDE)

@@ -1,7 +1,7 @@
-"""The pen and the shapes of `scripts/mini_voc.py`: one small drawing function for each class.
+"""Draws the objects of `scripts/mini_voc.py`: one small function for each class.
 
-Owns how an object looks: its outline, colours and texture. Where objects stand, what covers what
-and what is annotated is `mini_voc`'s. A class keeps its shape and its range of colours, so that
+It decides how an object looks: its outline, colours and texture. `mini_voc_pictures` decides where
+objects stand and annotates them. A class keeps its shape and its range of colours, so that
 a small detector can learn it; colours, limbs and leaves vary with the generator passed in.
 """
 
@@ -99,7 +99,7 @@ def _circle(x: float, y: float, rx: float, ry: float) -> list[Point]:
 
 
 def noise(rng: Rng, size_wh: tuple[int, int], cells: int, octaves: int = 3) -> FloatArray:
-    """Smooth noise, float32 [H, W], mean 0 and spread about 1, of `cells` blobs a side."""
+    """Smooth noise, float32 [H, W], of mean 0 and spread about 1, with `cells` blobs per side."""
     total = np.zeros(size_wh[::-1], np.float32)
     for octave in range(octaves):
         side = cells << octave

@@ -1,9 +1,9 @@
-"""A SLURM job that is put back into the queue before its time is over, and loses no step.
+"""Saves a SLURM job and puts it back into the queue before its time ends; no step is lost.
 
-Lightning itself saves inside the handler of the signal. A rank that is interrupted in its forward
-pass then waits for the others to save, while they wait in their backward pass for its gradients:
-where one rank is slower than another, the job stands still until SLURM kills it, and nothing is
-saved. So here the handler only takes a note, and ranks ask each other between two steps.
+Lightning itself saves inside the signal handler. A rank that is interrupted in its forward pass
+then waits for the others to save, while they wait in their backward pass for its gradients: if one
+rank is slower than another, the job hangs until SLURM kills it, and nothing is saved. Here the
+handler only sets a flag, and ranks compare their flags between two steps.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Requeue(Callback):
     """Saves and requeues when SLURM sends SIGUSR1; does nothing outside a SLURM job.
 
     The checkpoint is ``hpc_ckpt_STEP.ckpt`` in the Trainer's default_root_dir, where Lightning
-    looks for it when the job starts again. As Lightning does, it leaves ending the job to SLURM.
+    looks for it when the job starts again. SLURM ends the job, as it does with Lightning's own.
 
     Args:
-        every_n_steps: Optimizer steps between two times that ranks ask each other, which takes a
-            reduction of one number. SLURM must send its signal earlier before the end than so many
-            steps and a validation take.
+        every_n_steps: Optimizer steps between two comparisons of flags, each a reduction of one
+            number. SLURM must send its signal early enough before the end for that many steps and
+            a validation.
     """
 
     def __init__(self, every_n_steps: int = 20) -> None:
@@ -43,23 +43,23 @@ class Requeue(Callback):
         self.every_n_steps = every_n_steps
         self._is_wanted = False
         self._is_slurm = False
-        self._asked_at = 0
+        self._compared_at = 0
         self._handler: Any = signal.SIG_DFL
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Listen to SIGUSR1; Lightning leaves alone what has a handler already."""
+        """Set a handler for SIGUSR1; Lightning does not replace one that is set."""
         self._is_slurm = stage == "fit" and SLURMEnvironment.detect()
         if self._is_slurm:
-            self._handler = signal.signal(signal.SIGUSR1, self._take_note)
+            self._handler = signal.signal(signal.SIGUSR1, self._set_flag)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Listen no more."""
+        """Restore the handler."""
         if self._is_slurm:
             signal.signal(signal.SIGUSR1, self._handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Count from here."""
-        self._asked_at = trainer.global_step
+        """Start to count steps."""
+        self._compared_at = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -69,18 +69,18 @@ class Requeue(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Every n optimizer steps, on all ranks at the same one: save where any was signalled."""
-        if not self._is_slurm or trainer.global_step < self._asked_at + self.every_n_steps:
+        """Save if any rank got the signal; checked every n steps, on all ranks at the same step."""
+        if not self._is_slurm or trainer.global_step < self._compared_at + self.every_n_steps:
             return
-        self._asked_at = trainer.global_step
+        self._compared_at = trainer.global_step
         if trainer.strategy.reduce_boolean_decision(self._is_wanted, all=False):
             self._is_wanted = False
             path = Path(str(trainer.default_root_dir), f"hpc_ckpt_{trainer.global_step}.ckpt")
-            trainer.save_checkpoint(path)  # returns on all ranks when it is there
+            trainer.save_checkpoint(path)  # returns on all ranks once it is written
             if trainer.is_global_zero:
                 _requeue()
 
-    def _take_note(self, *_: object) -> None:
+    def _set_flag(self, *_: object) -> None:
         self._is_wanted = True
 
 

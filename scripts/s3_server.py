@@ -1,9 +1,9 @@
-"""OpenStack Swift with its S3 API on this machine: a real object store for tests and benchmarks.
+"""Runs OpenStack Swift with its S3 API on this machine: a real object store for tests.
 
-Signatures, ranges, ETags, multipart uploads and conditions are Swift's. The four servers that make
-a Swift run in one process: one to kill, none to orphan, and their ports are bound before any of
-them has to name another's. It listens on loopback only; the secret is drawn at every start and
-never written to disk. `scripts/s3-server` runs this in an environment of its own.
+Signatures, ranges, ETags, multipart uploads and conditions are Swift's. Swift's four servers run in
+one process: killing it leaves no orphans, and all ports are bound before a server must name the
+port of another. It listens on loopback only; the secret is drawn at each start and never written to
+disk. `scripts/s3-server` runs this in an environment of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REGION = "us-east-1"
 DEVICE = "disk"
 
 LOGGING = {"log_level": "ERROR", "log_udp_host": HOST, "log_udp_port": "9"}
-"""To stderr; a syslog there may be gets nothing (9 is the port that discards)."""
+"""Logs go to stderr; a syslog gets nothing (port 9 discards)."""
 
 SETTINGS = LOGGING | {
     "mount_check": "no",
@@ -44,7 +44,7 @@ SETTINGS = LOGGING | {
     "network_chunk_size": "1048576",
     "object_chunk_size": "1048576",
     "client_chunk_size": "1048576",
-    # A busy machine is no failure: nobody else is there to ask, or would repair it later.
+    # A slow answer is no failure: there is no other replica to ask.
     "client_timeout": "600",
     "conn_timeout": "60",
     "node_timeout": "60",
@@ -54,10 +54,9 @@ SETTINGS = LOGGING | {
 
 
 class ContainerServer(ContainerController):  # type: ignore[misc]
-    """Swift's, with listings that are never behind what was put and removed, like S3's own.
+    """Swift's container server, with listings that are always up to date, as S3's are.
 
-    Swift takes 0.1 s to bring a listing up to date, and shows the old one where the machine is too
-    busy for that.
+    Swift itself needs 0.1 s to update a listing, and shows the old one if the machine is too busy.
     """
 
     def _get_container_broker(self, *place: str, **options: Any) -> Any:
@@ -91,7 +90,7 @@ account_autocreate = true
 
 
 def main() -> None:
-    """Serve until a signal comes, or whoever started this is gone."""
+    """Serve until a signal arrives or the parent process has ended."""
     options = parse_options()
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -108,25 +107,25 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    """The options of the command line."""
+    """Parse the options."""
     parser = argparse.ArgumentParser(
         prog="scripts/s3-server",
         description="A real S3 server on this machine, until Ctrl-C: OpenStack Swift.",
     )
     parser.add_argument(
         "--dir",
-        help="where objects lie, and stay; a file system with extended attributes. "
+        help="folder that keeps the objects; its file system must have extended attributes. "
         "Default: a temporary folder, deleted at the end",
     )
-    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
-    parser.add_argument("--bucket", default="voc", help="made at the start; default: voc")
+    parser.add_argument("--port", type=int, default=0, help="default: a free port")
+    parser.add_argument("--bucket", default="voc", help="bucket to make at the start; default: voc")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--parent", type=int, default=os.getppid(), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def start(folder: Path, port: int, bucket: str) -> dict[str, Any]:
-    """Start all servers; they answer as soon as this one yields to them.
+    """Start all servers; they answer as soon as the caller yields to eventlet.
 
     Raises:
         OSError: The port is taken, or the folder cannot hold objects.
@@ -160,7 +159,7 @@ def start(folder: Path, port: int, bucket: str) -> dict[str, Any]:
 
 
 def save_ring(path: Path, port: int) -> None:
-    """Tell Swift that everything of one kind lies on one device of one server."""
+    """Write the ring that puts everything of one kind on one device of one server."""
     builder = RingBuilder(part_power=4, replicas=1, min_part_hours=0)
     device = {"region": 1, "zone": 1, "device": DEVICE, "weight": 1, "meta": ""}
     at = {"ip": HOST, "port": port, "replication_ip": HOST, "replication_port": port}
@@ -182,7 +181,7 @@ def serve(listener: Any, app: Any) -> None:
 
 
 def make_bucket(app: Any, name: str) -> None:
-    """Make one from the inside, where no request has to be signed."""
+    """Make a bucket inside the process, where requests need no signature."""
     account = KEY.partition(":")[0]
     request = Request.blank(f"/v1/AUTH_{account}/{name}", {"REQUEST_METHOD": "PUT"})
     response = request.get_response(app._pipeline_final_app)
@@ -191,9 +190,9 @@ def make_bucket(app: Any, name: str) -> None:
 
 
 def with_memory(app: Any) -> Any:
-    """The cache a Swift in service has, here without its memcached.
+    """Add the cache that Swift expects from memcached.
 
-    Without one, every request asks the account and the container server first: twice the CPU.
+    Without a cache, every request asks the account and the container server first: twice the CPU.
     """
     cache = Memory()
 
@@ -205,26 +204,26 @@ def with_memory(app: Any) -> Any:
 
 
 class Memory:
-    """What Swift uses of a memcached client; nothing expires, for nobody else changes anything."""
+    """The methods of a memcached client that Swift calls; nothing expires."""
 
     def __init__(self) -> None:
         self._values: dict[str, str] = {}
 
     def get(self, key: str, **_: Any) -> Any:
-        """The value, a copy of its own; None if there is none."""
+        """Return a copy of the value; None if there is none."""
         return json.loads(self._values.get(key, "null"))
 
     def set(self, key: str, value: Any, **_: Any) -> None:
-        """Keep a value."""
+        """Store a value."""
         self._values[key] = json.dumps(value)
 
     def delete(self, key: str, **_: Any) -> None:
-        """Forget a value."""
+        """Remove a value."""
         self._values.pop(key, None)
 
 
 def as_text(started: dict[str, Any]) -> str:
-    """What a person needs to use the server from another shell."""
+    """Say how to use the server from another shell."""
     return f"""\
 S3 server at {started["endpoint_url"]}, until Ctrl-C. For another shell:
 

@@ -1,4 +1,4 @@
-"""What models have in common whose validation and test passes are scored over all ranks."""
+"""Defines the base class of models whose validation and test are scored over all ranks."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 class Scored(LightningModule):
-    """A model whose evaluator takes down a pass and scores it at its end, each sample counted once.
+    """A model with an evaluator, which scores each sample of a pass once, at the end of the pass.
 
-    Every rank has the same scores. They are logged by "max", which keeps them to the last digit,
-    where the mean over ranks would round.
+    Every rank has the same scores. They are logged with reduction "max", which keeps every digit;
+    the mean over ranks would round.
     """
 
     task: ClassVar[str]
-    """What its data must be for."""
+    """Task of the data that it needs."""
     evaluator: Any
     """One of `datamodules.evaluation`."""
 
     def named_scores(self, scores: Any) -> dict[str, float]:
-        """What is logged of the evaluator's scores: name after the stage's, the first is shown."""
+        """Scores to log, by name without the stage; the progress bar shows the first."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
-        """Refuse data for another task, which would end somewhere inside the model.
+        """Check that the data are for the task of the model.
 
         Raises:
-            OptionError: They are; says what is meant to be given.
+            OptionError: They are for another task; the hint says which options to give.
         """
         trainer: Any = self.trainer
         data = trainer.datamodule
@@ -47,7 +47,7 @@ class Scored(LightningModule):
             raise OptionError(str(folder), f"is for {found}, this model for {self.task}", hint)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what a pass that was broken off has left."""
+        """Clear what an interrupted pass has left."""
         self.evaluator.reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -55,15 +55,15 @@ class Scored(LightningModule):
         self._log_scores("val")
 
     def on_test_epoch_start(self) -> None:
-        """As validation."""
+        """Do as in validation."""
         self.evaluator.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As validation."""
+        """Do as in validation."""
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """As validation, under other names."""
+        """Log the scores under names of test."""
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
@@ -82,11 +82,11 @@ class Scored(LightningModule):
 
 
 def samples_of_pass(trainer: Any, stage: str) -> int:
-    """Samples that an evaluation pass goes over on all ranks: its scores must count as many.
+    """Number of samples of an evaluation pass on all ranks, which its scores must count.
 
     Args:
         trainer: At the end of the pass.
-        stage: 'val' (the sanity check's batches where it is one) or 'test'.
+        stage: 'val' (also the sanity check, with its own number of batches) or 'test'.
     """
     if stage == "test":
         return int(trainer.test_dataloaders.num_samples_of(*trainer.num_test_batches))

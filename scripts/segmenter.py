@@ -1,4 +1,4 @@
-"""torchvision's segmentation models for `scripts/train.py`: cross entropy, and mIoU."""
+"""Trains torchvision's segmentation models with cross entropy, and scores them by mIoU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datamodules.evaluation import SegmentationScores
 
 VOID = 255
-"""Label of the pixels that belong to nothing, the borders of VOC's objects: never counted."""
+"""Label of pixels that are never counted: the borders of VOC's objects."""
 MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "lraspp": segmentation.lraspp_mobilenet_v3_large,
     "deeplabv3_mobilenet": segmentation.deeplabv3_mobilenet_v3_large,
@@ -30,7 +30,7 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
 class Segmenter(Scored):
     """A torchvision segmentation model, trained from scratch.
 
-    Trains on pictures of one size; evaluates on pictures of any, each at its own.
+    Pictures of a training batch have one size; evaluation takes each picture in its own size.
 
     Args:
         model: One of lraspp, deeplabv3_mobilenet, deeplabv3_resnet50.
@@ -64,26 +64,26 @@ class Segmenter(Scored):
         return self.network(images)["out"]  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
-        """Cross entropy, the mean over pixels that are not void."""
+        """Mean cross entropy over pixels that are not void."""
         images, masks = batch
         loss = _loss(self(images), masks)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Take down the pixels of each true and predicted label."""
+        """Count the pixels of each pair of true and predicted label."""
         pairs = stacks(batch)
         predicted = [mask for images, _ in pairs for mask in self(images).argmax(1)]
         truths = [mask for _, masks in pairs for mask in masks]
         self.evaluator.update(batch.sample_ids, predicted, truths)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ARG002
-        """Sample ids, and of each a mask uint8 [H, W]."""
+        """Sample ids and a mask uint8 [H, W] for each."""
         masks = [mask for images, _ in stacks(batch) for mask in self(images).argmax(1)]
         return batch.sample_ids.tolist(), [mask.to(torch.uint8) for mask in masks]
 
     def configure_optimizers(self) -> Any:
-        """SGD, its learning rate lowered every step of the run."""
+        """SGD with a learning rate that falls at every step."""
         optimizer = torch.optim.SGD(
             self.parameters(), self.learning_rate, momentum=0.9, weight_decay=self.weight_decay
         )
@@ -92,14 +92,15 @@ class Segmenter(Scored):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def named_scores(self, scores: SegmentationScores) -> dict[str, float]:
-        """Counts of pixels are integers: their sums over ranks are exact."""
+        """The mIoU; exact over all ranks, for counts of pixels are integers."""
         return {"miou": scores.miou}
 
 
 def stacks(batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """A batch as images [B, 3, H, W] with masks int64 [B, H, W]; pictures of many sizes one by one.
+    """Split a batch into stacks: images [B, 3, H, W] with masks int64 [B, H, W].
 
-    `Batch.images` refuses those: nothing could stack them.
+    Pictures of one size make one stack. Pictures of several sizes, which `Batch.images` refuses,
+    make a stack each.
     """
     sizes = batch.sizes.tolist()
     if all(size == sizes[0] for size in sizes):
@@ -117,7 +118,7 @@ def stacks(batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _loss(scores: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """0, not NaN, where every pixel is void."""
+    """Mean cross entropy; 0, not NaN, if every pixel is void."""
     total = cross_entropy(scores, masks, ignore_index=VOID, reduction="sum")
     return total / (masks != VOID).sum().clamp(min=1)
 

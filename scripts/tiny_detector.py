@@ -1,7 +1,7 @@
-"""A detector small enough to learn on a CPU in a minute: SSD over eight convolutions.
+"""Defines a detector that learns on a CPU in a minute: SSD over eight convolutions.
 
-For trying things out and for tests. Its pictures are 160 pixels wide by default, where ssdlite320
-takes 320, and a step costs a third of ssdlite320's.
+It is for trials and tests. It scales pictures to 160 pixels by default, where ssdlite320 takes 320,
+and a step costs a third of ssdlite320's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 SIZE = 160
 """Height and width in pixels that pictures are scaled to."""
 _CHANNELS = 128
-"""Of each map of features."""
+"""Channels of each feature map."""
 _ASPECT_RATIOS = [[2], [2, 3], [2, 3], [2]]
-"""Besides 1, of the boxes of each map of features: those of strides 8, 16, 32 and 64."""
+"""Aspect ratios besides 1 of the boxes of each feature map, of strides 8, 16, 32 and 64."""
 _SCALES = [0.07, 0.15, 0.33, 0.6, 0.9]
-"""Sides of the square boxes as shares of the picture's; one more than there are maps."""
+"""Sides of the square boxes as shares of the picture's side; one more than feature maps."""
 
 
 def tiny_ssd(num_classes: int) -> SSD:
-    """The detector, with random weights, called as all of torchvision's are.
+    """Make the detector with random weights; its arguments and calls are those of torchvision.
 
     Args:
         num_classes: Labels, background included.
@@ -46,7 +46,7 @@ def tiny_ssd(num_classes: int) -> SSD:
 
 
 class TinyBackbone(nn.Module):
-    """Maps of features of strides 8, 16, 32 and 64, with 128 channels each."""
+    """Computes feature maps of strides 8, 16, 32 and 64, with 128 channels each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class TinyBackbone(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
-        """Maps [B, 128, H / stride, W / stride] of pictures [B, 3, H, W], by their number."""
+        """Feature maps [B, 128, H / stride, W / stride] of pictures [B, 3, H, W], by number."""
         maps = [self.stem(images)]
         for halving in self.halvings:
             maps.append(halving(maps[-1]))

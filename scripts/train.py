@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train and evaluate torchvision's models on VOC shards, from the command line.
+"""Trains and evaluates torchvision's models on VOC shards, from the command line.
 
     python scripts/train.py fit --data.data_dir DIR --trainer.max_epochs 3
     python scripts/train.py fit --config configs/ssdlite_voc2007.yaml --ckpt_path last.ckpt
@@ -7,7 +7,7 @@
     python scripts/train.py fit --model Segmenter --model.model lraspp --data.data_dir MASKS
 
 Every argument of the model (`--model.*`; `--model.help Segmenter` lists them), of `VOCDataModule`
-(`--data.*`) and of Lightning's Trainer (`--trainer.*`) is there; `--print_config` writes them down.
+(`--data.*`) and of Lightning's Trainer (`--trainer.*`) is an option; `--print_config` prints all.
 The model is a `Detector` unless `--model` names another LightningModule: `Segmenter`, or
 `package.module.Class` of your own.
 """
@@ -31,7 +31,7 @@ from datamodules import VOCDataModule
 from datamodules.evaluation import DetectionEvaluator
 from scripts.requeue import Requeue
 from scripts.scored import Scored
-from scripts.segmenter import Segmenter  # noqa: F401  (known to the command line by its name)
+from scripts.segmenter import Segmenter  # noqa: F401  (the command line finds it by name)
 from scripts.tiny_detector import tiny_ssd
 from shard_tool.storage.location import public_url
 
@@ -51,15 +51,15 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "retinanet": partial(detection.retinanet_resnet50_fpn, **_UNTRAINED),
     "tiny_ssd": tiny_ssd,
 }
-"""By name; each is called with num_classes."""
+"""Functions that make a model, by name; each is called with num_classes."""
 
 
 class Detector(Scored):
     """A torchvision detector, trained from scratch.
 
     Args:
-        model: One of ssdlite320, ssd300, fasterrcnn, retinanet, and tiny_ssd (which learns on a
-            CPU in a minute, and not much).
+        model: One of ssdlite320, ssd300, fasterrcnn, retinanet, and tiny_ssd (which learns a
+            little in a minute on a CPU).
         num_classes: Labels, background included.
         input_size: Height and width in pixels that ssdlite320, ssd300 or tiny_ssd scale pictures
             to; None: the model's own 320, 300 or 160. Smaller is faster.
@@ -99,7 +99,7 @@ class Detector(Scored):
         return self.detector(images)  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
-        """The sum of the detector's losses."""
+        """Sum of the detector's losses."""
         images, targets = batch
         losses: Mapping[str, torch.Tensor] = self.detector(images, targets)
         loss = torch.stack(list(losses.values())).sum()
@@ -107,12 +107,12 @@ class Detector(Scored):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Take down detections and truths."""
+        """Record detections and true objects."""
         images, targets = batch
         self.evaluator.update(batch.sample_ids, self.detector(images), targets)
 
     def named_scores(self, scores: DetectionScores) -> dict[str, float]:
-        """COCO's and VOC's."""
+        """Scores of COCO and of VOC."""
         return {
             "ap50": scores.coco_ap50,
             "map": scores.coco_map,
@@ -138,7 +138,7 @@ class Detector(Scored):
 
 
 def without_secrets(config: Any) -> Any:
-    """A copy of a run's configuration that may be read by others."""
+    """Copy a run's configuration without passwords, signatures and storage options."""
     found = config.clone()
     data = found.data
     data.storage_options = None
@@ -153,19 +153,16 @@ def without_secrets(config: Any) -> Any:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration of a run, without what opens the storage.
-
-    That is options of the storage, and passwords and signatures in URLs.
-    """
+    """Saves the configuration of a run without its secrets."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Write it."""
+        """Write the configuration."""
         self.config = without_secrets(self.config)
         super().setup(trainer, pl_module, stage)
 
 
 class TrainCLI(LightningCLI):
-    """LightningCLI with the callback that SLURM jobs need."""
+    """LightningCLI with the `Requeue` callback, which SLURM jobs need."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--requeue.*``."""
@@ -176,9 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Args:
-        arguments: What follows the script's name; None: what the process was started with.
+        arguments: Arguments after the script's name; None: those of the process.
     """
-    if arguments is None:  # LightningCLI warns where it is given what is in sys.argv, too
+    if arguments is None:  # LightningCLI warns if args repeat sys.argv
         sys.argv[1:] = _with_default_model(sys.argv[1:])
     TrainCLI(
         LightningModule,
@@ -192,10 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _with_default_model(arguments: list[str]) -> list[str]:
-    """Arguments that begin by naming a `Detector`; whatever names another comes later and wins.
+    """Put ``--model Detector`` first; another ``--model`` comes later and wins.
 
-    A default of the parser would do the same, were it not that jsonargparse then gives the other
-    class the Detector's learning rate, and whatever else both have.
+    A default of the parser does not do: jsonargparse then passes values of the Detector, such as
+    its learning rate, to another class that has an argument of the same name.
     """
     if not arguments or arguments[0].startswith("-"):
         return arguments
@@ -203,8 +200,8 @@ def _with_default_model(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    # Saved configurations and checkpoints name classes by their module, which nobody could import
-    # as __main__.
+    # Saved configurations and checkpoints name classes by their module; nobody can import
+    # __main__.
     from scripts import train
 
     train.main()

@@ -1,37 +1,37 @@
-"""Every error this project raises on purpose.
+"""Defines every error that this project raises on purpose.
 
     ShardToolError
-    ├── OptionError         (also ValueError)         an argument nobody can act on
-    ├── DataError                                     the source's content is wrong
+    ├── OptionError         (also ValueError)         an option has a value that cannot be used
+    ├── DataError                                     the content of a source is wrong
     │   ├── AnnotationError
     │   │   └── BoxError
-    │   ├── SourceError                               an archive or folder is not what it should be
-    │   └── SampleError                               a sample fails to decode or to transform
-    ├── FormatError                                   a dataset on disk is wrong
+    │   ├── SourceError                               an archive is not a devkit, or is cut
+    │   └── SampleError                               a sample cannot be decoded or transformed
+    ├── FormatError                                   a stored dataset breaks its format
     │   ├── ManifestError
     │   └── ShardError
-    ├── StoreError                                    storage did not do what was asked
+    ├── StoreError                                    storage failed or refused
     │   ├── ObjectMissing   (also FileNotFoundError)
     │   └── ObjectExists    (also FileExistsError)
-    │       └── ObjectBusy                            another process is at work there: wait for it
-    ├── ResumeError                                   a saved state does not fit
-    └── EvaluationError                               predictions do not fit what they are judged by
+    │       └── ObjectBusy                            another process is writing there: wait for it
+    ├── ResumeError                                   a saved state does not fit this run
+    └── EvaluationError                               predictions cannot be scored
 
-A message reads ``place: what is wrong (found, expected)``; the way out is in `hint`. Values that
-came from users are shown with ``!r``; credentials and signed URLs never get here. All arguments
-stay in ``args``, so that every error survives the way back from a worker process.
+A message reads ``place: what is wrong (found, expected)``; `hint` says what to do about it. Values
+given by users are shown with ``!r``; credentials and signed URLs are removed before. All arguments
+stay in ``args``, so every error can be pickled and comes back whole from a worker process.
 """
 
 from __future__ import annotations
 
 
 class ShardToolError(Exception):
-    """A place, what is wrong there, and the way out.
+    """Says where a problem is, what it is, and what to do about it.
 
     Args:
-        place: File, member, option or object the problem was found in.
+        place: File, member, option or object with the problem.
         problem: What was found and what was expected.
-        hint: What the reader can do about it; empty where nothing helps.
+        hint: What the reader can do about it; empty if nothing helps.
     """
 
     def __init__(self, place: str, problem: str, hint: str = "") -> None:
@@ -56,7 +56,7 @@ class SourceError(DataError):
 
 
 class AnnotationError(DataError):
-    """An annotation cannot be read as the VOC format describes it."""
+    """An annotation does not follow the VOC format."""
 
 
 class BoxError(AnnotationError):
@@ -84,8 +84,8 @@ class BoxError(AnnotationError):
         self.hint = "correct the file, or convert with --on-bad-record skip"
 
     @property
-    def problem(self) -> str:  # type: ignore[override]  # composed from the fields
-        """The first rule the corners break, in the file's own words."""
+    def problem(self) -> str:  # type: ignore[override]  # made from the fields
+        """The first rule that the corners break, with the values of the file."""
         xmin, ymin, xmax, ymax = self.corners
         width, height = self.size_wh
         rules = [
@@ -101,20 +101,20 @@ class BoxError(AnnotationError):
 
 
 def _plain(value: float) -> str:
-    """Every digit that tells it from its neighbours, but no '.0'."""
+    """Shortest text that stands for exactly this value, without '.0'."""
     return str(value).removesuffix(".0")
 
 
 class SampleError(DataError):
-    """A sample's verified bytes fail to decode or to transform."""
+    """The verified bytes of a sample cannot be decoded or transformed."""
 
 
 class FormatError(ShardToolError):
-    """A dataset on disk is not what its format says."""
+    """A stored dataset breaks the rules of its format."""
 
 
 class ManifestError(FormatError):
-    """A manifest is of another version, incomplete or contradicts itself."""
+    """A manifest has another version, is incomplete or contradicts itself."""
 
 
 class ShardError(FormatError):
@@ -122,19 +122,19 @@ class ShardError(FormatError):
 
 
 class StoreError(ShardToolError):
-    """Storage failed or refused."""
+    """Storage failed or refused a request."""
 
 
-class ObjectMissing(StoreError, FileNotFoundError):  # noqa: N818  (named as people look for it)
-    """There is nothing at this place."""
+class ObjectMissing(StoreError, FileNotFoundError):  # noqa: N818  (people look for this name)
+    """No object is at this place."""
 
 
 class ObjectExists(StoreError, FileExistsError):  # noqa: N818
-    """There is something at this place already."""
+    """An object is at this place already."""
 
 
 class ObjectBusy(ObjectExists):
-    """Another process is at work at this place; what it does may be what is wanted."""
+    """Another process is writing at this place: wait for it, it may make what is wanted."""
 
 
 class ResumeError(ShardToolError):
@@ -142,4 +142,4 @@ class ResumeError(ShardToolError):
 
 
 class EvaluationError(ShardToolError):
-    """Predictions cannot be judged: of the wrong shape, of the wrong samples, or counted twice."""
+    """Predictions cannot be scored: wrong shape, wrong samples, or a sample counted twice."""

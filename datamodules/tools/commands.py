@@ -22,10 +22,9 @@ from shard_tool.cli.options import (
     print_json,
     storage_options,
 )
-from shard_tool.cli.progress import human_bytes
 from shard_tool.errors import OptionError
 from shard_tool.storage.location import Folder, load_manifest
-from shard_tool.units import parse_rate, parse_size
+from shard_tool.units import human_bytes, parse_rate, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,13 +36,17 @@ Split = Annotated[
     list[str], typer.Option(metavar="NAME", help="Split to read; repeatable. [default: train]")
 ]
 CacheLimit = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Size of the cache, e.g. 200GB.")
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Largest size of the cache, such as 200GB. [default: no limit]"
+    ),
 ]
 Lanes = Annotated[
-    int | None, typer.Option(help="Lanes of the order. [default: the number of nodes]")
+    int | None,
+    typer.Option(help="Lanes of the order, which nodes share out. [default: one per node]"),
 ]
-Window = Annotated[int, typer.Option(help="Shards mixed together.")]
-Seed = Annotated[int, typer.Option(help="Seed of the order.")]
+Window = Annotated[int, typer.Option(help="Number of shards whose samples are mixed.")]
+Seed = Annotated[int, typer.Option(help="Seed for the order of samples.")]
 
 _WORKERS_PER_CORE = 16
 """More processes than that measure nothing, and may take all memory."""
@@ -59,17 +62,28 @@ class TransformChoice(StrEnum):
 
 def plan_command(
     dest: Dest,
-    nodes: Annotated[int, typer.Option(help="Nodes that train.")] = 1,
-    ranks_per_node: Annotated[int, typer.Option(help="Ranks (GPUs) of each.")] = 1,
-    workers: Annotated[int, typer.Option(help="DataLoader workers of each rank.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Samples of a batch on one rank.")] = 32,
-    epochs: Annotated[int, typer.Option(help="Epochs to look at.")] = 2,
+    nodes: Annotated[int, typer.Option(help="Number of nodes that train.")] = 1,
+    ranks_per_node: Annotated[int, typer.Option(help="Ranks (GPUs) per node.")] = 1,
+    workers: Annotated[int, typer.Option(help="DataLoader workers per rank.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch and rank.")] = 32,
+    epochs: Annotated[int, typer.Option(help="Number of epochs to forecast.")] = 2,
     bandwidth: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Of each node, e.g. 10Gbps or 800MB/s.")
+        str | None,
+        typer.Option(
+            metavar="RATE",
+            help="Bandwidth of each node, such as 10Gbps or 800MB/s; without it, the forecast says "
+            "nothing of times.",
+        ),
     ] = None,
-    latency_ms: Annotated[float, typer.Option(help="Of one request.")] = 20.0,
+    latency_ms: Annotated[
+        float, typer.Option(help="Latency of one request in milliseconds.")
+    ] = 20.0,
     samples_per_s: Annotated[
-        float | None, typer.Option(help="What one rank trains when it waits for nothing.")
+        float | None,
+        typer.Option(
+            help="Samples per second that one rank trains when it never waits for data; needs "
+            "--bandwidth."
+        ),
     ] = None,
     split: Split = [],  # noqa: B006  (typer copies it)
     lanes: Lanes = None,
@@ -79,7 +93,10 @@ def plan_command(
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Say what a training run will fetch, hold and wait for; reads the manifest alone."""
+    """Forecast what a training run will download, store and wait for.
+
+    It reads only the manifest.
+    """
     from datamodules.reading.shard_table import ShardTable, chosen_splits
     from datamodules.tools.forecast import RunPlan, forecast
 
@@ -112,22 +129,26 @@ def plan_command(
 
 def preview_command(
     dest: Dest,
-    output: Annotated[str, typer.Argument(metavar="PNG", help="Where the sheet is written.")],
+    output: Annotated[str, typer.Argument(metavar="PNG", help="Local .png file to write.")],
     transforms: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Recipe. [default: the task's]")
+        str | None,
+        typer.Option(metavar="NAME", help="Recipe of transforms. [default: that of the task]"),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Pixels of its output. [default: the recipe's]")
+        int | None, typer.Option(help="Side of the recipe's output in pixels. [default: its own]")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Rows.")] = 6,
-    epochs: Annotated[int, typer.Option(help="Columns beside the stored picture.")] = 4,
-    cell: Annotated[int, typer.Option(help="Pixels of each picture in the sheet.")] = 256,
+    samples: Annotated[int, typer.Option(help="Number of samples: one row each.")] = 6,
+    epochs: Annotated[int, typer.Option(help="Number of epochs: one column each.")] = 4,
+    cell: Annotated[int, typer.Option(help="Side of each picture on the sheet in pixels.")] = 256,
     split: Split = [],  # noqa: B006
     seed: Seed = 0,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Draw samples as they are stored, and as a recipe makes them epoch after epoch."""
+    """Draw stored samples beside what a recipe makes of them.
+
+    Each column shows one epoch.
+    """
     from datamodules import ShardDataset, presets
     from datamodules.preview import preview
 
@@ -164,28 +185,34 @@ def preview_command(
 
 def bench_command(
     dest: Dest,
-    batch_size: Annotated[int, typer.Option(help="Samples of a batch.")] = 32,
-    workers: Annotated[int, typer.Option(help="Processes that decode.")] = 2,
-    epochs: Annotated[int, typer.Option(help="Epochs to stream.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 32,
+    workers: Annotated[int, typer.Option(help="Worker processes that decode.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Number of epochs to stream.")] = 1,
     max_batches: Annotated[
-        int | None, typer.Option(help="Batches of each epoch. [default: all]")
+        int | None, typer.Option(help="Largest number of batches per epoch. [default: no limit]")
     ] = None,
     transform: Annotated[
-        TransformChoice, typer.Option(help="Default transform for the task, or none.")
+        TransformChoice,
+        typer.Option(help="Recipe of transforms: the task's for train or eval, or none."),
     ] = TransformChoice.train,
-    image_size: Annotated[int, typer.Option(help="Pixels it resizes to.")] = 300,
+    image_size: Annotated[
+        int, typer.Option(help="Side of the transformed picture in pixels.")
+    ] = 300,
     split: Split = [],  # noqa: B006
     window: Window = 8,
     seed: Seed = 0,
     cache_dir: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Cache of remote shards. [default: ~/.cache/voc-shards]"),
+        typer.Option(metavar="DIR", help="Cache for remote shards. [default: ~/.cache/voc-shards]"),
     ] = None,
     cache_limit: CacheLimit = None,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Stream a dataset as training would, without a model, and say what the time went to."""
+    """Stream a dataset as training would and report where time goes.
+
+    There is no model: batches are thrown away.
+    """
     from datamodules import ShardDataset, presets
     from datamodules.tools.bench import bench
 

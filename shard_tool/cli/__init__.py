@@ -1,1 +1,1 @@
-"""The command line `shard-tool`: one module a verb, each a thin skin over a library call."""
+"""Holds the command line `shard-tool`; each verb only parses options, calls the library, prints."""

@@ -1,4 +1,4 @@
-"""``shard-tool``: a thin skin over the library, one function a verb.
+"""Defines the command line ``shard-tool``: its verbs, its exit status, and how it prints errors.
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage,
 130 interrupted.
@@ -24,17 +24,19 @@ from shard_tool.cli.options import (
     Format,
     FormatOption,
     StorageOption,
+    Workers,
     print_json,
     say,
     storage_options,
 )
-from shard_tool.cli.progress import StderrHandler, human_bytes, progress
+from shard_tool.cli.progress import StderrHandler, progress
 from shard_tool.dataset.scan import printable
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import OptionError, ShardToolError
 from shard_tool.format.manifest import Manifest, encode_manifest
 from shard_tool.release import RELEASE
 from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.units import human_bytes
 
 app = typer.Typer(
     name="shard-tool",
@@ -43,15 +45,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: the same on every terminal, and in docs/reference/cli.md
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Turn PASCAL VOC into WebDataset shards, and look after them.",
+    help="Turn PASCAL VOC into WebDataset shards, and check, copy and read them.",
 )
 
 
 @app.callback(invoke_without_command=True)
 def shard_tool(
-    version: Annotated[bool, typer.Option("--version", help="Print the release.")] = False,  # noqa: FBT002
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,  # noqa: FBT002
 ) -> None:
-    """Turn PASCAL VOC into WebDataset shards, and look after them."""
+    """Turn PASCAL VOC into WebDataset shards, and check, copy and read them."""
     if version:
         typer.echo(f"shard-tool {RELEASE}")
         raise typer.Exit
@@ -66,20 +68,23 @@ def verify_command(
     decode: Annotated[  # noqa: FBT002
         bool, typer.Option("--decode", help="Decode every picture and mask as well.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes. [default: one a core]")] = None,
+    workers: Workers = None,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Read every byte of a dataset and compare it with the manifest, the indexes and the JSON."""
+    """Check every byte of a dataset.
+
+    Shards are compared with the manifest, the indexes and the JSON of their samples.
+    """
     if workers is not None and workers < 1:
         raise OptionError("--workers", f"{workers} is below 1")
     folder = Folder(dest, storage_options(storage_option))
-    with progress("verifying") as advance:
+    with progress("verifying", unit="shards") as advance:
         report = verify(
             folder,
             decode=decode,
             workers=workers,
-            on_progress=lambda done, total: advance(done, total, "shards"),
+            on_progress=advance,
         )
     if format_ is Format.json:
         print_json(
@@ -109,7 +114,7 @@ def info_command(
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Say what a dataset holds, from its manifest alone."""
+    """Show what a dataset holds, from its manifest alone."""
     manifest = load_manifest(Folder(dest, storage_options(storage_option)))
     if format_ is Format.json:
         sys.stdout.write(encode_manifest(manifest).decode())
@@ -136,15 +141,15 @@ def main() -> None:
     """Run the command line and exit with its status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[StderrHandler()])
     for name in ("shard_tool", "datamodules"):
-        logging.getLogger(name).setLevel(logging.INFO)  # retries, say
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Slurm and Kubernetes send it
+        logging.getLogger(name).setLevel(logging.INFO)  # retries, for example
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Slurm and Kubernetes send SIGTERM
     try:
         app(prog_name="shard-tool")
     except ShardToolError as exc:
         problem = f"{exc.place}: {exc.problem}"
         say(f"error: {problem}" + (f"\n\nhint: {exc.hint}" if exc.hint else ""))
         sys.exit(2 if isinstance(exc, OptionError) else 1)
-    except OSError as exc:  # stdout's disk is full, say
+    except OSError as exc:  # the disk behind stdout is full, for example
         say(f"error: {exc.strerror or exc}")
         sys.exit(1)
 
@@ -161,7 +166,7 @@ def _split_table(manifest: Manifest) -> Table:
 
 
 def _class_table(manifest: Manifest) -> Table:
-    """Objects per class and split; of those, the difficult ones in brackets."""
+    """Objects per class and split, with the number of difficult ones in brackets."""
     table = Table("class", "label", box=None, pad_edge=False)
     for split in manifest.splits:
         table.add_column(f"{split} objects (difficult)", justify="right")
@@ -175,7 +180,7 @@ def _class_table(manifest: Manifest) -> Table:
 
 
 def _count_table(manifest: Manifest, what: str) -> Table:
-    """One kind of what a task counts beside objects, by split."""
+    """One kind of count that a task has beside objects, per split."""
     table = Table(what.replace("_", " "), box=None, pad_edge=False)
     for split in manifest.splits:
         table.add_column(split, justify="right")

@@ -1,4 +1,4 @@
-"""The verbs that make datasets from VOC: ``convert`` and ``download``."""
+"""Defines the verbs ``convert`` and ``download``, which make datasets from VOC."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ import typer
 
 from shard_tool.cli.options import (
     Dest,
+    Engine,
     Format,
     FormatOption,
     OnExisting,
+    OnExistingOption,
+    SourceOption,
     StorageOption,
+    Workers,
     print_json,
     repeating_command,
     resuming_command,
     say,
     storage_options,
 )
-from shard_tool.cli.progress import human_bytes, progress
+from shard_tool.cli.progress import progress
 from shard_tool.convert.run import ConvertOptions, convert, prepare
 from shard_tool.dataset.publication import BAD_RECORDS_NAME
 from shard_tool.errors import OptionError
 from shard_tool.sources.voc.named import archives_folder, fetched_archives, wanted_archives
 from shard_tool.storage.location import Folder
 from shard_tool.tasks.engines import start_early
-from shard_tool.units import parse_size
+from shard_tool.units import human_bytes, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +47,7 @@ _RELEASE = re.compile(r"voc(\d{4})")
 
 
 class Task(StrEnum):
-    """What the dataset is for."""
+    """Task that a dataset is for."""
 
     detection = "detection"
     segmentation = "segmentation"
@@ -53,7 +57,7 @@ class Task(StrEnum):
 
 
 class OnBadRecord(StrEnum):
-    """What to do with a record that breaks a rule."""
+    """What to do with a bad record."""
 
     fail = "fail"
     skip = "skip"
@@ -61,7 +65,7 @@ class OnBadRecord(StrEnum):
 
 Mirror = Annotated[
     list[str],
-    typer.Option("--mirror", metavar="URL", help="Where to look for archives first; repeatable."),
+    typer.Option("--mirror", metavar="URL", help="Folder of archives to try first; repeatable."),
 ]
 
 
@@ -70,83 +74,70 @@ def convert_command(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A VOC tar (path or URL), read in place; a VOC folder; or voc2007 … voc2012, "
-            "downloaded first. Several become one dataset.",
+            help="A VOC tar (path or URL, read in place), a VOC folder, or a name from voc2007 to "
+            "voc2012, which is downloaded first. Several sources become one dataset.",
         ),
     ],
     dest: Dest,
-    task: Annotated[Task, typer.Option(help="What the dataset is for.")] = Task.detection,
+    task: Annotated[Task, typer.Option(help="Task that the dataset is for.")] = Task.detection,
     split: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME", help="Split to convert; repeatable. [default: those with pictures]"
+            metavar="NAME",
+            help="Split to convert; repeatable. [default: those of train, val, test with pictures]",
         ),
     ] = [],  # noqa: B006  (typer copies it)
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the dataset. [default: vocYEAR]")
     ] = None,
     shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Size of a shard, e.g. 256MiB.")
+        str, typer.Option(metavar="SIZE", help="Largest size of a shard, such as 256MiB.")
     ] = "64MiB",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that write shards. [default: one a core]")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="local|tcp://HOST:PORT", help="Where shards are made: here, or by Dask."
-        ),
-    ] = "local",
-    seed: Annotated[int, typer.Option(help="Seed of the order of samples in shards.")] = 0,
+    workers: Workers = None,
+    engine: Engine = "local",
+    seed: Annotated[int, typer.Option(help="Seed for the order of samples in the shards.")] = 0,
     resize: Annotated[
         int | None,
         typer.Option(
             metavar="PX",
-            help="Make pictures smaller whose longer side has more pixels; boxes and masks follow. "
-            "[default: bytes as they are]",
+            help="Longest side of a picture in pixels; larger pictures are scaled down, with their "
+            "boxes and masks. [default: no limit]",
         ),
     ] = None,
     quality: Annotated[
         int | None,
         typer.Option(
             metavar="Q",
-            help="Encode every picture anew at this JPEG quality, 1 to 100. [default: only those "
-            "made smaller, at 90]",
+            help="JPEG quality, 1 to 100, at which every picture is encoded again. [default: 90 "
+            "for pictures that --resize scales down; others keep their bytes]",
         ),
     ] = None,
-    on_existing: Annotated[
-        OnExisting, typer.Option(help="What to do where DEST is not empty.")
-    ] = OnExisting.fail,
+    on_existing: OnExistingOption = OnExisting.fail,
     on_bad_record: Annotated[
-        OnBadRecord, typer.Option(help="What to do with a record that breaks a rule.")
+        OnBadRecord, typer.Option(help="What to do with a bad record: fail, or skip and list it.")
     ] = OnBadRecord.fail,
     max_bad_records: Annotated[
-        int | None, typer.Option(help="Most records that may be skipped. [default: no limit]")
+        int | None,
+        typer.Option(help="Largest number of bad records to skip. [default: no limit]"),
     ] = None,
     mirror: Mirror = [],  # noqa: B006
     archive_dir: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Where downloaded archives are kept. [default: a cache folder]"
+            metavar="DIR",
+            help="Folder for downloaded archives. [default: ~/.cache/voc-shards/archives]",
         ),
     ] = None,
     dry_run: Annotated[  # noqa: FBT002
-        bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be done and write nothing.")
     ] = False,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
-    source_option: Annotated[
-        list[str],
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Option for the storage behind sources alone; repeatable. [default: those of "
-            "--storage-option, where both are reached by the same protocol]",
-        ),
-    ] = [],  # noqa: B006
+    source_option: SourceOption = [],  # noqa: B006
 ) -> None:
     """Convert VOC archives or folders into shards with a manifest."""
     folder = archive_dir or archives_folder()
-    options = ConvertOptions(  # what cannot do is said before anything is fetched
+    options = ConvertOptions(  # checks its values before anything is downloaded
         source=source,
         dest=dest,
         task=task.value,
@@ -171,7 +162,7 @@ def convert_command(
         options = replace(options, source=_fetched(source, folder, mirror))
         plan = _scanned(options)
     except KeyboardInterrupt:
-        say(f"interrupted: nothing was written; repeat it with\n{repeating_command(sys.argv)}")
+        say(f"interrupted: nothing was written; start again with\n{repeating_command(sys.argv)}")
         raise
     if dry_run:
         _print_plan(options, plan, format_)
@@ -185,28 +176,35 @@ def convert_command(
 
             report = convert(options, plan=plan, on_progress=show)
     except KeyboardInterrupt:
-        say(f"interrupted: nothing is committed; go on with\n{resuming_command(sys.argv)}")
+        say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise
     _print_conversion(report, dest, format_)
 
 
 def download_command(
-    dataset: Annotated[str, typer.Argument(metavar="voc2007|…|voc2012", help="Which year.")],
+    dataset: Annotated[str, typer.Argument(metavar="voc2007|…|voc2012", help="Year to download.")],
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the archives.")],
     set_: Annotated[
-        str | None, typer.Option("--set", help="trainval or test. [default: all there are]")
+        str | None,
+        typer.Option(
+            "--set",
+            help="Archive to download: trainval or test. [default: every one of the year]",
+        ),
     ] = None,
     mirror: Mirror = [],  # noqa: B006
     format_: FormatOption = Format.text,
 ) -> None:
-    """Download official archives, resumed after cuts and verified by their MD5."""
+    """Download the official VOC archives of one year.
+
+    Interrupted downloads are resumed, and every archive is verified by its MD5.
+    """
     match = _RELEASE.fullmatch(dataset)
     if not match:
-        raise OptionError(repr(dataset), "is no VOC release", "give voc2007, voc2008 … voc2012")
+        raise OptionError(repr(dataset), "is not a VOC release", "choose one of voc2007 to voc2012")
     try:
         paths = _fetched_release(match[1], dest, mirror, set_=set_)
     except KeyboardInterrupt:
-        say(f"interrupted: what came is kept; go on with\n{repeating_command(sys.argv)}")
+        say(f"interrupted: downloaded bytes are kept; continue with\n{repeating_command(sys.argv)}")
         raise
     if format_ is Format.json:
         print_json({"archives": paths})
@@ -218,14 +216,14 @@ def download_command(
 
 
 def _missing(sources: Sequence[str], folder: Path, mirrors: Sequence[str]) -> list[WantedArchive]:
-    """Official archives that would have to be downloaded."""
+    """Official archives that are not in the folder yet."""
     years = [match[1] for source in sources if (match := _RELEASE.fullmatch(source))]
     wanted = [item for year in years for item in wanted_archives(year, folder, mirrors=mirrors)]
     return [item for item in wanted if not item.is_there]
 
 
 def _fetched(sources: Sequence[str], folder: Path, mirrors: Sequence[str]) -> tuple[str, ...]:
-    """The sources with official archives in place of their names."""
+    """Download what sources name, and replace names like voc2012 by paths of archives."""
     found: list[str] = []
     for source in sources:
         match = _RELEASE.fullmatch(source)
@@ -239,7 +237,7 @@ def _fetched(sources: Sequence[str], folder: Path, mirrors: Sequence[str]) -> tu
 def _fetched_release(
     year: str, folder: Path, mirrors: Sequence[str], *, set_: str | None = None
 ) -> list[str]:
-    """Paths of the archives of a year."""
+    """Download the archives of a year and return their paths."""
     with progress(f"voc{year}", unit="bytes") as advance:
         paths = fetched_archives(
             year,
@@ -272,7 +270,7 @@ def _print_downloads(missing: Sequence[WantedArchive], folder: Path, format_: Fo
         size = item.archive.num_bytes
         told = "unknown size" if size is None else human_bytes(size)
         typer.echo(f"would download {item.url} ({told}) into {folder}")
-    typer.echo("what comes after that only the archives can tell: download them, then ask again")
+    typer.echo("the plan depends on what these archives hold: download them and run this again")
 
 
 def _print_plan(options: ConvertOptions, plan: ConversionPlan, format_: Format) -> None:
@@ -303,7 +301,7 @@ def _print_plan(options: ConvertOptions, plan: ConversionPlan, format_: Format) 
             f"{split.split}: {len(split.keys)} samples, {split.num_shards} shards, about {size}"
         )
     if plan.duplicates:
-        typer.echo(f"{len(plan.duplicates)} pictures that another source has as well are left out")
+        typer.echo(f"{len(plan.duplicates)} pictures are left out: another source has them too")
     typer.echo(f"{dest}: nothing is written (--dry-run)")
 
 
@@ -313,9 +311,9 @@ def _print_conversion(report: ConvertReport, dest: str, format_: Format) -> None
     if num_bad:
         say(f"{num_bad} bad records skipped; listed in {folder.place(BAD_RECORDS_NAME)}")
     if report.num_kept_shards:
-        say(f"{report.num_kept_shards} shards were finished before and are kept")
+        say(f"{report.num_kept_shards} shards of an earlier run are kept")
     if manifest.duplicates:
-        say(f"{len(manifest.duplicates)} pictures that another source has as well are left out")
+        say(f"{len(manifest.duplicates)} pictures are left out: another source has them too")
     if format_ is Format.json:
         document = {
             "dest": str(folder),

@@ -1,4 +1,4 @@
-"""The verb that puts datasets elsewhere: ``copy``."""
+"""Defines the verb ``copy``, which copies a dataset to another folder or bucket."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shard_tool.cli.options import (
+    Engine,
     Format,
     FormatOption,
     OnExisting,
+    OnExistingOption,
+    SourceOption,
     StorageOption,
+    Workers,
     print_json,
     resuming_command,
     say,
     storage_options,
 )
-from shard_tool.cli.progress import human_bytes, progress
+from shard_tool.cli.progress import progress
 from shard_tool.dataset.copy import CopyOptions, copy_dataset, plan_copy
+from shard_tool.units import human_bytes
 
 if TYPE_CHECKING:
     from typing import Any
@@ -28,35 +33,21 @@ if TYPE_CHECKING:
 
 def copy_command(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder or URL of a dataset.")],
-    dest: Annotated[str, typer.Argument(metavar="DEST", help="Folder or URL of its copy.")],
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that copy shards. [default: one a core]")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="local|tcp://HOST:PORT", help="Where shards are copied: here, or by Dask."
-        ),
-    ] = "local",
-    on_existing: Annotated[
-        OnExisting, typer.Option(help="What to do where DEST is not empty.")
-    ] = OnExisting.fail,
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="Folder or URL of the copy.")],
+    workers: Workers = None,
+    engine: Engine = "local",
+    on_existing: OnExistingOption = OnExisting.fail,
     dry_run: Annotated[  # noqa: FBT002
-        bool, typer.Option("--dry-run", help="Say what would be copied, and write nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be copied and write nothing.")
     ] = False,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006  (typer copies it)
-    source_option: Annotated[
-        list[str],
-        typer.Option(
-            "--source-option",
-            metavar="KEY=VALUE",
-            help="Option for the storage behind SRC alone; repeatable. [default: those of "
-            "--storage-option, where both are reached by the same protocol]",
-        ),
-    ] = [],  # noqa: B006
+    source_option: SourceOption = [],  # noqa: B006
 ) -> None:
-    """Copy a dataset to another folder or bucket; every byte is checked on the way."""
+    """Copy a dataset to another folder or bucket.
+
+    Every byte is checked on the way.
+    """
     options = CopyOptions(
         source=source,
         dest=dest,
@@ -79,7 +70,7 @@ def copy_command(
 
             report = copy_dataset(options, plan=plan, on_progress=show)
     except KeyboardInterrupt:
-        say(f"interrupted: nothing is committed; go on with\n{resuming_command(sys.argv)}")
+        say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise
     _print_copy(options, plan, report, format_)
 
@@ -105,7 +96,7 @@ def _print_plan(options: CopyOptions, plan: CopyPlan, format_: Format) -> None:
 
 def _print_copy(options: CopyOptions, plan: CopyPlan, report: CopyReport, format_: Format) -> None:
     if report.num_kept_shards:
-        say(f"{report.num_kept_shards} shards were finished before and are kept")
+        say(f"{report.num_kept_shards} shards of an earlier run are kept")
     if format_ is Format.json:
         document = _told(options, plan) | {"num_kept_shards": report.num_kept_shards}
         print_json(document | {"seconds": round(report.seconds, 3)})

@@ -1,4 +1,4 @@
-"""The verb that adopts tars of others: ``index``."""
+"""Defines the verb ``index``, which makes a dataset of existing WebDataset tars."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ import typer
 
 from shard_tool.cli.options import (
     Dest,
+    Engine,
     Format,
     FormatOption,
     OnExisting,
+    OnExistingOption,
     StorageOption,
+    Workers,
     print_json,
     resuming_command,
     say,
     storage_options,
 )
-from shard_tool.cli.progress import human_bytes, progress
+from shard_tool.cli.progress import progress
 from shard_tool.dataset.index import AdoptOptions, adopt
 from shard_tool.dataset.scan import printable
 from shard_tool.storage.location import Folder
+from shard_tool.units import human_bytes
 
 if TYPE_CHECKING:
     from shard_tool.dataset.index import AdoptProgress, AdoptReport
@@ -41,35 +45,29 @@ def index_command(
         list[str],
         typer.Argument(
             metavar="SHARDS...",
-            help="WebDataset tars: paths or URLs, with {000..017}, * and ?. They stay where they "
-            "are.",
+            help="Paths or URLs of WebDataset tars; {000..017}, * and ? stand for several.",
         ),
     ],
     dest: Dest,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split they become.")] = "train",
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to put them in.")] = "train",
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the dataset.")] = "adopted",
     task: Annotated[
         AdoptedTask,
         typer.Option(
-            help="Members by extension, whatever they are; or samples as convert writes them."
+            help="What the samples are: generic for members of any kind, or the task whose samples "
+            "convert writes."
         ),
     ] = AdoptedTask.generic,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read shards. [default: one a core]")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="local|tcp://HOST:PORT", help="Where shards are read: here, or by Dask."
-        ),
-    ] = "local",
-    on_existing: Annotated[
-        OnExisting, typer.Option(help="What to do where DEST is not empty.")
-    ] = OnExisting.fail,
+    workers: Workers = None,
+    engine: Engine = "local",
+    on_existing: OnExistingOption = OnExisting.fail,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006  (typer copies it)
 ) -> None:
-    """Make a dataset of WebDataset tars of others: a manifest and indexes, no copies."""
+    """Make a dataset of existing WebDataset tars without copying them.
+
+    DEST gets a manifest and indexes; the tars stay where they are.
+    """
     options = AdoptOptions(
         shards=tuple(shards),
         dest=dest,
@@ -90,7 +88,7 @@ def index_command(
 
             report = adopt(options, on_progress=show)
     except KeyboardInterrupt:
-        say(f"interrupted: nothing is committed; go on with\n{resuming_command(sys.argv)}")
+        say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise
     _print_report(report, dest, format_)
 

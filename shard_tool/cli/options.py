@@ -1,4 +1,4 @@
-"""What the verbs of ``shard-tool`` share: options, sizes, and how results are printed."""
+"""Defines the options that verbs of ``shard-tool`` share, and the command that resumes a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OnExisting(StrEnum):
-    """What to do where DEST is not empty."""
+    """What to do if DEST is not empty."""
 
     fail = "fail"
     resume = "resume"
@@ -26,30 +26,56 @@ class OnExisting(StrEnum):
 
 
 class Format(StrEnum):
-    """How a result is printed."""
+    """Format of a printed result."""
 
     text = "text"
     json = "json"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Format of the printed result.")]
 StorageOption = Annotated[
     list[str],
     typer.Option(
         "--storage-option",
         metavar="KEY=VALUE",
-        help="Option for the storage behind a URL; repeatable.",
+        help="Option for the storage of a URL, such as profile=me; repeatable.",
     ),
 ]
-Dest = Annotated[str, typer.Argument(metavar="DEST", help="Folder of the dataset.")]
+SourceOption = Annotated[
+    list[str],
+    typer.Option(
+        "--source-option",
+        metavar="KEY=VALUE",
+        help="Option for the storage of the source alone; repeatable. [default: the values of "
+        "--storage-option, if source and DEST have the same protocol]",
+    ),
+]
+Dest = Annotated[str, typer.Argument(metavar="DEST", help="Folder or URL of the dataset.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Worker processes on this machine. [default: one per core]")
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="local|tcp://HOST:PORT",
+        help="Where the workers run: on this machine, or on a Dask cluster.",
+    ),
+]
+OnExistingOption = Annotated[
+    OnExisting,
+    typer.Option(
+        "--on-existing",
+        help="What to do if DEST is not empty: fail, resume an unfinished run, or overwrite.",
+    ),
+]
 
 
 def storage_options(pairs: list[str], option: str = "--storage-option") -> dict[str, Any]:
-    """Options for fsspec from ``KEY=VALUE`` pairs.
+    """Parse ``KEY=VALUE`` pairs into options for fsspec; typer and click have no such type.
 
     Args:
-        pairs: As given.
-        option: What messages call the option they were given by.
+        pairs: As given on the command line.
+        option: The option that messages name.
 
     Raises:
         OptionError: A pair has no equals sign.
@@ -69,7 +95,7 @@ _HARMLESS_OPTIONS = {"anon", "endpoint_url", "profile"}
 
 
 def resuming_command(argv: Sequence[str]) -> str:
-    """The command line that goes on with what this one began; secrets are left out.
+    """The command line that continues an interrupted one; secrets are left out.
 
     >>> resuming_command(["shard-tool", "convert", "a b", "s3://b/voc", "--on-existing", "fail"])
     "shard-tool convert 'a b' s3://b/voc --on-existing resume"
@@ -88,7 +114,7 @@ def resuming_command(argv: Sequence[str]) -> str:
 
 
 def repeating_command(argv: Sequence[str]) -> str:
-    """The command line that was given; secrets are left out."""
+    """The command line as it was given; secrets are left out."""
     words = ["shard-tool"]
     for before, word in pairwise(argv):
         option, equals, value = word.partition("=")

@@ -1,8 +1,8 @@
-"""Progress for people, on stderr: a bar on a terminal, a plain line now and then elsewhere.
+"""Shows on stderr how far a job is: a bar on a terminal, a plain line every 5 s elsewhere.
 
-`Pace` is what is known of the speed, pure and with the clock's readings given to it; the rest
-shows it. A time that is left is only named once it can be: after a few seconds and a few percent,
-from the recent past, and counted up to now, so that it grows while nothing happens.
+rich draws the bar. The speed is our own: rich's `Task.speed` remembers 1,000 updates, which a fast
+job fills in less than a second, forgets a slow job's last shard after 30 s, and does not fall while
+nothing happens. rich's columns also show a time left from the first second on, and decimal units.
 """
 
 from __future__ import annotations
@@ -11,36 +11,96 @@ import logging
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
-from rich.text import Text
+
+from shard_tool.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rich.progress import Task
-
 _LINE_EVERY_S = 5.0
 _WINDOW_S = 30.0
-"""How far back speed is measured, at least."""
+"""The speed is measured over at least this time."""
 _WINDOW_POINTS = 10
-"""Of how many points, at least: shards that take a minute each say nothing one by one."""
+"""The speed is measured over at least this many points: two shards a minute need five minutes."""
 _SPACING_S = 0.5
-"""What is kept of the past: one point in so many seconds."""
+"""Time between two points that are kept."""
 _SETTLED_S = 1.0
-"""What the first second brings was there before (a download that is continued, say)."""
+"""Work reported in the first second was done before: by an earlier run that this one resumes."""
 _ETA_AFTER_S = 5.0
 _ETA_AFTER_SHARE = 0.02
 _ETA_AFTER_S_ANYWAY = 60.0
-"""A minute tells enough of a job that takes hours to do its first percents."""
+"""After a minute a time left is shown below 2 % as well: a job of hours needs long for them."""
 
 
-class Advance(Protocol):
-    """Says how far something is."""
+class _Point(NamedTuple):
+    at_s: float
+    done: int
+
+
+class Pace:
+    """Measures the speed of one count over the recent past.
+
+    A count that falls starts the measurement again. One thread may read while another reports:
+    all points are replaced at once.
+    """
+
+    def __init__(self, began_s: float) -> None:
+        self._began_s = began_s
+        self._points: tuple[_Point, ...] = (_Point(began_s, 0),)
+
+    def report(self, now_s: float, done: int) -> None:
+        """Add a point."""
+        points = self._points
+        if done < points[-1].done:
+            self._began_s = now_s
+        if now_s - self._began_s <= _SETTLED_S:
+            points = ()
+        elif len(points) > 1 and now_s - points[-2].at_s < _SPACING_S:
+            points = points[:-1]
+        while len(points) >= _WINDOW_POINTS and points[1].at_s <= now_s - _WINDOW_S:
+            points = points[1:]
+        self._points = (*points, _Point(now_s, done))
+
+    def rate(self, now_s: float) -> float | None:
+        """Units per second until now; None before the second point."""
+        points = self._points
+        if len(points) < 2:
+            return None
+        return (points[-1].done - points[0].done) / (now_s - points[0].at_s)
+
+    def left_s(self, now_s: float, total: int | None) -> float | None:
+        """Seconds until `total` is done; None while that would be a guess."""
+        rate, done, took_s = self.rate(now_s), self._points[-1].done, now_s - self._began_s
+        if total is None or not rate or done >= total or took_s < _ETA_AFTER_S:
+            return None
+        if done < total * _ETA_AFTER_SHARE and took_s < _ETA_AFTER_S_ANYWAY:
+            return None
+        return (total - done) / rate
+
+
+class Meter:
+    """Holds how far a job is and says it in words; `progress` makes one, the job calls it.
+
+    Attributes:
+        on_report: Called after each report, to show it.
+    """
+
+    def __init__(self, what: str, unit: str, clock: Callable[[], float]) -> None:
+        self.what = what
+        self.done = 0
+        self.total: int | None = None
+        self.on_report: Callable[[], None] = lambda: None
+        self._unit, self._note, self._clock = unit, "", clock
+        self._start()
+
+    def _start(self) -> None:
+        now_s = self._clock()
+        self._pace, self._bytes_pace = Pace(now_s), Pace(now_s)
 
     def __call__(
         self,
@@ -51,242 +111,121 @@ class Advance(Protocol):
         num_bytes: int | None = None,
         what: str | None = None,
     ) -> None:
-        """Show it.
+        """Report how far the job is.
 
         Args:
-            done: In the unit of the progress.
-            total: None where it is not known.
-            note: What else to say, such as '3/12 shards'.
-            num_bytes: Bytes so far, where `done` counts something else: the rate is theirs.
-            what: From now on something else is going on, which starts anew.
+            done: In the meter's unit.
+            total: In the meter's unit; None where it is unknown. Another total starts a new
+                measurement of speed.
+            note: More to show, such as '3/12 shards'.
+            num_bytes: Bytes so far, where `done` counts something else: the speed shown is theirs.
+            what: What goes on from now on; another name starts a new measurement of speed.
         """
+        what = what or self.what
+        if what != self.what or self.total not in (None, total):
+            self._start()
+        self.what, self.done, self.total, self._note = what, done, total, note
+        now_s = self._clock()
+        self._pace.report(now_s, done)
+        if num_bytes is None and self._unit == "bytes":
+            num_bytes = done
+        if num_bytes is not None:
+            self._bytes_pace.report(now_s, num_bytes)
+        self.on_report()
 
+    def words(self) -> list[str]:
+        """Time left, speed and how far it is, most wanted first; unknown ones are left out."""
+        now_s = self._clock()
+        left_s = self._pace.left_s(now_s, self.total)
+        left = "" if left_s is None else f"{human_seconds(left_s)} left"
+        return [words for words in (left, self._speed(now_s), self._far()) if words]
 
-class _Point(NamedTuple):
-    at_s: float
-    done: int
-    num_bytes: int | None
+    def __str__(self) -> str:
+        return ", ".join(self.words())  # narrow terminals cut its end
 
+    def _far(self) -> str:
+        """'1200/5011 samples, 3/12 shards'."""
+        shown, unit = (human_bytes, "") if self._unit == "bytes" else (str, f" {self._unit}")
+        total = "" if self.total is None else f"/{shown(self.total)}"
+        return f"{shown(self.done)}{total}{unit}" + (f", {self._note}" if self._note else "")
 
-@dataclass(slots=True)
-class Pace:
-    """How fast something goes on.
-
-    Falling back, or another total, is a new beginning. One thread may ask while another tells.
-    """
-
-    began_s: float
-    total: int | None = None
-    _points: tuple[_Point, ...] = ()
-    """From the first one that counts to the last; replaced as a whole."""
-
-    def saw(self, now_s: float, done: int, total: int | None, num_bytes: int | None = None) -> None:
-        """Take note of how far it is."""
-        points = self._points or (_Point(self.began_s, 0, None if num_bytes is None else 0),)
-        if total != self.total or done < points[-1].done:
-            if self._points:
-                self.began_s = now_s
-            self.total = total
-        if now_s - self.began_s <= _SETTLED_S:
-            points = ()
-        elif len(points) > 1 and now_s - points[-2].at_s < _SPACING_S:
-            points = points[:-1]
-        while len(points) >= _WINDOW_POINTS and points[1].at_s <= now_s - _WINDOW_S:
-            points = points[1:]
-        self._points = (*points, _Point(now_s, done, num_bytes))
-
-    def rate(self, now_s: float) -> float | None:
-        """Units a second up to now; None: not known yet."""
-        points = self._points
-        return _rate(now_s, points, [point.done for point in points])
-
-    def bytes_rate(self, now_s: float) -> float | None:
-        """Bytes a second up to now; None: not known."""
-        points = self._points
-        counts = [point.num_bytes for point in points if point.num_bytes is not None]
-        return _rate(now_s, points, counts) if len(counts) == len(points) else None
-
-    def left_s(self, now_s: float) -> float | None:
-        """Seconds it will still take; None where that would be a guess."""
-        total, points, rate = self.total, self._points, self.rate(now_s)
-        if total is None or not rate:
-            return None
-        took_s, done = now_s - self.began_s, points[-1].done
-        is_enough = done >= total * _ETA_AFTER_SHARE or took_s >= _ETA_AFTER_S_ANYWAY
-        if took_s < _ETA_AFTER_S or not is_enough or done >= total:
-            return None
-        return (total - done) / rate
-
-
-def _rate(now_s: float, points: tuple[_Point, ...], counts: list[int]) -> float | None:
-    if len(counts) < 2:
-        return None
-    return (counts[-1] - counts[0]) / (now_s - points[0].at_s)
-
-
-@dataclass(slots=True)
-class _State:
-    """What there is to show."""
-
-    what: str
-    unit: str
-    pace: Pace
-    done: int = 0
-    total: int | None = None
-    note: str = ""
-
-    def __call__(
-        self, now_s: float, done: int, total: int | None, note: str, num_bytes: int | None
-    ) -> None:
-        self.done, self.total, self.note = done, total, note
-        self.pace.saw(now_s, done, total, num_bytes)
-
-    def far(self) -> str:
-        """How far it is: '1200/5011 samples, 3/12 shards'."""
-        shown = human_bytes if self.unit == "bytes" else str
-        share = shown(self.done) + ("" if self.total is None else f"/{shown(self.total)}")
-        if self.unit in ("", "bytes"):
-            return f"{share} {self.note}".rstrip()
-        return f"{share} {self.unit}" + (f", {self.note}" if self.note else "")
-
-    def speed(self, now_s: float) -> str:
-        """'34.5 MiB/s', or '120 samples/s' where bytes are not told; empty where unknown."""
-        rate, of_bytes = self.pace.rate(now_s), self.pace.bytes_rate(now_s)
-        if self.unit == "bytes":
-            of_bytes = rate
-        if of_bytes is not None:
-            return f"{human_bytes(of_bytes)}/s"
-        return "" if rate is None else f"{_human_rate(rate)} {self.unit}".rstrip() + "/s"
-
-    def left(self, now_s: float) -> str:
-        """'2 min left'; empty where that would be a guess."""
-        left_s = self.pace.left_s(now_s)
-        return "" if left_s is None else f"{human_seconds(left_s)} left"
+    def _speed(self, now_s: float) -> str:
+        """'34.5 MiB/s', or '120 samples/s' where the job reports no bytes; '' while unknown."""
+        if (bytes_rate := self._bytes_pace.rate(now_s)) is not None:
+            return f"{human_bytes(bytes_rate)}/s"
+        if (rate := self._pace.rate(now_s)) is None:
+            return ""
+        return f"{rate:{'.0f' if rate >= 10 else '.2g'}} {self._unit}/s"
 
 
 @contextmanager
 def progress(
-    what: str, *, unit: str = "", clock: Callable[[], float] = time.monotonic
-) -> Iterator[Advance]:
-    """Show how far something is while the block runs.
+    what: str, *, unit: str, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Meter]:
+    """Show how far a job is while the block runs.
 
     Args:
-        what: What is going on: 'converting'.
-        unit: What is counted, in the plural: 'samples'. 'bytes' are written as sizes. Empty: the
-            note begins with it.
+        what: The job: 'converting'.
+        unit: What is counted, in the plural: 'samples'. 'bytes' are shown as sizes.
         clock: Seconds, from any start.
 
     Yields:
-        The function to say it with. Say at once what an earlier run has done: what comes within
-        the first second does not count as speed.
+        The meter to call. Report at once what an earlier run has done: what is reported within the
+        first second does not count as speed.
     """
-    state = _State(what, unit, Pace(clock()))
-    # Not rich's own guess: FORCE_COLOR, which many a CI sets, would move the cursor in its log.
+    meter = Meter(what, unit, clock)
     console = Console(stderr=True)
-    is_watched = sys.stderr.isatty() and not console.is_dumb_terminal
-    with _bar(console, state, clock) if is_watched else _lines(state, clock) as show:
-
-        def advance(
-            done: int,
-            total: int | None,
-            note: str = "",
-            *,
-            num_bytes: int | None = None,
-            what: str | None = None,
-        ) -> None:
-            now_s = clock()
-            if what is not None and what != state.what:
-                state.what, state.pace = what, Pace(now_s)
-            state(now_s, done, total, note, num_bytes)
-            show(now_s)
-
-        yield advance
+    # rich's own guess would follow FORCE_COLOR, which many CI systems set, and move the cursor in
+    # a log.
+    if sys.stderr.isatty() and not console.is_dumb_terminal:
+        with _bar(meter, console):
+            yield meter
+    else:
+        _print_lines(meter, clock)
+        yield meter
 
 
-@contextmanager
-def _bar(
-    console: Console, state: _State, clock: Callable[[], float]
-) -> Iterator[Callable[[float], None]]:
-    columns = (
+def _bar(meter: Meter, console: Console) -> Progress:
+    bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=16),
         TaskProgressColumn(),
-        _Words(state, clock),
+        TextColumn(
+            "{task.fields[meter]}",  # put into words at each refresh
+            style="none",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+        console=console,
+        transient=True,
+        expand=True,
     )
-    with Progress(*columns, console=console, transient=True, expand=True) as bar:
-        task = bar.add_task(state.what, total=None)
-
-        def show(_now_s: float) -> None:
-            bar.update(task, description=state.what, completed=state.done, total=state.total)
-
-        yield show
+    task = bar.add_task(meter.what, total=None, meter=meter)
+    meter.on_report = lambda: bar.update(
+        task, description=meter.what, completed=meter.done, total=meter.total
+    )
+    return bar
 
 
-class _Words(ProgressColumn):
-    """What the bar cannot say, what is most wanted first: narrow terminals cut the end."""
-
-    def __init__(self, state: _State, clock: Callable[[], float]) -> None:
-        super().__init__(Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-        self.state, self.clock = state, clock
-
-    def render(self, task: Task) -> Text:  # noqa: ARG002  (rich asks with it)
-        now_s, state = self.clock(), self.state
-        return Text(", ".join(filter(None, (state.left(now_s), state.speed(now_s), state.far()))))
-
-
-@contextmanager
-def _lines(state: _State, clock: Callable[[], float]) -> Iterator[Callable[[float], None]]:
+def _print_lines(meter: Meter, clock: Callable[[], float]) -> None:
     last_s = clock()
 
-    def show(now_s: float) -> None:
+    def print_line() -> None:
         nonlocal last_s
-        if now_s - last_s >= _LINE_EVERY_S:
-            last_s = now_s
-            words = (state.far(), state.speed(now_s), state.left(now_s))
-            print(f"{state.what}: {', '.join(filter(None, words))}", file=sys.stderr, flush=True)  # noqa: T201
+        if clock() - last_s >= _LINE_EVERY_S:
+            last_s = clock()
+            words = ", ".join(reversed(meter.words()))
+            print(f"{meter.what}: {words}", file=sys.stderr, flush=True)  # noqa: T201
 
-    yield show
+    meter.on_report = print_line
 
 
 class StderrHandler(logging.Handler):
-    """Log lines on whatever stderr is when they come: while a bar is shown, above the bar.
+    """Writes log lines to the stderr of the moment: above the bar while one is shown.
 
-    `logging.StreamHandler` would keep the stream of its own beginning, and write into the bar.
+    `logging.StreamHandler` would keep the stream it was made with, and write into the bar.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one."""
         print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
-
-
-def human_bytes(num_bytes: float) -> str:
-    """A size for people, in binary units.
-
-    >>> human_bytes(67_108_864)
-    '64.0 MiB'
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
-
-
-def human_seconds(seconds: float) -> str:
-    """A time for people, no finer than an estimate is.
-
-    >>> [human_seconds(s) for s in (0.2, 89, 90, 5399, 5400, 172_799, 172_800, 1e6)]
-    ['1 s', '89 s', '2 min', '90 min', '1 h 30 min', '47 h 59 min', '2 d 0 h', '11 d 13 h']
-    """
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if seconds < 5400:
-        return f"{minutes} min"
-    if seconds < 172_800:
-        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
-    return f"{int(seconds // 86_400)} d {int(seconds % 86_400 // 3600)} h"
-
-
-def _human_rate(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -1,4 +1,4 @@
-"""`benchmarks/pixels.py` and `loaders.py` at toy size: they measure what they say."""
+"""`benchmarks/pixels.py` and `loaders.py` at toy size: figures, bounds and comparisons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def run_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Runs a script's `main` with these arguments; what it wrote."""
+    """Run a script's `main` with these arguments; return the JSON that it wrote."""
 
     def run(script: Any, *arguments: str) -> dict[str, Any]:
         out = tmp_path / "out"
@@ -65,13 +65,13 @@ def test_pixels_compares_with_the_fastest_of_torchvisions_own_decoders() -> None
     }
 
 
-def test_pixels_bound_is_of_one_step_after_the_other() -> None:
+def test_pixels_bound_adds_the_times_of_both_steps() -> None:
     # 1 ms to decode and 0.25 ms to resize: 800 a second at most
     (found,) = pixels.bounds({"decode": 1000.0, "resize alone": 4000.0}).values()
     assert found == pytest.approx(0.8)
 
 
-def test_pixels_says_that_a_process_failed() -> None:
+def test_pixels_fails_if_a_process_failed() -> None:
     def fails(_: object) -> None:
         raise ValueError
 
@@ -79,13 +79,13 @@ def test_pixels_says_that_a_process_failed() -> None:
         pixels.timed(pixels.Contender(fails, [1, 2, 3]), 1)
 
 
-def test_loaders_writes_a_row_of_each_loader(
+def test_loaders_writes_a_row_for_each_loader(
     run_main: Callable[..., dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Everything but that each measurement is a process of its own, whose imports take seconds."""
+    """Measurements run in this process: a process for each would import for seconds."""
     names = ("ours", "loose", "webdataset")
     for name in names:
         monkeypatch.setattr(contenders.load(name), "BATCH", 2)
@@ -113,7 +113,7 @@ def test_loaders_writes_a_row_of_each_loader(
     assert all(f"| {name} |" in text for name in names)
 
 
-def test_loaders_compares_with_the_best_peer_alone() -> None:
+def test_loaders_compares_with_the_best_peer() -> None:
     def row(label: str, rate: float) -> Row:
         return Row(label, runs=[{"samples_per_s": rate}])
 

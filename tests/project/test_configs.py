@@ -1,4 +1,4 @@
-"""configs/ and the command line that reads them: every file trains, every argument is there."""
+"""Every file of configs/ trains, and every argument is an option of the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning and torch, not
 def commandline(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., str]:
-    """scripts/train.py in this process: what it printed to stdout."""
+    """Run scripts/train.py in this process; return what it printed to stdout."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 
@@ -50,7 +50,7 @@ def commandline(
 
 @pytest.fixture(scope="module")
 def toys(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By task, what stands in for a config's dataset: a few small pictures."""
+    """A dataset of a few small pictures for each task."""
     folder = tmp_path_factory.mktemp("toys")
     boxes = stored(folder / "boxes", {"train": [6], "val": [3], "test": [3]})
     converted(mini_archive, folder / "masks", task="segmentation", resize=96)
@@ -93,7 +93,7 @@ def test_print_config_of_each_config_keeps_what_the_file_says(
 
 
 def _filled(given: dict[str, Any], printed: dict[str, Any]) -> dict[str, Any]:
-    """Objects as they were given, where what is printed names the same class."""
+    """The given objects whose class the printed ones have too."""
     return {
         name: value
         for name, value in given.items()
@@ -110,7 +110,7 @@ def help_of_fit() -> str:
 
 
 def words(text: str) -> str:
-    """As they come, without line breaks, which fall where the terminal ends."""
+    """Join the words of a text: line breaks depend on the width of the terminal."""
     return " ".join(text.split())
 
 
@@ -128,7 +128,7 @@ def test_each_argument_of_the_data_module_is_an_option_with_the_docstring_s_help
     assert words(described[name]) in words(entry[1])
 
 
-def test_the_model_is_a_detector_unless_another_is_named_which_then_has_its_own_defaults(
+def test_the_default_model_is_a_detector_and_another_has_its_own_defaults(
     commandline: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = []
@@ -151,8 +151,8 @@ def test_the_model_is_a_detector_unless_another_is_named_which_then_has_its_own_
 # Segmentation ---------------------------------------------------------------------------------
 
 
-def test_a_segmenter_evaluates_pictures_of_many_sizes_each_at_its_own(mini_masks: Path) -> None:
-    """As one by one: batch norm has no part in evaluation."""
+def test_a_segmenter_evaluates_each_picture_in_its_own_size(mini_masks: Path) -> None:
+    """A batch gives the same as single pictures: evaluation uses no batch statistics."""
     dataset = ShardDataset(str(mini_masks), "val", shuffle=False)
     batch = next(iter(ShardLoader(dataset, batch_size=6)))
     assert len({tuple(size) for size in batch.sizes.tolist()}) > 1
@@ -190,7 +190,7 @@ def test_every_segmentation_model_takes_our_batches(mini_masks: Path, name: str)
     assert Segmenter(name)(batch.images).shape == (2, 21, 64, 64)
 
 
-def test_a_segmenter_of_no_known_model_is_refused() -> None:
+def test_a_segmenter_refuses_an_unknown_model() -> None:
     with pytest.raises(ValueError, match="model 'unet' is not one of lraspp, deeplabv3_mobilenet"):
         Segmenter("unet")
 
@@ -199,7 +199,7 @@ def test_a_segmenter_of_no_known_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate"])
-def test_data_for_another_task_than_the_models_are_refused_before_anything_is_read(
+def test_a_model_refuses_data_for_another_task_before_reading(
     mini_dataset: Path, mini_masks: Path, tmp_path: Path, stage: str
 ) -> None:
     for model, folder, found, wanted in (

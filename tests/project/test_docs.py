@@ -31,7 +31,7 @@ def blocks(language: str) -> list[str]:
 def reader_s_folder(
     mini_archive: Path, mini_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Where somebody follows the README: an archive of the official name, and a dataset."""
+    """The folder of a reader of the README: an archive with the official name, and a dataset."""
     shutil.copy(mini_archive, tmp_path / "VOCtrainval_11-May-2012.tar")
     shutil.copytree(mini_dataset, tmp_path / "voc2012")
     monkeypatch.chdir(tmp_path)
@@ -43,10 +43,11 @@ def run_block(source: str) -> None:
     script = Path("block.py")
     script.write_text(source)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([warm_python(), str(script)], env=environment, check=True, timeout=240)
+    subprocess.run([warm_python(), str(script)], env=environment, check=True)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute and a half of a core, which tests share
 def test_python_blocks_run(reader_s_folder: Path) -> None:
     assert len(blocks("python")) >= 3
     for block in blocks("python"):
@@ -54,7 +55,7 @@ def test_python_blocks_run(reader_s_folder: Path) -> None:
 
 
 def masked(text: str) -> str:
-    """Output without what differs from machine to machine and from archive to archive."""
+    """Remove from an output what depends on the machine and the archive."""
     text = re.sub(r'"fingerprint": "[^"]*"', '"fingerprint": "…"', text)
     return re.sub(r"\d+(\.\d+)?( [KM]iB)?", "N", text).strip()
 

@@ -1,4 +1,4 @@
-"""The guides' commands, run as they stand: on a real bucket, with training cut to two steps."""
+"""The commands of the guides run as written, on a real bucket, with two steps of training."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def commands(page: str) -> str:
 
 
 @pytest.mark.slow
-def test_convert_once_and_train_from_a_bucket_run_as_they_are_written(
+@pytest.mark.timeout(900)  # three quarters of a minute of a core, which tests share
+def test_commands_of_convert_once_and_train_from_a_bucket_run_as_written(
     mini_archive: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:
-    """One reader follows both, from the archive to the resumed training."""
+    """One reader follows both guides, from the archive to the resumed training."""
     shutil.copy(mini_archive, tmp_path / "VOCtrainval_11-May-2012.tar")
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -1,4 +1,4 @@
-"""scripts/launch: two nodes on loopback, by two agents of torchrun and as SLURM starts them."""
+"""`scripts/launch` on two nodes of loopback: by two agents of torchrun, and by a fake SLURM."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ UNEVEN = {**TINY, "class_path": "tests.kit.models.slow_rank.SlowRank"}
 def write_config(
     folder: Path, data: dict[str, Any], *, model: dict[str, Any] = TINY, **trainer: Any
 ) -> Path:
-    """What both launchers train here; metrics go to ``folder/metrics.csv``."""
+    """Write the configuration that both launchers train; metrics go to ``folder/metrics.csv``."""
     logger = {"save_dir": str(folder), "name": "", "version": "", "flush_logs_every_n_steps": 1}
     path = folder / "config.yaml"
     document = {
@@ -80,7 +80,7 @@ def write_config(
 
 
 def steps_of(path: Path) -> list[int]:
-    """Steps whose loss was logged so far; the last line may be half written."""
+    """Steps whose loss is logged so far; the last line may be half written."""
     if not path.exists():
         return []
     with path.open() as file:
@@ -88,7 +88,7 @@ def steps_of(path: Path) -> list[int]:
 
 
 def end(processes: list[subprocess.Popen[bytes]], deadline_s: float = DEADLINE_S) -> list[int]:
-    """Exit statuses; none is left behind."""
+    """Wait for processes and return their exit statuses; kill what is left."""
     deadline = time.monotonic() + deadline_s
     try:
         return [process.wait(max(0, deadline - time.monotonic())) for process in processes]
@@ -135,13 +135,13 @@ def test_two_agents_of_torchrun_train_from_a_bucket_by_one_command_each(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_slurm_job_converts_on_each_node_is_requeued_by_its_signal_and_goes_on(
+def test_a_slurm_job_converts_on_each_node_is_requeued_by_its_signal_and_continues(
     mini_archive: Path, tmp_path: Path
 ) -> None:
-    """Twice, as SLURM starts a job that was put back into the queue.
+    """The job runs twice, as SLURM starts a requeued job again.
 
-    One rank is slower: the signal finds it in a forward pass, and the other waiting for gradients,
-    where saving in the handler, as Lightning does by itself, would never end.
+    One rank is slower: the signal reaches it in a forward pass, while the other waits for
+    gradients. Saving in the signal handler, as Lightning itself does, would hang there.
     """
     metrics = tmp_path / "metrics.csv"
     # A relative folder is each node's own, for srun starts them in folders of their own.
@@ -175,7 +175,7 @@ def log(folder: Path) -> str:
 
 
 class Signalled(Recorder):
-    """Sends SIGUSR1 to itself in the step of this number, after the optimizer's."""
+    """Sends SIGUSR1 to its process in step `at`, after the optimizer's step."""
 
     at = -1
 
@@ -186,7 +186,7 @@ class Signalled(Recorder):
 
 @pytest.fixture
 def allocation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """One task of an array job; what was asked of scontrol is in the file returned."""
+    """Pretend to be a task of an array job; return the file that records calls of scontrol."""
     program, asked = tmp_path / "bin/scontrol", tmp_path / "asked"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\necho "$@" >> "{asked}"\n')
@@ -269,7 +269,7 @@ def test_the_sbatch_header_asks_for_two_nodes_and_for_a_signal_before_the_end() 
 
 
 @pytest.mark.parametrize("script", [TORCHRUN, SCRIPT], ids=lambda path: path.name)
-def test_launchers_are_bash_that_stops_at_errors(script: Path) -> None:
+def test_launchers_are_bash_scripts_that_stop_at_errors(script: Path) -> None:
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     assert script.read_text().startswith("#!/usr/bin/env bash\n")
     assert "\nset -euo pipefail\n" in script.read_text()
@@ -286,14 +286,14 @@ def test_launchers_are_bash_that_stops_at_errors(script: Path) -> None:
         pytest.param(["2", "node0"], id="no port"),
     ],
 )
-def test_torchrun_sh_says_how_it_is_used(arguments: list[str]) -> None:
+def test_torchrun_sh_prints_its_usage(arguments: list[str]) -> None:
     done = subprocess.run([str(TORCHRUN), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     usage = "usage: torchrun.sh NODES HEAD:PORT [arguments of scripts/train.py fit]\n"
     assert (done.stdout, done.stderr) == ("", usage)
 
 
-def test_slurm_sbatch_is_not_run_by_hand() -> None:
+def test_slurm_sbatch_refuses_to_run_outside_slurm() -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     done = subprocess.run(
         ["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, check=False
@@ -311,7 +311,7 @@ def test_commands_in_launchers_guides_and_configs_name_files_that_exist(script: 
             assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
-def test_what_a_launcher_is_given_comes_before_what_it_knows_better() -> None:
+def test_a_launcher_puts_its_own_options_after_given_ones() -> None:
     """num_nodes of a config must not contradict the nodes there are."""
     for script in (TORCHRUN, SCRIPT):
         words = shlex.split(script.read_text(), comments=True)

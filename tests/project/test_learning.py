@@ -1,4 +1,4 @@
-"""Learning is real: a detector overfits 32 pictures, from an archive to boxes on a picture."""
+"""A detector learns: it overfits 32 pictures, from an archive to drawn detections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A detector that was shown 32 pictures of the mini-VOC, over and over, unchanged."""
+    """Train a detector on 32 pictures of the mini-VOC, without augmentation."""
     folder = tmp_path_factory.mktemp("learning")
     draw_archive(folder / "mini.tar", num_pictures=66)  # every other one is train
     converted(folder / "mini.tar", folder / "voc", splits=("train",))
@@ -64,14 +64,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def test_a_detector_from_scratch_overfits_32_pictures(trained: Trained) -> None:
-    """Wrong boxes, labels, scales or channels anywhere on the way would not let it."""
+    """It could not with wrong boxes, labels, scales or channels anywhere on the way."""
     assert trained.metrics["val_ap50"] >= 0.8
 
 
-def test_its_predictions_are_drawn_beside_the_truth(
+def test_draw_predictions_draws_detections_beside_true_objects(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the script, from the checkpoint."""
+    """The script reads the checkpoint."""
     out = tmp_path / "sheets/predictions.png"
     arguments = [str(trained.checkpoint), str(trained.dataset), str(out)]
     draw_predictions.main([*arguments, "--split", "train", "--samples", "6"])
@@ -83,8 +83,8 @@ def test_its_predictions_are_drawn_beside_the_truth(
     assert {(255, 255, 0), (0, 255, 0)} <= colors  # boxes of both kinds
 
 
-def test_detections_lie_on_the_stored_picture_s_objects(trained: Trained) -> None:
-    """In pixels of the picture as it is stored, whatever size the model saw."""
+def test_detections_match_the_objects_of_stored_pictures(trained: Trained) -> None:
+    """Boxes are in pixels of the stored picture, whatever size the model saw."""
     model = Detector.load_from_checkpoint(trained.checkpoint).eval()
     dataset = ShardDataset(str(trained.dataset), shuffle=False)
     found, total = 0, 0

@@ -1,4 +1,4 @@
-"""docs/guides/from-older-tutorials.md: the left of each row is refused, the right runs."""
+"""docs/guides/from-older-tutorials.md: the left side of each row fails, the right side runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = {"batch_size": 4, "image_size": 64}
 
 @pytest.fixture(scope="module")
 def prepared(mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder the page speaks of."""
+    """The folder that the page describes."""
     folder = tmp_path_factory.mktemp("tutorial")
     shutil.copytree(mini_dataset, folder / "voc2012")
     (folder / "config.yaml").write_text(
@@ -58,7 +58,7 @@ def prepared(mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def names(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a row may use."""
+    """The names that a row may use."""
     monkeypatch.chdir(prepared)
     return {
         "Trainer": Trainer,
@@ -73,7 +73,7 @@ def names(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
-def test_the_page_has_what_the_issue_names() -> None:
+def test_the_page_names_the_arguments_and_classes_of_older_tutorials() -> None:
     text = " ".join(row.then for row in ROWS)
     for name in ("gpus", "resume_from_checkpoint", "add_argparse_args", "from_argparse_args"):
         assert name in text
@@ -82,7 +82,7 @@ def test_the_page_has_what_the_issue_names() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{i} {row.then}" for i, row in enumerate(ROWS)])
-def test_what_older_tutorials_say_is_refused(row: Row, names: dict[str, Any]) -> None:
+def test_the_left_side_of_a_row_is_refused(row: Row, names: dict[str, Any]) -> None:
     names |= {"parser": None, "args": None}
     refused = (TypeError, AttributeError, ValueError, ImportError, NameError)
     with pytest.raises(refused) as caught:
@@ -92,7 +92,7 @@ def test_what_older_tutorials_say_is_refused(row: Row, names: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{i} {row.now}" for i, row in enumerate(ROWS)])
-def test_what_works_now_runs(row: Row, names: dict[str, Any]) -> None:
+def test_the_right_side_of_a_row_runs(row: Row, names: dict[str, Any]) -> None:
     if not row.now.startswith("python "):
         exec(row.now, names)
         return

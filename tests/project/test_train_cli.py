@@ -1,4 +1,4 @@
-"""scripts/train.py as a user runs it: two processes, bf16, checkpoints, files and URLs."""
+"""`scripts/train.py` as a user runs it: two processes, bf16, checkpoints from files and URLs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.kit.processes.warm_python import warm_python
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a minute of a core, which tests share
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(folder: Path, *arguments: str) -> str:
-    """Run the script; return what it printed, on either stream."""
+    """Run the script; return its stdout and stderr."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     command = [warm_python(), str(ROOT / "scripts/train.py"), *arguments]
     done = subprocess.run(
@@ -36,7 +36,6 @@ def train(folder: Path, *arguments: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -45,7 +44,7 @@ def train(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
-    """The URL of an HTTP server over tmp_path."""
+    """The URL of an HTTP server that serves tmp_path."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def __init__(self, *args: object) -> None:
@@ -95,7 +94,7 @@ def test_fit_on_two_processes_then_validate_and_resume_from_a_file_and_a_url(
 @pytest.mark.parametrize("name", sorted(MODELS))
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")  # there is no Trainer
 def test_every_model_takes_our_batches(mini_dataset: Path, name: str) -> None:
-    """Also pictures whose boxes were all cropped away."""
+    """This includes a picture whose boxes were all cropped away."""
     data = VOCDataModule(str(mini_dataset), batch_size=2, image_size=64)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     model = Detector(name)

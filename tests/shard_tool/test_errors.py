@@ -1,4 +1,4 @@
-"""Errors say the same wherever they are printed, also after the way back from a worker."""
+"""Errors keep class, message and hint when pickled and when raised in a worker process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_error_survives_pickling_with_its_class_message_and_hint(
     assert (back.place, back.problem, back.hint) == (error.place, error.problem, error.hint)
 
 
-def test_error_of_a_worker_process_arrives_whole() -> None:
+def test_error_of_a_worker_process_keeps_its_fields() -> None:
     error = BoxError("VOC/a.xml", 1, "cat", (0, 1, 9, 9), (500, 375))
     with (
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
@@ -65,7 +65,7 @@ def test_error_of_a_worker_process_arrives_whole() -> None:
     assert caught.value.corners == (0, 1, 9, 9)
 
 
-def test_message_is_place_problem_and_way_out() -> None:
+def test_message_is_place_problem_and_hint() -> None:
     assert str(ShardToolError("a.tar", "is empty")) == "a.tar: is empty"
     assert str(ShardToolError("a.tar", "is empty", "fill it")) == "a.tar: is empty; fill it"
 
@@ -78,6 +78,6 @@ def test_message_is_place_problem_and_way_out() -> None:
         ("ObjectExists", FileExistsError),
     ],
 )
-def test_error_is_also_the_builtin_people_catch(name: str, builtin: type[Exception]) -> None:
+def test_error_is_also_the_builtin_that_people_catch(name: str, builtin: type[Exception]) -> None:
     with pytest.raises(builtin):
         raise getattr(errors, name)("place", "problem")

@@ -1,4 +1,4 @@
-"""What a person sees of `shard-tool` when the disk is full or Ctrl-C is pressed."""
+"""What `shard-tool` prints and leaves when the disk is full or Ctrl-C is pressed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:
-    """A file size limit stands in for the disk: the write fails in the same place."""
+def test_full_disk_prints_one_line_and_leaves_no_partial_file(tmp_path: Path) -> None:
+    """A limit of file size stands in for a full disk: the write fails in the same place."""
     archive = many_pictures(tmp_path / "voc.tar", 200)
     limit = 64 * 1024
 
@@ -42,7 +42,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_exits_130_commits_nothing_and_says_how_to_go_on(
+def test_ctrl_c_exits_130_commits_nothing_and_prints_the_resuming_command(
     tmp_path: Path, workers: int
 ) -> None:
     """A terminal sends SIGINT to the whole group, workers included."""
@@ -50,23 +50,23 @@ def test_ctrl_c_exits_130_commits_nothing_and_says_how_to_go_on(
     dest = tmp_path / "voc"
     command = [SHARD_TOOL, "convert", str(archive), str(dest), "--shard-size", "1B"]
     with group_of_processes([*command, "--workers", str(workers)]) as process:
-        assert eventually(lambda: any(dest.glob(".conversion/*.tar.json")))
+        assert eventually(lambda: any(dest.glob(".conversion/*.tar.json")), deadline_s=200)
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        out, err = process.communicate()
+        assert eventually(lambda: group_is_gone(process), deadline_s=200), "workers are left"
     assert process.returncode == 130
     assert out == ""
     said, resuming = err.strip().splitlines()
-    assert said == "interrupted: nothing is committed; go on with"
+    assert said == "interrupted: nothing is committed; continue with"
     assert not (dest / "manifest.json").exists()
     with pytest.raises(ObjectMissing, match=r"conversion not finished \(\d+ shards"):
         load_manifest(Folder(str(dest)))
-    # A shard counts once its record is written: one more may lie there, which is made again.
+    # A shard counts once its record is written: a shard without one is made again.
     recorded = [path.name.removesuffix(".json") for path in dest.glob(".conversion/*.tar.json")]
     finished = {name: (dest / name).stat().st_ino for name in recorded}
     done = shard_tool(*shlex.split(resuming)[1:])
     assert (done.returncode, done.stdout.startswith("train: 3000 samples")) == (0, True)
-    assert f"{len(finished)} shards were finished before and are kept" in done.stderr
+    assert f"{len(finished)} shards of an earlier run are kept" in done.stderr
     assert (
         finished.items() <= {path.name: path.stat().st_ino for path in dest.glob("*.tar")}.items()
     )

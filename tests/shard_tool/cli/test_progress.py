@@ -1,4 +1,4 @@
-"""Progress: what a person is told is true, readable, and nothing a log file chokes on."""
+"""Progress is true and readable, on a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_tool.cli.progress import Pace, StderrHandler, human_seconds, progress
+from shard_tool.cli.progress import Pace, StderrHandler, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 
 class Clock:
-    """Stands still until it is told."""
+    """Stands still until `wait`."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -41,92 +41,86 @@ def clock() -> Clock:
     return Clock()
 
 
-def walked(*points: tuple[float, int], total: int | None) -> Pace:
-    """A pace that began at 0 s and saw (seconds, done)."""
+def walked(*points: tuple[float, int]) -> Pace:
+    """Make a pace that began at 0 s and got these reports of (seconds, done)."""
     pace = Pace(0)
     for at_s, done in points:
-        pace.saw(at_s, done, total)
+        pace.report(at_s, done)
     return pace
 
 
-# --- how fast, and how long still ----------------------------------------------------------------
+# --- speed and time left -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("points", "total", "left_s"),
     [
-        pytest.param([(0, 0), (4, 400)], 1000, None, id="too early to say"),
-        pytest.param([(0, 0), (5, 500)], 1000, 5, id="five seconds and enough"),
-        pytest.param([(0, 0), (10, 19)], 1000, None, id="not two percent"),
+        pytest.param([(0, 0), (4, 400)], 1000, None, id="too early"),
+        pytest.param([(0, 0), (5, 500)], 1000, 5, id="five seconds and two percent"),
+        pytest.param([(0, 0), (10, 19)], 1000, None, id="less than two percent"),
         pytest.param([(0, 0), (10, 20)], 1000, 490, id="two percent"),
-        pytest.param([(0, 0), (60, 6)], 1000, 9940, id="less, but for a minute"),
-        pytest.param([(0, 0), (10, 500)], None, None, id="nobody knows the whole"),
+        pytest.param([(0, 0), (60, 6)], 1000, 9940, id="less than two percent, but a minute"),
+        pytest.param([(0, 0), (10, 500)], None, None, id="unknown total"),
         pytest.param([(0, 0), (10, 1000)], 1000, None, id="done"),
-        pytest.param([(0, 500), (10, 500)], 1000, None, id="nothing came"),
-        pytest.param([(20, 500)], 1000, 20, id="the first word comes late"),
-        pytest.param([], 1000, None, id="no word yet"),
+        pytest.param([(0, 500), (10, 500)], 1000, None, id="no progress"),
+        pytest.param([(20, 500)], 1000, 20, id="the first report comes late"),
+        pytest.param([], 1000, None, id="no report yet"),
     ],
 )
-def test_a_time_is_named_only_once_it_can_be(
+def test_time_left_is_known_only_after_enough_time_and_work(
     points: list[tuple[float, int]], total: int | None, left_s: float | None
 ) -> None:
     now_s = points[-1][0] if points else 100
-    assert walked(*points, total=total).left_s(now_s) == left_s
+    assert walked(*points).left_s(now_s, total) == left_s
 
 
-def test_speed_is_that_of_the_recent_past() -> None:
-    """Ten minutes at 100 a second, then at 10: half a minute later the old speed is forgotten."""
+def test_speed_is_measured_over_the_recent_past() -> None:
+    """Half a minute after a fall from 100 to 10 per second, the old speed does not count."""
     fast = [(float(s), 100 * s) for s in range(601)]
     slow = [(600.0 + s, 60_000 + 10 * s) for s in range(1, 32)]
-    pace = walked(*fast, *slow, total=100_000)
+    pace = walked(*fast, *slow)
     assert pace.rate(631) == pytest.approx(10)
-    assert pace.left_s(631) == pytest.approx((100_000 - 60_310) / 10)
+    assert pace.left_s(631, 100_000) == pytest.approx((100_000 - 60_310) / 10)
 
 
-def test_the_time_left_grows_while_nothing_happens() -> None:
-    pace = walked((0, 0), (10, 500), total=1000)
-    assert [pace.left_s(now_s) for now_s in (10, 20, 40)] == [10, 20, 40]
+def test_time_left_grows_while_nothing_happens() -> None:
+    pace = walked((0, 0), (10, 500))
+    assert [pace.left_s(now_s, 1000) for now_s in (10, 20, 40)] == [10, 20, 40]
 
 
-def test_tasks_that_end_seldom_and_together_do_not_make_it_jump() -> None:
-    """Two workers, each with a shard of 700 samples a minute: 23.3 samples a second."""
+def test_rare_reports_in_pairs_give_a_steady_speed() -> None:
+    """Two workers finish a shard of 700 samples each minute: 23.3 samples per second."""
     pace = Pace(0)
     for minute in range(1, 60):
         for worker in range(2):
             done = 700 * (2 * minute - 1 + worker)
-            pace.saw(60.0 * minute + worker, done, 100_000)
+            pace.report(60.0 * minute + worker, done)
             if minute > 6:
                 rates = [pace.rate(60.0 * minute + s) for s in range(worker, worker + 59)]
                 assert rates == pytest.approx([1400 / 60] * 59, rel=0.25)
 
 
-def test_what_an_earlier_run_got_does_not_count_as_speed() -> None:
-    resumed = walked((0.3, 600), (10.3, 700), total=1000)
+def test_work_of_an_earlier_run_does_not_count_as_speed() -> None:
+    resumed = walked((0.3, 600), (10.3, 700))
     assert resumed.rate(10.3) == 10
-    assert resumed.left_s(10.3) == 30
+    assert resumed.left_s(10.3, 1000) == 30
 
 
-def test_falling_back_is_a_new_beginning() -> None:
-    pace = walked((0, 0), (10, 500), (11, 3), (13, 23), total=1000)
+def test_a_falling_count_starts_a_new_measurement() -> None:
+    pace = walked((0, 0), (10, 500), (11, 3), (13, 23))
     assert pace.rate(13) == 10
-    assert pace.left_s(13) is None
-    pace.saw(21, 103, 1000)
-    assert pace.left_s(21) == pytest.approx(89.7)
-
-
-def test_another_total_is_a_new_beginning() -> None:
-    """2 GB on this disk are hashed in seconds; those of the download behind them are not."""
-    pace = walked((0, 0), (3, 900), total=900)
-    pace.saw(3, 900, 2000)
-    pace.saw(13, 910, 2000)
-    assert pace.rate(13) == 1
+    assert pace.left_s(13, 1000) is None
+    pace.report(21, 103)
+    assert pace.left_s(21, 1000) == pytest.approx(89.7)
 
 
 @given(st.floats(0.01, 100), st.floats(0.001, 40), st.integers(3, 200))
-def test_a_steady_speed_is_found_whatever_the_steps(rate: float, step_s: float, steps: int) -> None:
+def test_a_steady_speed_is_found_for_every_step_size(
+    rate: float, step_s: float, steps: int
+) -> None:
     pace = Pace(0)
     for step in range(steps):
-        pace.saw(step * step_s, round(step * step_s * rate * 1e6), None)
+        pace.report(step * step_s, round(step * step_s * rate * 1e6))
     now_s = (steps - 1) * step_s
     found = pace.rate(now_s)
     if now_s > 1:
@@ -135,30 +129,29 @@ def test_a_steady_speed_is_found_whatever_the_steps(rate: float, step_s: float, 
         assert found is None
 
 
-def test_what_is_remembered_does_not_grow() -> None:
+def test_memory_of_points_is_bounded() -> None:
     pace = Pace(0)
     for step in range(20_000):
-        pace.saw(step / 100, step, None)
+        pace.report(step / 100, step)
     assert len(pace._points) <= 65
     assert pace.rate(199.99) == pytest.approx(100)
 
 
-def test_one_thread_may_ask_while_another_tells() -> None:
-    """As the bar does, ten times a second."""
+def test_one_thread_may_read_while_another_reports() -> None:
+    """The bar reads ten times per second."""
     pace, stopped, wrong = Pace(0), threading.Event(), list[BaseException]()
 
     def ask() -> None:
         try:
             while not stopped.is_set():
-                pace.left_s(1e6)
-                pace.bytes_rate(1e6)
+                pace.left_s(1e6, 1000)
         except Exception as exc:  # noqa: BLE001  (whatever it is, the test names it)
             wrong.append(exc)
 
     thread = threading.Thread(target=ask)
     thread.start()
     for step in range(30_000):
-        pace.saw(step, step % 900, 1000, step)
+        pace.report(step, step % 900)
     stopped.set()
     thread.join()
     assert wrong == []
@@ -167,7 +160,7 @@ def test_one_thread_may_ask_while_another_tells() -> None:
 # --- plain lines ---------------------------------------------------------------------------------
 
 
-def test_a_line_comes_every_five_seconds_and_says_all(
+def test_a_line_is_printed_every_five_seconds(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with progress("converting", unit="samples", clock=clock) as advance:
@@ -181,7 +174,7 @@ def test_a_line_comes_every_five_seconds_and_says_all(
     )
 
 
-def test_samples_have_a_speed_where_nobody_tells_bytes(
+def test_speed_is_in_samples_without_a_count_of_bytes(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with progress("copying", unit="samples", clock=clock) as advance:
@@ -200,16 +193,26 @@ def test_bytes_are_written_as_sizes(clock: Clock, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == line
 
 
-def test_without_a_unit_the_note_is_the_unit(
+def test_a_note_follows_sizes_after_a_comma(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress("verifying", clock=clock) as advance:
+    with progress("copying", unit="bytes", clock=clock) as advance:
         clock.wait(20)
-        advance(3, 12, "shards")
-    assert capsys.readouterr().err == "verifying: 3/12 shards, 0.15/s, 60 s left\n"
+        advance(10 * MIB, 40 * MIB, "3/12 shards")
+    line = "copying: 10.0 MiB/40.0 MiB, 3/12 shards, 512.0 KiB/s, 60 s left\n"
+    assert capsys.readouterr().err == line
 
 
-def test_something_else_starts_anew_under_its_own_name(
+def test_a_slow_count_has_two_digits_of_speed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("verifying", unit="shards", clock=clock) as advance:
+        clock.wait(20)
+        advance(3, 12)
+    assert capsys.readouterr().err == "verifying: 3/12 shards, 0.15 shards/s, 60 s left\n"
+
+
+def test_another_name_starts_a_new_measurement(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with progress("fetching voc2007", unit="bytes", clock=clock) as advance:
@@ -224,30 +227,36 @@ def test_something_else_starts_anew_under_its_own_name(
     ]
 
 
-def test_a_log_gets_plain_lines_whatever_the_environment_says(
-    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """FORCE_COLOR is what many a CI sets; names are no markup."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    with progress("reading [red]x[/red] :smile:", clock=clock) as advance:
-        clock.wait(6)
-        advance(6, None, "files")
-    assert capsys.readouterr().err == "reading [red]x[/red] :smile:: 6 files, 1/s\n"
-
-
-def test_nothing_is_said_of_what_takes_no_time(
+def test_another_total_starts_a_new_measurement(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress("converting", clock=clock) as advance:
-        advance(60, 60, "samples")
+    """2 GB on this disk are hashed in seconds; those of the download after them are not."""
+    with progress("downloading a.tar", unit="bytes", clock=clock) as advance:
+        clock.wait(4)
+        advance(900 * MIB, 900 * MIB)
+        advance(900 * MIB, 1020 * MIB)
+        clock.wait(10)
+        advance(910 * MIB, 1020 * MIB)
+    line = "downloading a.tar: 910.0 MiB/1020.0 MiB, 1.0 MiB/s, 2 min left\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_log_gets_plain_lines_even_with_force_color(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many CI systems set FORCE_COLOR. Names are not read as markup."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with progress("reading [red]x[/red] :smile:", unit="files", clock=clock) as advance:
+        clock.wait(6)
+        advance(6, None)
+    assert capsys.readouterr().err == "reading [red]x[/red] :smile:: 6 files, 1 files/s\n"
+
+
+def test_a_short_job_prints_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("converting", unit="samples", clock=clock) as advance:
+        advance(60, 60)
     assert capsys.readouterr() == ("", "")
-
-
-def test_times_are_no_finer_than_an_estimate_is() -> None:
-    assert [human_seconds(s) for s in (0.2, 89, 91, 5000, 7300, 200_000)] == [
-        *("1 s", "89 s", "2 min", "83 min", "2 h 1 min", "2 d 7 h")
-    ]
 
 
 # --- a terminal ----------------------------------------------------------------------------------
@@ -255,7 +264,7 @@ def test_times_are_no_finer_than_an_estimate_is() -> None:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """What a real terminal is sent while something runs, as (what, environment)."""
+    """Run work with stderr on a pseudoterminal; return what the terminal got."""
 
     def run(work: Callable[[], None], **environment: str) -> str:
         for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "LINES"):
@@ -277,7 +286,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 
 def visible(content: str) -> list[str]:
-    """Each thing that was drawn, without colours and moves."""
+    """The frames that were drawn, without colours and cursor moves."""
     frames = re.split(r"\r\n|\r|\n", content)
     plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame).strip() for frame in frames]
     return [frame for frame in plain if frame]
@@ -311,9 +320,7 @@ def test_a_narrow_terminal_cuts_the_end_and_keeps_one_line(
     assert last.endswith("…")
 
 
-def test_colours_are_left_out_where_nobody_wants_them(
-    clock: Clock, shown: Callable[..., str]
-) -> None:
+def test_no_color_leaves_out_colours(clock: Clock, shown: Callable[..., str]) -> None:
     content = shown(lambda: convert_a_little(clock), NO_COLOR="1")
     assert "━" in content
     assert not COLOURS.search(content)
@@ -328,15 +335,15 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
 
 
 def test_a_log_line_stands_above_the_bar(clock: Clock, shown: Callable[..., str]) -> None:
-    """A retry, say: written into the bar, both would be unreadable."""
+    """For example of a retry: in the bar, neither could be read."""
     logger = logging.getLogger("tests.progress")
     logger.setLevel(logging.INFO)
 
     def work() -> None:
-        with progress("converting", clock=clock) as advance:
-            advance(1, 5, "samples")
+        with progress("converting", unit="samples", clock=clock) as advance:
+            advance(1, 5)
             logger.info("s3://b/x: HTTP 503; next attempt in 1 s")
-            advance(2, 5, "samples")
+            advance(2, 5)
 
     logger.addHandler(handler := StderrHandler())
     try:
@@ -346,7 +353,7 @@ def test_a_log_line_stands_above_the_bar(clock: Clock, shown: Callable[..., str]
     assert "s3://b/x: HTTP 503; next attempt in 1 s" in visible(content)
 
 
-def test_log_lines_go_to_the_stderr_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_go_to_the_current_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = StderrHandler()
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)

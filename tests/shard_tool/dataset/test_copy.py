@@ -749,7 +749,7 @@ def test_command_copies_and_says_what(source: Path, tmp_path: Path, run_here: Ru
     resume = ("copy", source, tmp_path / "copy", "--on-existing", "resume")
     status, out, err = run_here(*resume)
     assert (status, masked(out)) == (0, f"{what} copied")
-    assert err == "4 shards were finished before and are kept\n"
+    assert err == "4 shards of an earlier run are kept\n"
 
 
 def shards_of_manifest(folder: Path) -> list[dict[str, Any]]:
@@ -810,7 +810,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(
         assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
     assert (process.returncode, out) == (130, "")
     said, resuming = err.strip().splitlines()[-2:]
-    assert said == "interrupted: nothing is committed; go on with"
+    assert said == "interrupted: nothing is committed; continue with"
     shown = [
         f"--source-option={name}={value if name == 'endpoint_url' else '…'}"
         for name, value in on_s3.items()
