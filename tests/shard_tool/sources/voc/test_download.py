@@ -221,8 +221,8 @@ def test_the_same_bytes_again_are_no_progress(
 def test_a_download_whose_process_was_killed_is_continued(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"
-        "from shard_tool.sources.voc import archives, download\n"
-        f"archive = archives.{ARCHIVE!r}\n"
+        "from shard_tool.sources.voc import download, official\n"
+        f"archive = official.{ARCHIVE!r}\n"
         "download.download_archive(archive, pathlib.Path(sys.argv[2]), mirrors=[sys.argv[1]])\n"
     )
     part = tmp_path / f"{FILE}.part"
