@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER, FileSpan
+from shard_tool.sources.archive import FileSpan
+from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -20,7 +20,8 @@ from shard_tool.errors import OptionError, SourceError
 from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.format.tar import BLOCK
 from shard_tool.keyed_random import permutation
-from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER, Devkit, FileSpan
+from shard_tool.sources.archive import FileSpan
+from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER, Devkit
 from shard_tool.sources.voc.imagesets import (
     CLASS_LABELS,
     LIST_FOLDERS,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from shard_tool.dataset.publication import Publication
-    from shard_tool.sources.voc.devkit import FileSpan, Source
+    from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.voc.record import BuiltSample, Record
     from shard_tool.tasks.pool import Pool
 
@@ -376,7 +376,7 @@ class _Job:
     """What every task needs to know; travels to workers."""
 
     task: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFiles, ...]
     journal: Journal
     skip: bool
     reencoding: Reencoding | None

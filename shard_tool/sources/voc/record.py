@@ -31,11 +31,12 @@ from shard_tool.sources.voc.annotation import (
     check_corners,
     parse_annotation,
 )
+from shard_tool.sources.voc.devkit import year_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shard_tool.sources.voc.devkit import FileSpan, Source
+    from shard_tool.sources.archive import FileSpan, SourceFiles
 
 LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
 
@@ -90,7 +91,7 @@ class BuiltSample:
     to be made smaller."""
 
 
-def check_record(source: Source, record: Record) -> None:
+def check_record(source: SourceFiles, record: Record) -> None:
     """Refuse a record whose key or files cannot do, before anything of it is read.
 
     Raises:
@@ -111,7 +112,7 @@ def check_record(source: Source, record: Record) -> None:
 
 
 def build_sample(
-    source: Source,
+    source: SourceFiles,
     record: Record,
     contents: Sequence[bytes],
     reencoding: Reencoding | None = None,
@@ -143,7 +144,7 @@ def build_sample(
 
 
 def sample_from_annotation(
-    content: bytes, record: Record, source: Source, size_wh: tuple[int, int]
+    content: bytes, record: Record, source: SourceFiles, size_wh: tuple[int, int]
 ) -> Sample:
     """The typed sample of an annotation file, its boxes checked against the picture's size."""
     place = source.place(f"Annotations/{record.key}.xml")
@@ -161,7 +162,7 @@ def sample_from_annotation(
         objects=tuple(objects),
         segmented=annotation.segmented,
         image_sets=record.image_sets,
-        source=SampleSource(year=source.year, archive=source.number),
+        source=SampleSource(year=year_of(source), archive=source.number),
         image_labels=None if labels is None else dict(zip(VOC_CLASSES, labels, strict=True)),
         listed_objects=record.listed_objects,
     )
@@ -222,7 +223,7 @@ def _checked_size(size_wh: tuple[int, int], place: str) -> tuple[int, int]:
     return size_wh
 
 
-def _check_required(source: Source, record: Record) -> None:
+def _check_required(source: SourceFiles, record: Record) -> None:
     """The picture and the annotation are there, the mask too where the task needs one."""
     needed = [
         ("JPEGImages", ".jpg", record.image, "an annotation without its picture"),

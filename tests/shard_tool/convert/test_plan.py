@@ -16,8 +16,9 @@ from PIL import Image
 from shard_tool.convert.duplicates import _of_shared_size
 from shard_tool.convert.plan import ConversionPlan, plan_conversion
 from shard_tool.format.tar import BLOCK, member_block
+from shard_tool.sources.archive import SourceFiles
 from shard_tool.sources.forward_reader import ForwardReader
-from shard_tool.sources.voc.devkit import Devkit, Source
+from shard_tool.sources.voc.devkit import Devkit
 from shard_tool.sources.voc.file_table import FileTable, FileTableBuilder
 from shard_tool.sources.voc.imagesets import parse_ids, sorted_ids
 from shard_tool.sources.voc.record import jpeg_size
@@ -59,7 +60,7 @@ def plan_of(sizes: list[int], shard_bytes: int, seed: int = 0) -> ConversionPlan
         def read(self, span: object) -> bytes:
             return ids
 
-    source = Source("/nowhere", "VOC2012", is_archive=False)
+    source = SourceFiles("/nowhere", "VOC2012", is_archive=False)
     devkit = Listed(source, builder.by_inner()["VOC2012"])
     return plan_conversion(
         [devkit], task="detection", splits=["train"], shard_bytes=shard_bytes, seed=seed
