@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from PIL import Image
 
 from shard_tool.errors import AnnotationError, DataError, SourceError
 from shard_tool.format.sample import (
-    MAX_PIXELS,
     VOC_CLASSES,
     Part,
     Sample,
@@ -25,6 +23,7 @@ from shard_tool.format.sample import (
 )
 from shard_tool.format.sample import Source as SampleSource
 from shard_tool.pictures.reencode import Reencoding, reencoded
+from shard_tool.pictures.size import picture_size
 from shard_tool.sources.voc.annotation import (
     ObjectAnnotation,
     box_from_corners,
@@ -45,15 +44,6 @@ _MAX_KEY_BYTES = 100 - len(".object.png")
 _KEY = re.compile(r"[^./\\\s\x00-\x1f\x7f]+")
 _MAX_FILE_BYTES = {".jpg": 1 << 29, ".png": 1 << 29, ".xml": 1 << 22}
 """A file of more bytes is refused before it is read."""
-
-_SOI, _MARK, _SOS = b"\xff\xd8", 0xFF, 0xDA
-_FRAMES = (0xC0, 0xC1, 0xC2)
-"""Baseline, extended and progressive, by Huffman coding: what decoders take."""
-_TABLES = (0xC4, 0xDB, 0xDD)
-"""Huffman and quantisation tables, restart interval."""
-_APP0, _COM = 0xE0, 0xFE
-_FRAME_BYTES = 11
-"""Length of the shortest frame header, of one component."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,61 +156,6 @@ def sample_from_annotation(
         image_labels=None if labels is None else dict(zip(VOC_CLASSES, labels, strict=True)),
         listed_objects=record.listed_objects,
     )
-
-
-def picture_size(content: bytes, format_: str, place: str) -> tuple[int, int]:
-    """Width and height in pixels from a JPEG's or PNG's header; nothing is decoded.
-
-    Raises:
-        DataError: Not a picture of that format, or one of absurd size.
-    """
-    if format_ == "JPEG" and (size_wh := jpeg_size(content)):
-        return _checked_size(size_wh, place)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded
-            with Image.open(io.BytesIO(content), formats=(format_,)) as picture:
-                size_wh = picture.size
-    except Image.DecompressionBombError as exc:
-        raise DataError(place, f"is absurdly large: {exc}") from exc
-    except (OSError, ValueError, SyntaxError) as exc:
-        raise DataError(place, f"not a {format_} picture ({len(content)} bytes)") from exc
-    return _checked_size(size_wh, place)
-
-
-def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """(width, height) by the markers before the first scan, a tenth of Pillow's time.
-
-    Returns:
-        None for anything unusual, which is Pillow's to judge.
-
-    Source:
-        ITU-T T.81, B.1 and B.2: markers, lengths and the frame header.
-    """
-    if content[:2] != _SOI:
-        return None
-    at, found = 2, None
-    while at + 9 <= len(content) and content[at] == _MARK:
-        kind = content[at + 1]
-        length = int.from_bytes(content[at + 2 : at + 4], "big")
-        if kind == _SOS:
-            return found
-        if kind in _FRAMES and found is None and length >= _FRAME_BYTES:
-            height, width = content[at + 5 : at + 7], content[at + 7 : at + 9]
-            found = (int.from_bytes(width, "big"), int.from_bytes(height, "big"))
-        elif not (_APP0 <= kind <= _COM or kind in _TABLES):
-            return None
-        at += 2 + length
-    return None
-
-
-def _checked_size(size_wh: tuple[int, int], place: str) -> tuple[int, int]:
-    if size_wh[0] < 1 or size_wh[1] < 1:
-        raise DataError(place, f"is {size_wh[0]} x {size_wh[1]} px")
-    if size_wh[0] * size_wh[1] > MAX_PIXELS:
-        problem = f"is {size_wh[0]} x {size_wh[1]} px, more than {MAX_PIXELS} pixels"
-        raise DataError(place, problem, "make it smaller")
-    return size_wh
 
 
 def _check_required(source: SourceFiles, record: Record) -> None:
