@@ -86,8 +86,8 @@ def memory(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, 
 
 def stages(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of scanning the archive, planning, and writing; imports left out."""
+    from shard_tool import ConvertOptions, convert
     from shard_tool.convert.plan import plan_conversion, resolve_splits
-    from shard_tool.convert.run import ConvertOptions, convert
     from shard_tool.sources.voc.devkit import open_devkit
 
     wanted = ConvertOptions(source=str(archive), dest=str(dest / "voc"), workers=options.workers)

@@ -24,7 +24,8 @@ from shard_tool.cli.options import (
     storage_options,
 )
 from shard_tool.cli.progress import human_bytes, progress
-from shard_tool.convert.run import ConvertOptions, convert, prepare
+from shard_tool.convert.options import ConvertOptions
+from shard_tool.convert.run import convert, prepare
 from shard_tool.dataset.publication import BAD_RECORDS_NAME
 from shard_tool.errors import OptionError
 from shard_tool.sources.voc.named import archives_folder, fetched_archives, wanted_archives
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shard_tool.convert.plan import ConversionPlan
-    from shard_tool.convert.run import ConvertProgress, ConvertReport
+    from shard_tool.convert.results import ConvertProgress, ConvertReport
     from shard_tool.sources.voc.named import WantedArchive
 
 _RELEASE = re.compile(r"voc(\d{4})")

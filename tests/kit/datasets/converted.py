@@ -7,7 +7,7 @@ import tarfile
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.convert.run import ConvertOptions, ConvertReport, convert
+from shard_tool import ConvertOptions, ConvertReport, convert
 from tests.kit.datasets.tars import written
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions
+from shard_tool import ConvertOptions
 from shard_tool.errors import ManifestError, ObjectExists, OptionError, ShardToolError
 from shard_tool.storage.location import Folder
 from tests.kit.datasets.converted import converted, files_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool import ConvertOptions, convert
 from shard_tool.errors import ObjectMissing
 from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.converted import converted, files_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, ConvertProgress, convert
+from shard_tool import ConvertOptions, ConvertProgress, convert
 from shard_tool.errors import AnnotationError, OptionError
 from tests.kit.datasets.converted import converted, files_of
 from tests.kit.datasets.voc_tree import pictures, voc_tree

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool import ConvertOptions, convert
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import ObjectExists, ObjectMissing, StoreError
 from shard_tool.storage.location import Folder, load_manifest

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from webdataset import WebDataset
 
-from shard_tool.convert.run import ConvertOptions, ConvertProgress, convert
+from shard_tool import ConvertOptions, ConvertProgress, convert
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import SourceError
 from shard_tool.format.sample import VOC_CLASSES, parse_sample

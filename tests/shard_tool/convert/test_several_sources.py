@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from shard_tool import ConvertOptions, convert
 from shard_tool.convert.plan import plan_conversion, resolve_splits
-from shard_tool.convert.run import ConvertOptions, convert, prepare
+from shard_tool.convert.run import prepare
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import ObjectMissing, OptionError, SourceError
 from shard_tool.sources.voc.devkit import open_devkit

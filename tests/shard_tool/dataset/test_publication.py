@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, convert, prepare
+from shard_tool import ConvertOptions, convert
+from shard_tool.convert.run import prepare
 from shard_tool.dataset.index import AdoptOptions, adopt
 from shard_tool.dataset.writer_lock import WriterLock
 from shard_tool.errors import ObjectExists, SourceError, StoreError
