@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.convert.identity import identity, identity_of_manifest
-from shard_tool.convert.plan import ConversionPlan, plan_conversion, resolve_splits
+from shard_tool.convert.plan import ConversionPlan, plan_conversion
 from shard_tool.convert.results import ConvertReport, Results
 from shard_tool.convert.source_digests import archive_sha256, source_entries
 from shard_tool.convert.write_shard import ShardJob, make_shard
@@ -21,6 +21,7 @@ from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import BAD_RECORDS_NAME, check_nobody_else_s, publishing
 from shard_tool.errors import ObjectExists, OptionError
 from shard_tool.sources.voc.devkit import open_devkit
+from shard_tool.sources.voc.split_lists import resolve_splits
 from shard_tool.storage.location import Folder
 from shard_tool.tasks.engines import LOCAL
 from shard_tool.tasks.pool import open_pool

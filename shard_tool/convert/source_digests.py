@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shard_tool.convert.plan import lists_of, numbered_lists_of
+from shard_tool.sources.voc.split_lists import lists_of, numbered_lists_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

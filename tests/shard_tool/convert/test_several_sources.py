@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from shard_tool import ConvertOptions, convert
-from shard_tool.convert.plan import plan_conversion, resolve_splits
+from shard_tool.convert.plan import plan_conversion
 from shard_tool.convert.run import prepare
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import ObjectMissing, OptionError, SourceError
 from shard_tool.sources.voc.devkit import open_devkit
+from shard_tool.sources.voc.split_lists import resolve_splits
 from shard_tool.storage.location import Folder
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of, shards_of
 from tests.kit.datasets.voc_tree import Picture, jpeg, pictures, voc_tar, voc_tree, write
