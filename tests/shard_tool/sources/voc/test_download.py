@@ -10,13 +10,11 @@ import os
 import pickle
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
 
 import pytest
 
@@ -370,13 +368,6 @@ def test_a_4xx_sends_to_the_next_mirror_at_once(tmp_path: Path, status: int) -> 
         path = download_archive(ARCHIVE, tmp_path, mirrors=mirrors, **QUICK)
     assert path.read_bytes() == CONTENT
     assert (len(first.requests), len(second.requests)) == (1, 1)
-
-
-def test_a_certificate_that_fails_to_verify_is_not_asked_for_twice() -> None:
-    refused = ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed")
-    trouble = download._trouble(URLError(refused), timeout_s=1)
-    assert isinstance(trouble, download._RefusedError)
-    assert str(trouble) == "certificate verify failed: self-signed"
 
 
 def test_a_host_that_cannot_be_is_not_asked_for_twice(tmp_path: Path) -> None:
