@@ -28,7 +28,7 @@ from shard_tool.convert.options import ConvertOptions
 from shard_tool.convert.run import convert, prepare
 from shard_tool.dataset.publication import BAD_RECORDS_NAME
 from shard_tool.errors import OptionError
-from shard_tool.sources.voc.named import archives_folder, fetched_archives, wanted_archives
+from shard_tool.sources.voc.named import archives_folder, download_archives, wanted_archives
 from shard_tool.storage.location import Folder
 from shard_tool.tasks.engines import start_early
 from shard_tool.units import parse_size
@@ -242,7 +242,7 @@ def _fetched_release(
 ) -> list[str]:
     """Paths of the archives of a year."""
     with progress(f"voc{year}", unit="bytes") as advance:
-        paths = fetched_archives(
+        paths = download_archives(
             year,
             folder,
             set_=set_,

@@ -1,4 +1,4 @@
-"""What makes two conversions the same, so that a later run may go on with an earlier one."""
+"""Tells whether a later run may resume an earlier one: both must have equal identities."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from shard_tool.format.manifest import Manifest
 
 _NO_CHANGE = dict.fromkeys(("resize", "quality", "reencoded", "encoder"))
-"""What a manifest leaves out where pictures are as they were."""
+"""Values of a manifest whose pictures were not re-encoded; it leaves them out."""
 
 
 def identity(options: ConvertOptions, plan: ConversionPlan) -> dict[str, Any]:
-    """What must be equal for a later run to go on with this one."""
+    """Collect all that must be equal for a later run to resume this one."""
     found = {
         "release": RELEASE,
         "--task": options.task,
@@ -33,7 +33,7 @@ def identity(options: ConvertOptions, plan: ConversionPlan) -> dict[str, Any]:
 
 
 def identity_of_manifest(manifest: Manifest) -> dict[str, Any]:
-    """As far as a finished dataset tells it."""
+    """Collect the same from a manifest, which holds less."""
     found = {
         "release": manifest.release,
         "--task": manifest.task,
@@ -56,7 +56,7 @@ def _shown(name: str) -> str:
 
 
 def byte_options(options: ConvertOptions) -> dict[str, Any]:
-    """The options that decide bytes, as the manifest has them."""
+    """Collect the options that decide bytes, as the manifest holds them."""
     reencoding = options.reencoding()
     return {
         "shard_bytes": options.shard_bytes,
@@ -67,7 +67,7 @@ def byte_options(options: ConvertOptions) -> dict[str, Any]:
 
 
 def dataset_name(options: ConvertOptions, plan: ConversionPlan) -> str:
-    """The dataset's name: the one that was asked for, else 'voc' and the years of its sources."""
+    """The dataset's name: the one in the options, else 'voc' and the years of the sources."""
     years = sorted({devkit.year for devkit in plan.devkits})
     if options.name:
         return options.name

@@ -1,4 +1,4 @@
-"""The options of a conversion, checked where they are made."""
+"""Holds and checks the options of a conversion."""
 
 from __future__ import annotations
 
@@ -21,42 +21,41 @@ OnBadRecord = Literal["fail", "skip"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertOptions:
-    """What to convert, into what, and how.
+    """What to convert, where to, and how.
 
     Raises:
-        OptionError: A value that cannot be used.
+        OptionError: A value cannot be used.
     """
 
     source: str | Sequence[str]
-    """A VOC tar, read in place from a path or URL, or a folder that holds a devkit; or several."""
+    """A VOC tar, as a path or URL, or a folder that holds a devkit; one or several."""
     dest: str
-    """Folder or URL of the dataset: created where it is missing."""
+    """Folder or URL of the dataset; created if missing."""
     task: str = "detection"
     splits: tuple[str, ...] = ()
-    """Empty: train, val and test, as far as the sources have them."""
+    """Empty: those of train, val and test that the sources have."""
     name: str | None = None
     """Name of the dataset; None: 'voc' and the year, or 'voc07+12' for several years."""
     shard_bytes: int = 64 << 20
-    """A shard is closed before the record that would pass this size; one record may exceed it."""
+    """Largest size of a shard, in bytes; a single record may exceed it."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Processes of the local engine that write shards; 1 writes them in this one."""
+    """Processes of the local engine; 1: write the shards in this process."""
     engine: str = "local"
     """'local', or the address of a Dask scheduler ('tcp://host:8786')."""
     seed: int = 0
-    """Of the order in which samples go into shards."""
+    """Seed of the order of samples in shards."""
     on_existing: OnExisting = "fail"
     on_bad_record: OnBadRecord = "fail"
     max_bad_records: int | None = None
-    """With on_bad_record 'skip': more than this is an error; None: no limit."""
+    """With on_bad_record 'skip': most records to skip; None: no limit."""
     resize: int | None = None
-    """Pixels the longer side may have; larger pictures are made smaller. None: none are."""
+    """Most pixels of a picture's longer side; larger pictures are scaled down. None: no limit."""
     quality: int | None = None
-    """JPEG quality, 1 to 100, of every picture, which is then encoded anew; None: only with
-    `resize`, and 90."""
+    """JPEG quality, 1 to 100, of every picture; None: re-encode scaled pictures only, at 90."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec's options for `dest`, and for sources reached by the same protocol."""
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """fsspec's options for sources alone, where they are other ones."""
+    """fsspec's options for sources, if they differ from those for `dest`."""
 
     def __post_init__(self) -> None:
         if not self.sources or "" in self.sources:
@@ -83,21 +82,21 @@ class ConvertOptions:
             if not re.fullmatch(r"[A-Za-z0-9_+-]+", split):
                 raise OptionError("--split", f"{split!r} cannot name a list and its shards")
         check_engine(self.engine)
-        self.reencoding()  # its own checks
+        self.reencoding()  # checks --resize and --quality
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources, one or several."""
+        """The sources as a tuple."""
         return (self.source,) if isinstance(self.source, str) else tuple(self.source)
 
     def reencoding(self) -> Reencoding | None:
-        """What happens to pictures; None: nothing."""
+        """How to re-encode pictures; None: they keep their bytes."""
         if self.resize is None and self.quality is None:
             return None
         return Reencoding(longer_side=self.resize, quality=self.quality)
 
     def options_of(self, source: str) -> dict[str, Any]:
-        """Storage options for a source: its own, or those of DEST where they may be meant."""
+        """Storage options for a source: its own, else those of DEST for the same protocol."""
         protocol, elsewhere, _ = source.partition("://")
         if not elsewhere or self.source_options:
             return self.source_options if elsewhere else {}

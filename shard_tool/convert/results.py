@@ -1,4 +1,4 @@
-"""What a conversion did: collected shard by shard, reported, and written into the manifest."""
+"""Collects the reports of finished shards into progress, the report and the manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertProgress:
-    """How far a conversion is."""
+    """How far a conversion has come."""
 
     samples: int
     total_samples: int
@@ -40,11 +40,11 @@ class ConvertReport:
     bad_records: tuple[dict[str, str], ...]
     seconds: float
     num_kept_shards: int = 0
-    """Shards an earlier run had finished, which were not written again."""
+    """Shards kept from an earlier run."""
 
 
 class Results:
-    """What all tasks together found; grows with the shards, not with the records."""
+    """Collects the reports of all tasks; its memory grows with the shards, not the records."""
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class Results:
     ) -> None:
         self.digests = FileDigests(plan)
         self.num_kept = 0
-        """Shards that an earlier run had finished."""
+        """Shards kept from an earlier run."""
         self.committed: Manifest
-        """The manifest, once it is there."""
+        """The manifest, once it is published."""
         self._plan, self._options, self._on_progress = plan, options, on_progress
         self._names = list(plan.shard_names())
         self._entries: dict[int, ShardEntry] = {}
@@ -65,10 +65,10 @@ class Results:
         self._samples = self._num_bytes = self._num_bad = self._shards = 0
 
     def add(self, number: int, report: dict[str, Any], *, is_kept: bool) -> None:
-        """Take in what came of one shard.
+        """Add the report of one shard.
 
         Raises:
-            DataError: Too many records are bad.
+            DataError: More records are bad than the options allow.
         """
         if report["entry"]:
             self._entries[number] = ShardEntry(**report["entry"])
@@ -93,11 +93,11 @@ class Results:
             )
 
     def bad_records(self) -> tuple[dict[str, str], ...]:
-        """Skipped records in the order of the shards."""
+        """The skipped records in the order of their shards."""
         return tuple(bad for number in sorted(self._bad) for bad in self._bad[number])
 
     def manifest(self, sources: Sequence[dict[str, Any]]) -> Manifest:
-        """The commit record.
+        """Build the manifest.
 
         Raises:
             DataError: A split has no good record.

@@ -1,8 +1,8 @@
-"""Turn VOC sources into a dataset of shards.
+"""Converts sources into a dataset: plans, writes the shards in a pool, publishes the manifest.
 
-Decides in `plan`, acts here: every shard is written by one task, in a pool of processes or on a
-cluster, hashed as it is written and published whole; the manifest comes last (`publication`). The
-result does not depend on who wrote what, nor on how often the conversion was interrupted.
+`plan` decides what each shard holds. One task writes one shard, on a process of this machine or of
+a cluster; `publication` publishes the manifest last. The bytes depend neither on who wrote which
+shard nor on how often the conversion was interrupted.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 def prepare(
     options: ConvertOptions, *, on_scan: Callable[[str, int, int], None] | None = None
 ) -> ConversionPlan:
-    """Scan the sources and decide what goes where; nothing is written.
+    """Scan the sources and plan the shards; writes nothing.
 
     Args:
         options: What to convert.
-        on_scan: Called with (source, bytes, all bytes) while an archive elsewhere is streamed.
+        on_scan: Called with (source, bytes read, all bytes) while a remote archive is streamed.
 
     Raises:
         ShardToolError: A source is missing or unusable.
@@ -72,19 +72,19 @@ def convert(
     plan: ConversionPlan | None = None,
     on_progress: Callable[[ConvertProgress], None] | None = None,
 ) -> ConvertReport:
-    """Convert sources as `options` say.
+    """Convert sources into a dataset.
 
-    Nothing of an existing dataset is touched before the sources were scanned and found usable.
-    Until the manifest is there, DEST is no dataset.
+    An existing dataset is not touched until all sources are scanned and found usable. DEST is no
+    dataset until its manifest is there.
 
     Args:
-        options: What to convert, into what, and how.
-        plan: What `prepare` made of the same options; None: made here.
-        on_progress: Called with each shard that is finished.
+        options: What to convert, where to, and how.
+        plan: The result of `prepare` for the same options; None: planned here.
+        on_progress: Called after each finished shard.
 
     Raises:
-        ShardToolError: Bad options, source, record (unless skipped) or destination; shards already
-            published stay, nothing is committed.
+        ShardToolError: An option, a source, a record (unless skipped) or the destination is bad.
+            Published shards stay; there is no manifest.
     """
     began = time.monotonic()
     plan = plan or prepare(options)
@@ -105,7 +105,7 @@ def convert(
         problem = f"workers of {options.engine} cannot write into this process's memory"
         raise OptionError(str(dest), problem, "choose another DEST")
     workers = 1 if dest.is_of_one_process else min(options.workers, max(1, plan.num_shards))
-    # The pool comes first: a cluster that does not answer must take nothing away.
+    # Open the pool first: if a cluster does not answer, nothing must have been deleted.
     with open_pool(options.engine, workers) as pool, making as publication:
         if publication.manifest is None:
             results = _convert(pool, options, plan, publication, on_progress)
@@ -150,14 +150,14 @@ def _convert(
 def _reports(
     pool: Pool, plan: ConversionPlan, options: ConvertOptions, publication: Publication
 ) -> Iterator[tuple[int, dict[str, Any], bool]]:
-    """(number of the shard, what came of it, whether it was there), as they are finished."""
+    """Write the shards and yield (number, report, whether it existed) as each is finished."""
     sources = tuple(devkit.source for devkit in plan.devkits)
     skip = options.on_bad_record == "skip"
     job = ShardJob(options.task, sources, publication.journal, skip, options.reencoding())
     is_local = publication.journal.folder.local is not None
     numbers = []
     for number, (_, name) in enumerate(plan.shard_names()):
-        # What storage elsewhere holds is what was put there; a disk may have lost power meanwhile.
+        # Remote storage keeps what was put there; a local disk may have lost power.
         if name in publication.reports and not is_local:
             yield number, publication.reports[name], True
         else:
@@ -170,10 +170,10 @@ def _reports(
 
 
 def _check_sources(dest: Folder, plan: ConversionPlan, manifest: Manifest) -> None:
-    """Make sure that a finished dataset was made of these very archives.
+    """Check that a finished dataset was made from these archives.
 
     Raises:
-        ObjectExists: It was not.
+        ObjectExists: It was made from others.
     """
     for devkit, entry in zip(plan.devkits, manifest.sources, strict=True):
         if devkit.source.is_archive and archive_sha256(devkit) != entry["sha256"]:
@@ -182,7 +182,7 @@ def _check_sources(dest: Folder, plan: ConversionPlan, manifest: Manifest) -> No
 
 
 def _is_of_splits(name: str, plan: ConversionPlan) -> bool:
-    """Whether it may be a shard of another run with the same splits."""
+    """Whether another run with the same splits may have written a shard of this name."""
     split, dash, rest = name.rpartition("-")
     is_known = split in {its.split for its in plan.splits}
     return bool(is_known and dash and re.fullmatch(r"\d{6,}\.tar", rest))

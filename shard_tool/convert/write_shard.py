@@ -1,4 +1,4 @@
-"""Write one shard: the task that a worker does, whichever worker it is."""
+"""Writes one shard and its index: the task of a worker."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from shard_tool.storage.location import Folder
 
 _FETCHED_TOGETHER = 32
-"""Records whose files are asked for at once where the archive lies elsewhere."""
+"""Records whose files are requested together from a remote archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """What every task needs to know; travels to workers."""
+    """What all tasks of a conversion share; pickled, it goes to the workers."""
 
     task: str
     sources: tuple[SourceFiles, ...]
@@ -40,16 +40,16 @@ class ShardJob:
 def make_shard(
     job: ShardJob, task: ShardTask, known: dict[str, Any] | None
 ) -> tuple[dict[str, Any], bool]:
-    """Write one shard and its index. Runs in a worker; depends on its arguments alone.
+    """Write one shard and its index, unless a good one exists. Runs in a worker.
 
     Args:
         job: What all tasks share.
         task: The shard.
-        known: What an earlier run recorded of it, on a local disk.
+        known: The report of an earlier run that wrote it to a local disk; None: it was not written.
 
     Returns:
-        What is recorded of it (sizes, entry, counts, bad records, digests of a folder's files), and
-        whether it was kept.
+        The shard's report (sizes, entry, counts, bad records, digests of a folder's files), and
+        whether the existing shard was kept.
     """
     if known is not None and _is_as_recorded(job.journal.folder, known):
         return known, True
@@ -59,7 +59,7 @@ def make_shard(
 
 
 def _is_as_recorded(folder: Folder, known: dict[str, Any]) -> bool:
-    """Whether a shard on a local disk still has the bytes that were written there."""
+    """Whether a shard and its index on a local disk have the recorded digests."""
     entry, path = known["entry"], folder.local
     if entry is None or path is None:
         return True
@@ -80,7 +80,7 @@ def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
     def bad(record: Record, exc: DataError) -> None:
         if not job.skip:
             raise exc
-        error = f"{exc.place}: {exc.problem}"  # the hint is to skip it, which we do
+        error = f"{exc.place}: {exc.problem}"  # without the hint, which is to skip the record
         bad_records.append({"split": task.split, "key": record.key, "error": error})
 
     job.journal.check()
@@ -120,13 +120,13 @@ def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
 
 
 class _NothingToPublishError(Exception):
-    """Every record of a shard was bad; a shard holds at least one sample."""
+    """Every record of a shard was bad; an empty shard is not published."""
 
 
 def _built(
     job: ShardJob, task: ShardTask, bad: Callable[[Record, DataError], None]
 ) -> Iterator[tuple[Record, list[bytes], BuiltSample]]:
-    """The task's records in order, with their files' bytes and the sample made of them."""
+    """Yield each good record of a task with its files' bytes and its sample, in order."""
     is_local = all(source.is_local for source in job.sources)
     together = 1 if is_local else _FETCHED_TOGETHER
     with ExitStack() as stack:
@@ -155,7 +155,7 @@ def _built(
 def _contents(
     readers: Sequence[Callable[[Sequence[FileSpan]], list[bytes]]], records: Sequence[Record]
 ) -> Iterator[list[bytes]]:
-    """The bytes of each record's files; all files of one source are asked for together."""
+    """Yield the bytes of each record's files; requests all files of a source together."""
     wanted: dict[int, list[FileSpan]] = {}
     for record in records:
         wanted.setdefault(record.source, []).extend(record.spans)

@@ -1,22 +1,22 @@
-"""Reads the size of a JPEG from its header: a walk over its markers, without a decoder."""
+"""Reads the size of a JPEG from its markers, without a decoder."""
 
 from __future__ import annotations
 
 _SOI, _MARK, _SOS = b"\xff\xd8", 0xFF, 0xDA
 _FRAMES = (0xC0, 0xC1, 0xC2)
-"""Baseline, extended and progressive, by Huffman coding: what decoders take."""
+"""Baseline, extended and progressive frames with Huffman coding: those that decoders read."""
 _TABLES = (0xC4, 0xDB, 0xDD)
 """Huffman and quantisation tables, restart interval."""
 _APP0, _COM = 0xE0, 0xFE
 _FRAME_BYTES = 11
-"""Length of the shortest frame header, of one component."""
+"""Length of the shortest frame header: one component."""
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """(width, height) by the markers before the first scan, a tenth of Pillow's time.
+    """Read the size from the markers before the first scan, in a tenth of Pillow's time.
 
     Returns:
-        None for anything unusual, which is Pillow's to judge.
+        (width, height) in pixels; None for an unusual file, which Pillow has to judge.
 
     Source:
         ITU-T T.81, B.1 and B.2: markers, lengths and the frame header.

@@ -1,4 +1,4 @@
-"""Reads the size of a picture from its header and refuses absurd ones; nothing is decoded."""
+"""Reads the size of a picture from its header and refuses absurd sizes; decodes nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from shard_tool.pictures.jpeg_header import jpeg_size
 
 
 def picture_size(content: bytes, format_: str, place: str) -> tuple[int, int]:
-    """Width and height in pixels from a JPEG's or PNG's header; nothing is decoded.
+    """Read (width, height) in pixels from the header of a JPEG or PNG.
+
+    Args:
+        content: The file's bytes.
+        format_: 'JPEG' or 'PNG'.
+        place: Name of the file in errors.
 
     Raises:
-        DataError: Not a picture of that format, or one of absurd size.
+        DataError: The file is not of that format, or has no or more than `MAX_PIXELS` pixels.
     """
     if format_ == "JPEG" and (size_wh := jpeg_size(content)):
         return _checked_size(size_wh, place)

@@ -1,9 +1,9 @@
-"""The files of a source: members of an archive read in place, wherever it is, or of a folder.
+"""Reads the files of a source in place: members of a tar, local or remote, or files of a folder.
 
-Owns where bytes lie; knows nothing of what is in them. A local archive is scanned once over its
-headers, one elsewhere is streamed once; then every file is read by offset: nothing is extracted and
-nothing staged. The paths inside are only looked up, never joined to a path of this machine, so a
-hostile name leads nowhere; one that tries is refused all the same, and named.
+Knows where bytes lie and nothing of what they mean. A scan of a local tar reads its headers; a scan
+of a remote one streams it once. After that each file is read by its offset. Nothing is extracted or
+copied. Names inside an archive are compared and never joined to a path of this machine, so a
+hostile name reaches no file; a scan still refuses it with an error that shows it.
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ _LINKS = {"1": "a hard link", "2": "a symbolic link"}
 _DEVICES = {"3": "a device", "4": "a device", "6": "a pipe"}
 _CRC_BYTES = 1 << 20
 _TIMES = 3
-"""Times a file elsewhere is read before its bytes are called changed."""
+"""How often a file of a remote archive is read before its bytes count as changed."""
 
 
 class FileSpan(NamedTuple):
-    """Where one file of a devkit lies."""
+    """Where one file of a source lies."""
 
     name: str
-    """Its path below the year's folder, e.g. 'JPEGImages/000005.jpg'."""
+    """Its path below `SourceFiles.inner`, e.g. 'JPEGImages/000005.jpg'."""
     offset: int
     """First byte in the archive; 0 in a folder."""
     size: int
     """Length in bytes."""
     crc: int | None = None
-    """CRC-32 of the content, where it was seen when the archive was scanned."""
+    """CRC-32 of the content, if the scan read it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFiles:
-    """Where a devkit's bytes are: a small value that travels to workers."""
+    """Reads the files of one source. A small value: pickled, it goes to every worker."""
 
     where: str
-    """The archive's path or URL, or the year's folder."""
+    """Path or URL of the archive, or path of the folder."""
     inner: str
-    """The year's folder inside the archive, without a trailing slash."""
+    """Path of the dataset's folder inside the archive, without a trailing slash."""
     _: KW_ONLY
     is_archive: bool
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
-    """fsspec's storage options for an archive elsewhere; may hold secrets."""
+    """fsspec's storage options for a remote archive; may hold secrets."""
     number: int = 0
     """Its place among the sources of one dataset."""
     state: str = ""
-    """What tells a file that was changed or replaced: of a local archive size, time and number."""
+    """Size, time of change and inode of a local archive, to notice that it was changed."""
     shown: str = field(default="", compare=False)
-    """What messages call it: as it was given, without secrets."""
+    """Its name in messages: as the caller gave it, without secrets."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shown", self.shown or public_url(self.where))
@@ -80,7 +80,7 @@ class SourceFiles:
 
     @property
     def archive(self) -> StoredObject:
-        """The archive, where it is one."""
+        """The archive; only where `is_archive`."""
         return StoredObject(self.where, self.options)
 
     @property
@@ -89,14 +89,16 @@ class SourceFiles:
         return not self.is_archive or self.archive.local is not None
 
     def place(self, span: FileSpan | str) -> str:
-        """What messages call a file of this devkit."""
+        """Name of a file in messages."""
         name = span if isinstance(span, str) else span.name
         prefix = f"{self.shown}:{self.inner}" if self.is_archive else self.shown
         return f"{prefix}/{name}"
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[Sequence[FileSpan]], list[bytes]]]:
-        """A function that reads files, valid inside the block; elsewhere it asks for all at once.
+        """Yield a function that reads files, valid inside the block.
+
+        From a remote archive it requests all of them at the same time.
 
         Raises:
             SourceError: (also from the function) The source cannot be read, or is shorter than when
@@ -116,7 +118,7 @@ class SourceFiles:
                 ]
 
     def read(self, span: FileSpan) -> bytes:
-        """One file's bytes.
+        """Read one file.
 
         Raises:
             As `opened` does.
@@ -125,7 +127,7 @@ class SourceFiles:
             return read([span])[0]
 
     def check_unchanged(self) -> None:
-        """Make sure that a local archive is still the one that was scanned.
+        """Check that a local archive is still the one that was scanned.
 
         Raises:
             SourceError: It is not.
@@ -137,10 +139,10 @@ class SourceFiles:
     def _check_state(self, stat: os.stat_result) -> None:
         if self.state and _state_of(stat) != self.state:
             problem = "was changed or replaced since it was scanned"
-            raise SourceError(self.shown, problem, "convert from a source at rest")
+            raise SourceError(self.shown, problem, "convert from a source that does not change")
 
     def _fetched(self, spans: Sequence[FileSpan]) -> list[bytes]:
-        """Files of an archive elsewhere, each compared with the CRC-32 it had when it passed by."""
+        """Read files of a remote archive and compare each with its CRC-32 from the scan."""
         found: dict[int, bytes] = {}
         for _ in range(_TIMES):
             missing = [at for at in range(len(spans)) if at not in found]
@@ -150,13 +152,15 @@ class SourceFiles:
             if len(found) == len(spans):
                 return [found[at] for at in range(len(spans))]
         wrong = next(span for at, span in enumerate(spans) if at not in found)
-        problem = f"other bytes than when the archive was scanned (read {_TIMES} times)"
-        raise SourceError(self.place(wrong), problem, "convert from a source at rest")
+        problem = f"its bytes are not those of the scan (read {_TIMES} times)"
+        raise SourceError(self.place(wrong), problem, "convert from a source that does not change")
 
     def _checked(self, span: FileSpan, content: bytes) -> bytes:
         if len(content) != span.size:
             problem = f"{len(content)} bytes, {span.size} when it was scanned"
-            raise SourceError(self.place(span), problem, "convert from a source at rest")
+            raise SourceError(
+                self.place(span), problem, "convert from a source that does not change"
+            )
         return content
 
 
@@ -172,11 +176,11 @@ def _state_of(stat: os.stat_result) -> str:
 
 
 class ArchiveScan(NamedTuple):
-    """What a walk over an archive found, beside its members."""
+    """What a scan learnt about an archive as a whole."""
 
     num_bytes: int
     sha256: str | None = None
-    """Of the archive, where scanning it meant reading all of it."""
+    """Digest of the archive, if the scan read all of it."""
     state: str = ""
     """See `SourceFiles.state`."""
 
@@ -186,12 +190,12 @@ def scan_archive(
     note: Callable[[FileSpan], None],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ArchiveScan:
-    """Walk over a plain tar.
+    """Scan a plain tar: only the headers of a local one, all bytes of a remote one.
 
     Args:
-        archive: The tar. On this machine its headers alone are read, elsewhere all of it.
+        archive: The tar.
         note: Called with each file and folder, in order.
-        on_progress: Called with (bytes, all bytes) while an archive elsewhere is streamed.
+        on_progress: Called with (bytes read, all bytes) while a remote archive is streamed.
 
     Raises:
         SourceError: Compressed, cut short, or a member is a link or leads out of the archive.
@@ -203,7 +207,7 @@ def scan_archive(
 
 
 def _scan_local(place: str, path: Path, note: Callable[[FileSpan], None]) -> ArchiveScan:
-    """Read the headers only; contents are jumped over."""
+    """Read the headers and skip the contents."""
     with os_errors_named(place), path.open("rb", buffering=0) as file:
         descriptor, stat = file.fileno(), os.fstat(file.fileno())
         _walk(place, lambda at, n: os.pread(descriptor, n, at), stat.st_size, note)
@@ -215,10 +219,7 @@ def _scan_stream(
     note: Callable[[FileSpan], None],
     on_progress: Callable[[int, int], None] | None,
 ) -> ArchiveScan:
-    """Read all of it once: tens of thousands of headers one by one would be as many round trips.
-
-    What passes by is hashed on the way.
-    """
+    """Stream and hash the archive: reading its headers one by one would cost a round trip each."""
     size, digest = archive.num_bytes(), sha256()
 
     def seen(part: bytes) -> None:
@@ -241,7 +242,7 @@ def _walk(
     *,
     with_crcs: bool = False,
 ) -> None:
-    """Note all members; with CRC-32s of their contents where these pass by anyhow."""
+    """Check and note all members, with CRC-32s of their contents if wanted."""
     try:
         _check_kind(place, read_at(0, 8))
         for member in walk(read_at, 0, size, place=place):
@@ -250,8 +251,8 @@ def _walk(
             note(FileSpan(member.name, member.offset, member.size, crc))
     except ShardError as exc:
         hint = "download or copy the archive again"
-        if "Range" in exc.hint:  # said by whoever reads by range, after several tries
-            hint = "its server sends the whole for every part: download it, and give the path"
+        if "Range" in exc.hint:  # from `storage.ranges`, after several attempts
+            hint = "its server ignores Range: download the archive and give its path"
         raise SourceError(exc.place, exc.problem, hint) from exc
 
 
@@ -277,17 +278,17 @@ def _check_member(place: str, member: Member) -> None:
 
 
 def unsafe_member(place: str, name: str, problem: str) -> SourceError:
-    """Refuse what no official archive holds; nothing is extracted, but the sender meant harm."""
+    """The error for a member that no honest archive holds."""
     hint = "get the archive from another place, or extract what you trust and give the folder"
     return SourceError(place, f"member {name!r} {problem}", hint)
 
 
 def scan_folders(root: Path, folders: Iterable[str], note: Callable[[FileSpan], None]) -> str:
-    """Note the files that lie directly in some folders.
+    """Note the files directly inside some folders.
 
     Args:
-        root: A folder of this machine.
-        folders: Paths of folders below it; those that are missing have no files.
+        root: A local folder.
+        folders: Paths below `root`; a missing folder counts as empty.
         note: Called with each file, named by its path below `root`, in no particular order.
 
     Returns:
@@ -299,11 +300,11 @@ def scan_folders(root: Path, folders: Iterable[str], note: Callable[[FileSpan], 
             continue
         with os.scandir(root / folder) as entries:
             for entry in entries:
-                if entry.is_file():  # not so a link that leads nowhere
+                if entry.is_file():  # False for a broken link
                     stat, name = entry.stat(), f"{folder}/{entry.name}"
                     note(FileSpan(name, 0, stat.st_size))
                     written = f"{name} {stat.st_mtime_ns}".encode("utf-8", "surrogateescape")
-                    stamp += int.from_bytes(sha256(written).digest(), "big")  # in any order
+                    stamp += int.from_bytes(sha256(written).digest(), "big")  # a sum: in any order
     return f"{stamp % 2**256:x}"
 
 

@@ -28,52 +28,52 @@ if TYPE_CHECKING:
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NOT_NOW = (408, 425, 429)
-"""Request timeout, too early, too many requests: what 4xx a later request may not get."""
+"""Request timeout, too early, too many requests: a later request may succeed."""
 
 
 class TransientError(Exception):
-    """A request failed in a way that another one may not."""
+    """A request failed; the same request may succeed later."""
 
 
 class StartOverError(TransientError):
-    """The bytes there are cannot be continued; those of one answer may do."""
+    """The server cannot continue the file; a request from byte 0 may succeed."""
 
 
 class RefusedError(Exception):
-    """A URL does not have the file, however often it is asked."""
+    """This URL does not have the file; asking again cannot help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The bytes that an answer brings."""
+    """The body of an answer."""
 
     start: int
-    """The first of them: the one that was asked for, or 0."""
+    """Position of its first byte in the file: the requested one, or 0."""
     total: int | None
-    """Length of the whole file, where the server says it."""
+    """Length of the whole file; None if the server does not tell."""
     _answer: http.client.HTTPResponse
     _timeout_s: float
 
     def read(self, at_most: int) -> bytes:
-        """The next bytes as soon as some are there; empty at the end.
+        """Read the bytes that have arrived, at least one; empty at the end.
 
         Raises:
             TransientError: The connection broke or fell silent.
         """
         try:
-            return self._answer.read1(at_most)  # read() would lose on a stall what it holds
+            return self._answer.read1(at_most)  # read() would lose the bytes before a stall
         except (OSError, http.client.HTTPException) as exc:
             raise _error_of(exc, self._timeout_s) from exc
 
 
 @contextmanager
 def open_body(url: str, *, start: int, timeout_s: float) -> Iterator[Body]:
-    """Ask a URL once for its bytes from `start` on; follows redirects.
+    """Request a URL from byte `start` on, once; redirects are followed.
 
     Args:
-        url: http or https; user and password are sent as Basic authorization, to its host alone.
-        start: The first byte that is missing.
-        timeout_s: Longest wait for a connection, or for the next bytes.
+        url: http or https. User and password go to its own host alone, as Basic authorization.
+        start: Position of the first byte wanted.
+        timeout_s: Longest wait for a connection or for the next bytes.
 
     Raises:
         TransientError: No answer, a 5xx, or one of the 4xx that say "not now".
@@ -95,7 +95,7 @@ def is_web(url: str) -> bool:
 
 
 def _answer_of(url: str, *, start: int, timeout_s: float) -> http.client.HTTPResponse:
-    """The answer of a URL, or of the one it redirects to in the end."""
+    """Open a URL and follow its redirects."""
     for _ in range(_MAX_REDIRECTS + 1):
         try:
             answer = _opener().open(_request(url, start=start), timeout=timeout_s)
@@ -109,13 +109,13 @@ def _answer_of(url: str, *, start: int, timeout_s: float) -> http.client.HTTPRes
 
 
 def _range_of(status: int, headers: Message, *, asked_from: int) -> tuple[int, int | None]:
-    """(first byte, length of the whole file or None) that an answer's status and headers tell.
+    """Read (position of the first byte, length of the file or None) from an answer's headers.
 
     Raises:
         TransientError: As `open_body`, as are the others.
     """
     content_range = headers.get("Content-Range", "")
-    if status == http.HTTPStatus.OK:  # also a server's way to say it knows no ranges
+    if status == http.HTTPStatus.OK:  # also the answer of a server without ranges
         return 0, _number(headers.get("Content-Length", ""))
     if status == http.HTTPStatus.PARTIAL_CONTENT:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
@@ -131,7 +131,7 @@ def _range_of(status: int, headers: Message, *, asked_from: int) -> tuple[int, i
 
 
 def _redirected(url: str, location: str) -> str:
-    """Where a redirect leads; http and https only."""
+    """Target of a redirect; refuses all but http and https."""
     try:
         target = urljoin(url, location) if location else ""
     except ValueError:
@@ -147,7 +147,7 @@ def _number(text: str) -> int | None:
 
 
 def _spell(status: int) -> str:
-    """A status in the standard's words, not in the server's, which could say anything.
+    """Name a status with the standard's words; the server's own could hold anything.
 
     >>> _spell(503), _spell(599)
     ('HTTP 503 Service Unavailable', 'HTTP 599')
@@ -156,23 +156,23 @@ def _spell(status: int) -> str:
 
 
 def _error_of(exc: Exception, timeout_s: float) -> TransientError | RefusedError:
-    """What a failed connection means; without the exception's own words, which may show a URL."""
+    """Classify a failed connection; the exception's own text may show a URL and is not used."""
     wrapped = exc.reason if isinstance(exc, URLError) else None
     reason = wrapped if isinstance(wrapped, Exception) else exc
     if isinstance(reason, TimeoutError):
         return TransientError(f"nothing came for {timeout_s:g} s")
     text = (reason.strerror if isinstance(reason, OSError) else None) or type(reason).__name__
-    # A certificate that fails to verify is a ValueError, too.
+    # A certificate that fails to verify is also a ValueError.
     is_lasting = isinstance(reason, ValueError | http.client.InvalidURL)
     return RefusedError(text) if is_lasting else TransientError(text)
 
 
 def _request(url: str, *, start: int) -> urllib.request.Request:
-    """Ask for a URL from a byte on; user and password, which urllib cannot read, in a header."""
+    """Build a request; urllib needs user and password of a URL in a header."""
     parts = urlsplit(url)
     bare = parts._replace(
         netloc=parts.netloc.rpartition("@")[2],
-        path=quote(parts.path, safe=string.punctuation),  # what is quoted already stays so
+        path=quote(parts.path, safe=string.punctuation),  # already quoted text stays as it is
         query=quote(parts.query, safe=string.punctuation),
         fragment="",
     )
@@ -188,9 +188,9 @@ def _request(url: str, *, start: int) -> urllib.request.Request:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """The web and nothing else: `urlopen` knows file:, ftp: and data:, and redirects to ftp: too.
+    """Open http and https alone; `urlopen` would also open file:, ftp: and data:.
 
-    Every status comes back as an answer, none as an exception: `_range_of` judges them.
+    Every status comes back as an answer and none as an exception, for `_range_of` to judge.
     """
     opener = urllib.request.OpenerDirector()
     opener.add_handler(urllib.request.ProxyHandler())

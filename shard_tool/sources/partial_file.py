@@ -1,4 +1,7 @@
-"""Keeps the bytes of an unfinished download: a locked file, its length and its MD5."""
+"""Keeps the bytes of an unfinished download in a locked file, with their number and MD5.
+
+The lock is on the file itself. `filelock` would leave a lock file behind where a process is killed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,16 @@ _BLOCK_BYTES = 1 << 20
 
 
 class PartialFile:
-    """The bytes got so far: a locked file, with its length and its md5."""
+    """A locked ``.part`` file.
+
+    Args:
+        target: Path of the finished file; the part lies beside it.
+        on_check: Called with (bytes, all bytes) while the existing part is hashed.
+
+    Raises:
+        ObjectBusy: Another process holds the lock.
+        StoreError: The disk failed.
+    """
 
     def __init__(self, target: Path, on_check: Callable[[int, int], None] | None) -> None:
         self.target = target
@@ -34,11 +46,11 @@ class PartialFile:
 
     @property
     def md5(self) -> str:
-        """Of all bytes there are."""
+        """MD5 of all bytes in the file, as hex digits."""
         return self._hash.hexdigest()
 
     def append(self, block: bytes) -> None:
-        """Write behind the last byte."""
+        """Append bytes."""
         with disk_errors_named(self.path):
             rest = memoryview(block)
             while rest:
@@ -47,13 +59,13 @@ class PartialFile:
         self.size += len(block)
 
     def restart(self) -> None:
-        """Drop every byte."""
+        """Delete all bytes."""
         with disk_errors_named(self.path):
             self._file.truncate(0)
         self._hash, self.size = _new_md5(), 0
 
     def set_aside(self, md5: str) -> Path:
-        """Keep the bytes under another name and begin anew; returns that name."""
+        """Rename the file, open an empty one, and return the path of the old."""
         with disk_errors_named(self.path):
             kept = move_aside(self.path, self.target.name, md5)
             self._file.close()
@@ -62,29 +74,29 @@ class PartialFile:
         return kept
 
     def publish(self) -> None:
-        """Give the file its name, at once and whole."""
+        """Rename the part to the finished file, atomically."""
         with disk_errors_named(self.target):
             self.path.replace(self.target)
 
     def close(self) -> None:
-        """Give up the lock; what was got stays for the next process."""
+        """Release the lock; the bytes stay for the next process."""
         if self.size == 0:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
 
 def part_of(target: Path) -> Path:
-    """Where the bytes of an archive are kept until they are all there."""
+    """Path of the unfinished file of a download."""
     return target.with_name(f"{target.name}.part")
 
 
 def move_aside(path: Path, name: str, md5: str) -> Path:
-    """Rename a file of wrong bytes so that people can look at it; returns the new path."""
+    """Rename a file with a wrong digest, so that people can inspect it; returns the new path."""
     return path.replace(path.with_name(f"{name}.wrong-{md5[:8]}"))
 
 
 def md5_of(file: FileIO, on_check: Callable[[int, int], None] | None) -> hashlib._Hash:
-    """The md5 of a file from its start; leaves it at its end."""
+    """Hash an open file from its position to its end."""
     found, total, done = _new_md5(), os.fstat(file.fileno()).st_size, 0
     buffer = memoryview(bytearray(_BLOCK_BYTES))
     while num_bytes := file.readinto(buffer):
@@ -96,14 +108,14 @@ def md5_of(file: FileIO, on_check: Callable[[int, int], None] | None) -> hashlib
 
 
 def _new_md5() -> hashlib._Hash:
-    """The hosts' archives are known by md5; against accidents it is as good as any."""
+    """MD5, because the published digests are MD5; it finds accidents, not attacks."""
     return hashlib.md5(usedforsecurity=False)
 
 
 def _open_locked(path: Path) -> FileIO:
-    """Open for appending, as the only process: two would hash their own bytes, and mix both.
+    """Open a file for appending and lock it; two processes would mix their bytes.
 
-    The lock dies with its process, so that a killed one leaves nothing to clean up.
+    The lock ends with its process, so a killed process leaves nothing to clean up.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -119,7 +131,7 @@ def _open_locked(path: Path) -> FileIO:
         if _is_at(path, file):
             file.seek(0)
             return file
-        file.close()  # renamed by the process that held the lock: not ours to append to
+        file.close()  # the process with the lock has renamed it: open the new file
 
 
 def _is_at(path: Path, file: FileIO) -> bool:
@@ -134,7 +146,7 @@ def disk_errors_named(path: Path) -> Iterator[None]:
     """Turn errors of the operating system into a `StoreError` that names the file."""
     try:
         yield
-    except ObjectBusy:  # an OSError, too
+    except ObjectBusy:  # also an OSError
         raise
     except OSError as exc:
-        raise StoreError(str(path), f"disk trouble: {exc.strerror or exc}") from exc
+        raise StoreError(str(path), f"disk error: {exc.strerror or exc}") from exc

@@ -1,6 +1,6 @@
-"""A VOC devkit as a source: which of its files lie where, and what its lists say.
+"""Finds the files of a VOC devkit in an archive or a folder.
 
-Owns what makes a tree a VOC devkit; how an archive or a folder is read is `archive`'s business.
+This module knows what makes a tree a devkit; `archive` reads the tar or the folder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SUFFIX_OF_FOLDER = {
 _INNER_PATH = re.compile(rf"((?:.*?/)?)({'|'.join(SUFFIX_OF_FOLDER)})/([^/]+)", re.DOTALL)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _MAX_STEM_BYTES = 255
-"""As file systems have it; a longer name in an archive is an attack or damage."""
+"""The limit of file systems; a longer name in an archive is an attack or damage."""
 _MAX_LIST_BYTES = 1 << 30
 
 
@@ -59,13 +59,13 @@ class Devkit:
 
     source: SourceFiles
     files: FileTable = field(repr=False)
-    """Folder ('JPEGImages', 'ImageSets/Main', …) to where its files lie."""
+    """Positions of the files by folder ('JPEGImages', 'ImageSets/Main', …)."""
     num_bytes: int | None = None
-    """Of the archive."""
+    """Length of the archive; None for a folder."""
     sha256: str | None = None
-    """Of the archive, where scanning it meant reading all of it."""
+    """Digest of the archive, if the scan read all of it."""
     stamp: str = ""
-    """Of a folder: what tells that one of its files was written to."""
+    """Digest of the times of change of a folder's files."""
 
     @property
     def year(self) -> str:
@@ -73,19 +73,19 @@ class Devkit:
         return year_of(self.source)
 
     def find(self, folder: str, stem: str) -> FileSpan | None:
-        """Where ``folder/stem`` lies, or None."""
+        """Position of ``folder/stem``; None if there is no such file."""
         at = self.files.find(folder, stem.encode("utf-8", "surrogateescape"))
         return at and FileSpan(f"{folder}/{stem}{SUFFIX_OF_FOLDER[folder]}", *at)
 
     def place(self, span: FileSpan | str) -> str:
-        """What messages call a file of this devkit."""
+        """Name of a file in messages."""
         return self.source.place(span)
 
     def read(self, span: FileSpan) -> bytes:
-        """A list's bytes.
+        """Read a list.
 
         Raises:
-            SourceError: As `Source.opened`; or the list is absurdly long.
+            SourceError: As `SourceFiles.opened`; or the list is absurdly long.
         """
         if span.size > _MAX_LIST_BYTES:
             problem = f"{span.size} bytes are too many for a list (most: {_MAX_LIST_BYTES})"
@@ -96,8 +96,8 @@ class Devkit:
         """The ids of ``ImageSets/<folder>/<split>.txt`` as UTF-8, sorted, each once.
 
         Raises:
-            SourceError: There is no such list, it is empty (names the lists there are), or it is a
-            class's list, whose second column says which pictures show the class.
+            SourceError: There is no such list or it is empty (names the lists with pictures), or it
+                is the list of a class, whose second column says which pictures show the class.
         """
         span = self.find(f"ImageSets/{folder}", split)
         content = self.read(span) if span else b""
@@ -117,16 +117,16 @@ class Devkit:
         return ids
 
     def numbers(self, folder: str, name: str) -> dict[str, tuple[int, ...]] | None:
-        """Id to the second column of ``ImageSets/<folder>/<name>.txt``; None: no such list.
+        """Map ids to the second column of ``ImageSets/<folder>/<name>.txt``; None without a list.
 
         Raises:
-            SourceError: The column holds something else than whole numbers.
+            SourceError: The column holds something other than whole numbers.
         """
         span = self.find(f"ImageSets/{folder}", name)
         return parse_numbers(self.read(span), place=self.place(span)) if span else None
 
     def labels(self, name: str) -> tuple[NDArray[np.bytes_], NDArray[np.int64]] | None:
-        """Ids and numbers of ``ImageSets/Main/<name>.txt``; None: no list of one number an id."""
+        """Ids and numbers of ``ImageSets/Main/<name>.txt``; None unless each id has one number."""
         span = self.find("ImageSets/Main", name)
         return sorted_labels(self.read(span), place=self.place(span)) if span else None
 
@@ -135,15 +135,15 @@ class Devkit:
         return [split for split in SPLITS if self.names_pictures(folder, split)]
 
     def names_pictures(self, folder: str, split: str) -> bool:
-        """Whether there is such a list, and a picture in it."""
+        """Whether there is such a list and it names a picture."""
         span = self.find(f"ImageSets/{folder}", split)
         return span is not None and names_any(self.read(span), place=self.place(span))
 
     def identity_sha256(self) -> str:
-        """A digest to know the source again by, on this machine; its content is not read for it.
+        """Digest that tells on this machine whether the source is the same; reads no content.
 
-        Of names, offsets and sizes, and of what tells that content was changed: the SHA-256 of an
-        archive elsewhere, times of last change of files here.
+        It covers names, offsets and sizes, and what shows a change of content: the SHA-256 of a
+        remote archive, the times of change of local files.
         """
         changed = self.sha256 or self.source.state or self.stamp
         return sha256(f"{self.files.sha256()} {changed}".encode()).hexdigest()
@@ -159,16 +159,16 @@ def open_devkit(
     """Scan a VOC archive (a plain tar) or a folder.
 
     Args:
-        source: The tar as a path or URL, or the year's folder, its ``VOCdevkit`` or the parent of
-            that on this machine.
+        source: Path or URL of the tar, or path of the year's folder, of its ``VOCdevkit`` or of
+            the parent of that.
         options: fsspec's storage options, for a URL.
-        number: The source's place among those of one dataset.
-        on_progress: Called with (bytes, all bytes) while an archive elsewhere is streamed.
+        number: The source's place among the sources of one dataset.
+        on_progress: Called with (bytes read, all bytes) while a remote archive is streamed.
 
     Raises:
         ObjectMissing: There is nothing at `source`.
-        SourceError: Compressed, cut short, several years in one source, a member that is a link or
-            leads out of the archive, or not a devkit.
+        SourceError: The source is compressed, cut short, holds several years or none, or a member
+            is a link or leads out of the archive.
         StoreError: Storage failed, and went on failing.
     """
     archive = StoredObject(source, options or {})
@@ -196,7 +196,7 @@ def open_devkit(
 
 
 def year_of(source: SourceFiles) -> str:
-    """'2007' … '2012' from the name of a devkit's folder; 'unknown' where it says none."""
+    """The year in the name of a devkit's folder: '2007' … '2012', or 'unknown'."""
     match = re.fullmatch(r"VOC(\d{4})", source.inner.rpartition("/")[2])
     return match[1] if match else "unknown"
 
@@ -206,14 +206,14 @@ def _devkit_in_folder(source: str, path: Path, number: int) -> Devkit:
     stamp = scan_folders(path, _folders_in(path), partial(_note, builder, str(path)))
     inner, files = _the_only_year(source, builder.by_inner())
     _check_folders(str(path / inner), files)
-    root = (path / inner).absolute()  # not resolved: a link's own name says the year
+    root = (path / inner).absolute()  # not resolved: the name of a link tells the year
     inner = "/".join(root.parts[-2:])
     found = SourceFiles(str(root), inner, is_archive=False, number=number)
     return Devkit(found, files, stamp=stamp)
 
 
 def _folders_in(path: Path) -> list[str]:
-    """Where files of a devkit may lie below `path`, which is the year's folder or holds it."""
+    """List the folders below `path` in which files of a devkit may lie."""
     roots = [path, *path.glob("VOC20[01][0-9]"), *path.glob("VOCdevkit/VOC20[01][0-9]")]
     roots += path.glob("TrainVal/VOCdevkit/VOC20[01][0-9]")
     return [
@@ -243,15 +243,15 @@ def _check_folders(place: str, files: FileTable) -> None:
 
 
 def _note_member(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
-    """Note a member of an archive, whose names may be anything."""
+    """Note a member of an archive; refuse an unprintable name."""
     if (known := _INNER_PATH.fullmatch(span.name)) and _UNPRINTABLE.search(known[3]):
-        problem = "has a name that is no text (control characters, or not UTF-8)"
+        problem = "has an unprintable name (control characters, or not UTF-8)"
         raise unsafe_member(place, span.name, problem)
     _note(builder, place, span)
 
 
 def _note(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
-    """Remember a file of one of the folders we know; anything else is none of our business."""
+    """Note a file if it lies in a folder of the devkit and has that folder's suffix."""
     name, offset, size, crc = span
     match = _INNER_PATH.fullmatch(name.removeprefix("./"))
     if not (match and match[3].endswith(SUFFIX_OF_FOLDER[match[2]])):

@@ -1,11 +1,13 @@
-"""Official archives, fetched over HTTP: resumable, and never there unless their digest is right.
+"""Downloads official archives over HTTP: resumes after cuts, tries mirrors, verifies the MD5.
 
-Bytes stream into ``<name>.part``, which only the digest of the table turns into ``<name>``. What is
-cut short is continued, also by another process and from another mirror; a whole file with the
-wrong digest is moved aside, where people can look at it. Knows nothing of what an archive holds.
+Bytes stream into ``<name>.part``, which is renamed to ``<name>`` once its MD5 is the published one.
+Another process or another mirror can continue an unfinished part. A complete file with a wrong MD5
+is renamed, so that people can inspect it. `http_range` makes the requests and `partial_file` owns
+the file; this module chooses the next URL and judges the result.
 
-This module decides which URL is asked next and what is right; `http_range` makes the requests,
-`partial_file` owns the disk.
+Not `storage.ranges`: it needs the file's size and a server with ranges, which these hosts do not
+promise. Not pooch or requests: they neither resume nor change to a mirror halfway. If-Range is not
+sent, since ETags differ between mirrors; the MD5 judges the whole.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 1 << 20
 _PROGRESS_BYTES = 1 << 20
-"""New bytes that make an attempt worth its while: it then does not count as a failed one."""
+"""An attempt that brings this many new bytes does not count as failed."""
 _LONGEST_PAUSE_S = 60.0
 
 
@@ -56,37 +58,35 @@ def download_archive(
     attempts: int = 5,
     backoff_s: float = 1.0,
 ) -> Path:
-    """Make sure that an official archive lies in a folder, whole and with the right digest.
+    """Make sure that an official archive is in a folder, complete and with the right MD5.
 
-    A right file that is there already costs one md5 and no request, each time: a few seconds, and
-    nothing has to be believed that an earlier run may have written down. A wrong one is moved
-    aside. A ``.part`` left by a process that died is continued.
+    An existing file is hashed each time, which takes a few seconds; if its MD5 is right, nothing is
+    requested, else it is renamed. A ``.part`` of a killed process is continued.
 
     Args:
-        archive: Which one.
-        folder: Where to put it; made if missing.
-        mirrors: http or https URLs to try before the official hosts, in turn. Each is the URL of
-            the archive itself, or of a folder that holds it, with or without ``voc<year>/``
-            between; the URL of another archive is passed over, so one list serves several.
-            User, password and query may be secret: messages do not show them.
-        on_progress: Called with (bytes got so far, all bytes or None) with every answer and at
-            every block. Counts what an earlier run got, and falls back where a download has to
-            begin again.
-        on_check: Called with (bytes, all bytes) while what lies there already is hashed.
-        timeout_s: Longest wait for a connection, or for the next bytes.
-        attempts: Failed requests in a row before the next mirror is tried; one that brings at least
-            1 MiB of new bytes does not count. An answer that will not change (404, another file's
-            length, a wrong digest) is not asked for twice.
-        backoff_s: Pause after the first failed request; doubles with each, up to 60 s.
+        archive: The archive.
+        folder: Folder for the file; created if missing.
+        mirrors: http or https URLs to try before the official hosts, in order. Each is the URL of
+            the archive, or of a folder that holds it, with or without ``voc<year>/`` between. The
+            URL of another archive is skipped, so one list serves all archives. User, password and
+            query may be secret: messages do not show them.
+        on_progress: Called with (bytes so far, all bytes or None) for every answer and every
+            block. Bytes of earlier runs count; the number falls if a download starts over.
+        on_check: Called with (bytes, all bytes) while an existing file is hashed.
+        timeout_s: Longest wait for a connection or for the next bytes.
+        attempts: Failed requests in a row before the next mirror is tried. A request that brings
+            at least 1 MiB of new bytes does not count. A final answer (404, the length of another
+            file, a wrong MD5) is not repeated.
+        backoff_s: Pause after the first failed request; doubles each time, up to 60 s.
 
     Returns:
         The file, ``folder/<official name>``.
 
     Raises:
         OptionError: A mirror is not an http or https URL, or a number is not positive.
-        ObjectBusy: Another process is at it.
-        StoreError: No mirror gave the right file (says what each did, and where wrong files were
-            kept), or the disk is full or cannot be written.
+        ObjectBusy: Another process is downloading it.
+        StoreError: No mirror had the right file (says what each answered, and where wrong files
+            are), or the disk is full or cannot be written.
     """
     _check_options(timeout_s=timeout_s, attempts=attempts, backoff_s=backoff_s)
     sources = sources_of(archive, mirrors)
@@ -94,7 +94,7 @@ def download_archive(
     if _is_right(archive, target, on_check):
         return target
     with closing(PartialFile(target, on_check)) as part:
-        # Once more, under the lock: another process may have published it meanwhile.
+        # Again, under the lock: another process may have finished it meanwhile.
         if not _is_right(archive, target, on_check):
             download = _Download(archive, part, on_progress, timeout_s, attempts, backoff_s)
             download.run(sources)
@@ -103,11 +103,11 @@ def download_archive(
 
 
 def sources_of(archive: Archive, mirrors: Sequence[str]) -> list[tuple[str, ...]]:
-    """Where an archive is looked for: the mirrors in turn, then the official hosts.
+    """List the URLs of an archive: those at each mirror in order, then at the official hosts.
 
     Returns:
-        Of each the URLs the archive may have there, most likely first; none at the URL of another
-        archive.
+        For each mirror or host the possible URLs, most likely first; an empty tuple for a mirror
+        that is the URL of another archive.
 
     Raises:
         OptionError: A mirror is not an http or https URL.
@@ -118,7 +118,7 @@ def sources_of(archive: Archive, mirrors: Sequence[str]) -> list[tuple[str, ...]
 
 @dataclass(slots=True)
 class _Download:
-    """One archive on its way: which URL is asked next, and what became of the earlier ones."""
+    """One download: asks URL after URL until the part is complete and right."""
 
     archive: Archive
     part: PartialFile
@@ -132,13 +132,13 @@ class _Download:
         """Fill the part with the right bytes.
 
         Args:
-            sources: The mirrors in turn, each with the URLs the archive may have there.
+            sources: As `sources_of` returns them.
 
         Raises:
-            StoreError: None of them gave it.
+            StoreError: No URL had the archive.
         """
         if self.part.md5 == self.archive.md5:
-            return None  # a process died between the last byte and the new name
+            return None  # a process was killed between the last byte and the rename
         if self.archive.num_bytes is not None and self.part.size >= self.archive.num_bytes:
             self.part.restart()
         self._check_space(self.archive.num_bytes)
@@ -152,11 +152,11 @@ class _Download:
                     last = exc
                     failures.append(f"{public_url(url)}: {exc}")
                 if isinstance(last, TransientError):
-                    break  # the mirror is down: its other URLs would be as silent
-        raise self._given_up(failures) from last
+                    break  # the mirror is down: do not try its other URLs
+        raise self._failure(failures) from last
 
     def _fetch(self, url: str) -> None:
-        """Ask one URL, again and again while that may help."""
+        """Request one URL, and repeat as long as that may help."""
         num_failed, furthest = 0, self.part.size
         while True:
             try:
@@ -164,8 +164,8 @@ class _Download:
             except TransientError as exc:
                 if isinstance(exc, StartOverError):
                     self.part.restart()
-                is_worth_it = self.part.size - furthest >= _PROGRESS_BYTES
-                num_failed = 0 if is_worth_it else num_failed + 1
+                has_progressed = self.part.size - furthest >= _PROGRESS_BYTES
+                num_failed = 0 if has_progressed else num_failed + 1
                 furthest = max(furthest, self.part.size)
                 if num_failed >= self.attempts:
                     raise
@@ -174,7 +174,7 @@ class _Download:
                 time.sleep(pause_s)
 
     def _attempt(self, url: str) -> None:
-        """One request, from the first byte that is missing to a digest that is right."""
+        """Make one request for the missing bytes and check the MD5."""
         self.num_requests += 1
         with open_body(url, start=self.part.size, timeout_s=self.timeout_s) as body:
             total = body.total if body.total is not None else self.archive.num_bytes
@@ -184,7 +184,7 @@ class _Download:
             if body.start == 0:
                 self.part.restart()
             self._check_space(total)
-            self._tell(total)
+            self._report_progress(total)
             self._receive(body, total)
         self._check_digest(is_continued=body.start > 0)
 
@@ -195,11 +195,11 @@ class _Download:
             if not (block := body.read(wanted)):
                 break
             part.append(block)
-            self._tell(total)
+            self._report_progress(total)
         if total is not None and part.size < total:
             raise TransientError(f"the answer ended after {part.size} of {total} bytes")
 
-    def _tell(self, total: int | None) -> None:
+    def _report_progress(self, total: int | None) -> None:
         if self.on_progress is not None:
             self.on_progress(self.part.size, total)
 
@@ -210,19 +210,19 @@ class _Download:
         free, needed = shutil.disk_usage(folder).free, total - self.part.size
         if needed > free:
             problem = f"{free} bytes free, {self.archive.file} needs {needed} more"
-            raise StoreError(str(folder), problem, "make room or choose another folder")
+            raise StoreError(str(folder), problem, "free some space or choose another folder")
 
     def _check_digest(self, *, is_continued: bool) -> None:
         md5 = self.part.md5
         if md5 == self.archive.md5:
             return
         explanation = self.archive.explanation_of(md5)
-        if is_continued and explanation is None:  # old and new bytes may be of different files
-            raise StartOverError(f"md5 {md5} once continued, expected {self.archive.md5}")
+        if is_continued and explanation is None:  # two servers may have sent different files
+            raise StartOverError(f"md5 {md5} after resuming, expected {self.archive.md5}")
         kept = self.part.set_aside(md5)
         raise RefusedError(_digest_problem(self.archive, md5, kept))
 
-    def _given_up(self, failures: list[str]) -> StoreError:
+    def _failure(self, failures: list[str]) -> StoreError:
         place = str(self.part.target)
         plural = "" if self.num_requests == 1 else "s"
         problem = f"not downloaded after {self.num_requests} attempt{plural}: {'; '.join(failures)}"
@@ -239,7 +239,7 @@ def _check_options(**numbers: float) -> None:
 
 
 def _urls_of(base: str, archive: Archive) -> tuple[str, ...]:
-    """The URLs an archive may have at a mirror, most likely first.
+    """List the possible URLs of an archive at a mirror, most likely first.
 
     >>> from shard_tool.sources.voc.official import archives_of
     >>> (archive,) = archives_of("2012")
@@ -259,7 +259,7 @@ def _urls_of(base: str, archive: Archive) -> tuple[str, ...]:
 
 
 def _pause_s(num_failed: int, backoff_s: float) -> float:
-    """Pause after the n-th failed request in a row, n counted from 1.
+    """Seconds to wait after the n-th failed request in a row; n counts from 1.
 
     >>> [_pause_s(n, 1.0) for n in (1, 2, 3, 9)]
     [1.0, 2.0, 4.0, 60.0]
@@ -274,7 +274,7 @@ def _digest_problem(archive: Archive, md5: str, kept: Path) -> str:
 
 
 def _is_right(archive: Archive, target: Path, on_check: Callable[[int, int], None] | None) -> bool:
-    """Whether the archive is there already; moves a wrong file of its name out of the way."""
+    """Whether the right archive is already there; renames a wrong file of its name."""
     with disk_errors_named(target):
         try:
             with target.open("rb", buffering=0) as file:

@@ -1,7 +1,7 @@
-"""One annotated picture: where its files lie, and how they become a sample.
+"""Turns one annotated picture of a devkit into a sample.
 
-Every rule about content is here: the file's own name is the key, the JPEG header is the size, only
-VOC's classes have a label, boxes lie inside the picture, a mask is as large as its picture.
+Every rule about content is here: the file's name is the key, the JPEG header gives the size, only
+VOC's classes have a label, boxes lie inside the picture, a mask has the size of its picture.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
 
 _MAX_KEY_BYTES = 100 - len(".object.png")
-"""What a ustar header leaves for the key."""
+"""Bytes for the key in the name field of a ustar header."""
 _KEY = re.compile(r"[^./\\\s\x00-\x1f\x7f]+")
 _MAX_FILE_BYTES = {".jpg": 1 << 29, ".png": 1 << 29, ".xml": 1 << 22}
-"""A file of more bytes is refused before it is read."""
+"""A larger file is refused before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One annotated picture as found at the source."""
+    """The files of one annotated picture, not read yet, and what lists say of it."""
 
     key: str
     source: int
@@ -60,32 +60,31 @@ class Record:
     image_sets: tuple[str, ...]
     needs_mask: bool
     image_labels: tuple[int, ...] | None = None
-    """Classification: -1, 0 or 1 for each of VOC's classes."""
+    """Classification: -1, 0 or 1 for each VOC class."""
     listed_objects: tuple[int, ...] | None = None
-    """Layout and action: 1-based numbers of the objects the split's lists name."""
+    """Layout and action: 1-based numbers of the objects that the lists of the split name."""
 
     @property
     def spans(self) -> list[FileSpan]:
-        """The files there are: picture, annotation, class mask, object mask."""
+        """The existing files in this order: picture, annotation, class mask, object mask."""
         files = (self.image, self.annotation, self.class_mask, self.object_mask)
         return [span for span in files if span]
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltSample:
-    """A record turned into what goes into a shard."""
+    """A sample and the members that go into a shard."""
 
     sample: Sample
     members: dict[str, bytes]
-    """Extension to content; pictures and masks are the source's bytes, untouched unless they were
-    to be made smaller."""
+    """Extension to content. Pictures and masks are the source's own bytes unless re-encoded."""
 
 
 def check_record(source: SourceFiles, record: Record) -> None:
-    """Refuse a record whose key or files cannot do, before anything of it is read.
+    """Refuse a record with an unusable key or file, before any file is read.
 
     Raises:
-        DataError: Names the file.
+        DataError: The key is unusable, or a file is missing or too large; names the file.
     """
     problem = ""
     if not _KEY.fullmatch(record.key):
@@ -110,13 +109,13 @@ def build_sample(
     """Turn a record's files into a sample.
 
     Args:
-        source: Where it comes from.
-        record: One that `check_record` let pass.
+        source: The record's source.
+        record: A record that `check_record` accepted.
         contents: The bytes of each of `record.spans`.
-        reencoding: Makes pictures and masks smaller; None passes their bytes through.
+        reencoding: How to re-encode pictures and masks; None keeps their bytes.
 
     Raises:
-        DataError: A file is no JPEG or PNG, or its content breaks a rule; names the file.
+        DataError: A file is not a JPEG or PNG, or its content breaks a rule; names the file.
     """
     image, annotation, *masks = zip(record.spans, contents, strict=True)
     members = {"jpg": image[1]}
@@ -136,7 +135,7 @@ def build_sample(
 def sample_from_annotation(
     content: bytes, record: Record, source: SourceFiles, size_wh: tuple[int, int]
 ) -> Sample:
-    """The typed sample of an annotation file, its boxes checked against the picture's size."""
+    """Parse an annotation file into a sample; check its boxes against the picture's size."""
     place = source.place(f"Annotations/{record.key}.xml")
     annotation = parse_annotation(content, place=place)
     objects = [_object(item, i, size_wh, place) for i, item in enumerate(annotation.objects)]
@@ -159,7 +158,7 @@ def sample_from_annotation(
 
 
 def _check_required(source: SourceFiles, record: Record) -> None:
-    """The picture and the annotation are there, the mask too where the task needs one."""
+    """Check that picture and annotation exist, and the mask if the task needs one."""
     needed = [
         ("JPEGImages", ".jpg", record.image, "an annotation without its picture"),
         ("Annotations", ".xml", record.annotation, "a picture without its annotation"),

@@ -1,4 +1,4 @@
-"""Reads what the lists of devkits say: which splits there are, and of a split which labels."""
+"""Reads from the lists of devkits which splits there are and which labels their records have."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def resolve_splits(devkits: Sequence[Devkit], task: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The splits to convert: the wanted ones, else train, val and test where they have pictures.
+    """Choose the splits to convert: the wanted ones, else train, val and test if not empty.
 
-    `trainval` is taken only where it is asked for, or where it is all there is.
+    `trainval` is chosen only if it is wanted or the only one.
 
     Raises:
         SourceError: No list of the task's folder names a picture, or a source has none of the
@@ -56,7 +56,7 @@ def resolve_splits(devkits: Sequence[Devkit], task: str, wanted: Sequence[str]) 
 
 
 def lists_of(devkit: Devkit, splits: Sequence[str]) -> dict[str, FileSpan]:
-    """The lists that say which sets a picture is in, by name ('Main/train'), sorted."""
+    """Find the lists of pictures by name ('Main/train'), sorted."""
     spans = {
         f"{folder}/{split}": devkit.find(f"ImageSets/{folder}", split)
         for folder in sorted(LIST_FOLDERS)
@@ -66,7 +66,7 @@ def lists_of(devkit: Devkit, splits: Sequence[str]) -> dict[str, FileSpan]:
 
 
 def numbered_lists_of(devkit: Devkit, task: str, splits: Sequence[str]) -> list[FileSpan]:
-    """The lists beside those of `lists_of` that decide what a conversion for this task writes."""
+    """Find the lists with labels or object numbers that a conversion for this task reads."""
     if task == "classification":
         names = [f"{name}_{split}" for split in splits for name in VOC_CLASSES]
     elif task == "action":
@@ -81,10 +81,10 @@ def numbered_lists_of(devkit: Devkit, task: str, splits: Sequence[str]) -> list[
 
 
 def class_labels(devkit: Devkit, split: str, keys: NDArray[np.bytes_]) -> NDArray[np.int8]:
-    """int8 [keys, 20]: what the lists of the classes say of some records.
+    """Read int8 [keys, 20] from the lists of the classes.
 
     Raises:
-        SourceError: A class has no list, or the list does not say one thing of a record.
+        SourceError: A class has no list, or its list does not give each record one number.
     """
     labels = np.zeros((len(keys), len(VOC_CLASSES)), np.int8)
     for column, name in enumerate(VOC_CLASSES if len(keys) else ()):
@@ -98,7 +98,7 @@ def class_labels(devkit: Devkit, split: str, keys: NDArray[np.bytes_]) -> NDArra
 
 
 def _no_label(devkit: Devkit, name: str, keys: NDArray[np.bytes_]) -> SourceError:
-    """What is wrong with a class's list."""
+    """The error for the list of a class: missing, or wrong about one of these keys."""
     place = devkit.place(f"ImageSets/Main/{name}.txt")
     found = devkit.numbers("Main", name)
     if found is None:
@@ -114,7 +114,7 @@ def _no_label(devkit: Devkit, name: str, keys: NDArray[np.bytes_]) -> SourceErro
 
 
 def listed_objects(devkit: Devkit, task: str, split: str) -> dict[str, tuple[int, ...]]:
-    """Key to the numbers of the objects that the lists of a split name."""
+    """Map each key to the numbers of the objects that the lists of a split name."""
     found = dict[str, set[int]]()
     spans = numbered_lists_of(devkit, task, [split])
     names = [split, *(span.name.rpartition("/")[2].removesuffix(".txt") for span in spans)]

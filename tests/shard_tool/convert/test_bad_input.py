@@ -237,7 +237,9 @@ def test_file_that_went_away_or_shrank_since_the_scan_is_an_error(
     archive.write_bytes(archive.read_bytes()[: packed.offset + 5])
     with pytest.raises(SourceError) as caught:
         in_archive.read(packed)
-    problem = "was changed or replaced since it was scanned; convert from a source at rest"
+    problem = (
+        "was changed or replaced since it was scanned; convert from a source that does not change"
+    )
     assert str(caught.value) == f"{archive}: {problem}"
     (tree / "JPEGImages/000001.jpg").unlink()
     with pytest.raises(SourceError, match=r"000001\.jpg: cannot be read: No such file"):

@@ -77,11 +77,11 @@ def named(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
         (named("VOCdevkit/fifo", tarfile.FIFOTYPE), "is a pipe, not a file"),
         (
             named("VOCdevkit/VOC2012/JPEGImages/a\nb.jpg"),
-            "has a name that is no text (control characters, or not UTF-8)",
+            "has an unprintable name (control characters, or not UTF-8)",
         ),
         (
             named("VOCdevkit/VOC2012/JPEGImages/\udce9t\udce9.jpg"),
-            "has a name that is no text (control characters, or not UTF-8)",
+            "has an unprintable name (control characters, or not UTF-8)",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value.name),

@@ -233,7 +233,7 @@ def test_archive_behind_a_server_without_ranges_is_an_error_with_the_way_out(
     big.write_bytes(mini_archive.read_bytes() + bytes(9 << 20))
     with web_server(tmp_path, has_ranges=False) as url, pytest.raises(SourceError) as caught:
         converted(f"{url}/big.tar", tmp_path / "out")  # type: ignore[arg-type]
-    way = "its server sends the whole for every part: download it, and give the path"
+    way = "its server ignores Range: download the archive and give its path"
     assert str(caught.value).endswith(way)
 
 

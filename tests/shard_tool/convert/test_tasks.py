@@ -96,7 +96,7 @@ def test_class_list_of_words_or_none_is_refused(classes: Path, tmp_path: Path) -
     write(path, b"000004 yes\n000005 no\n")
     with pytest.raises(SourceError) as caught:
         converted(classes, tmp_path / "out", task="classification")
-    assert str(caught.value) == f"{path}: the line of '000004' has 'yes' for a number"
+    assert str(caught.value) == f"{path}: the line of '000004' has 'yes', expected a whole number"
     path.unlink()
     with pytest.raises(SourceError) as caught:
         converted(classes, tmp_path / "out", task="classification")

@@ -118,7 +118,7 @@ def test_a_worker_with_another_encoder_refuses_to_mix() -> None:
             pickle.loads(pickle.dumps(planned)), {"jpg": content}, sample_of(40, 30), place=""
         )
     assert str(caught.value) == (
-        f"--resize, --quality: this process encodes with {reencode.encoder()}, planned was "
+        f"--resize, --quality: this process encodes with {reencode.encoder()}, the plan is for "
         "Pillow 9.9.9, libjpeg-turbo 1.0, zlib 1.0; give every worker the same versions"
     )
 

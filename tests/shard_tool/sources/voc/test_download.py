@@ -22,7 +22,7 @@ from datamodules.reading.cache import default_folder
 from shard_tool.errors import OptionError, StoreError
 from shard_tool.sources.voc import download, official
 from shard_tool.sources.voc.download import download_archive
-from shard_tool.sources.voc.named import archives_folder, fetched_archives, wanted_archives
+from shard_tool.sources.voc.named import archives_folder, download_archives, wanted_archives
 from shard_tool.sources.voc.official import ARCHIVES, OFFICIAL_HOSTS, Archive, KnownBad, archives_of
 from tests.kit.servers.http_server import Reply, not_found, redirect, serve, unavailable
 
@@ -599,7 +599,7 @@ def test_a_disk_too_small_is_noticed_before_the_first_byte(
         message = failure(server, tmp_path, archive)
     assert message == (
         f"{tmp_path}: {SIZE - 201} bytes free, {FILE} needs {SIZE - 200} more; "
-        "make room or choose another folder"
+        "free some space or choose another folder"
     )
     assert len(server.requests) == num_requests
     assert (tmp_path / f"{FILE}.part").read_bytes() == CONTENT[:200]
@@ -637,7 +637,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_connection(
     with serve(CONTENT) as server:
         message = failure(server, tmp_path)
     part = tmp_path / f"{FILE}.part"
-    assert message == f"{part}: disk trouble: No space left on device"
+    assert message == f"{part}: disk error: No space left on device"
     assert len(server.requests) == 1
 
 
@@ -645,7 +645,7 @@ def test_a_folder_in_the_archives_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
     with serve(CONTENT) as server:
         message = failure(server, tmp_path)
-    assert message == f"{tmp_path / FILE}: disk trouble: Is a directory"
+    assert message == f"{tmp_path / FILE}: disk error: Is a directory"
     assert server.requests == []
 
 
@@ -664,7 +664,7 @@ def test_a_year_becomes_its_archives_with_each_step_named(tmp_path: Path) -> Non
     (tmp_path / FILE).write_bytes(CONTENT)
     steps: dict[str, tuple[int, int | None]] = {}
     with serve(CONTENT) as server:
-        paths = fetched_archives(
+        paths = download_archives(
             "2099",
             tmp_path,
             mirrors=[server.url],
@@ -682,7 +682,7 @@ def test_a_year_becomes_its_archives_with_each_step_named(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("_a_year_of_two")
 def test_one_set_of_a_year_can_be_asked_for(tmp_path: Path) -> None:
     with serve(CONTENT) as server:
-        paths = fetched_archives("2099", tmp_path, set_="test", mirrors=[server.url])
+        paths = download_archives("2099", tmp_path, set_="test", mirrors=[server.url])
     assert names(tmp_path) == [path.name for path in paths] == [FILE]
 
 
@@ -720,16 +720,16 @@ def test_a_disk_that_would_hold_one_archive_but_not_both_is_noticed_before_the_f
     (tmp_path / f"{FILE}.part").write_bytes(CONTENT[:200])
     _set_free(monkeypatch, 2 * SIZE - 201)
     with serve(CONTENT) as server, pytest.raises(StoreError) as caught:
-        fetched_archives("2099", tmp_path, mirrors=[server.url])
+        download_archives("2099", tmp_path, mirrors=[server.url])
     assert str(caught.value) == (
         f"{tmp_path}: {2 * SIZE - 201} bytes free, VOCtrainval.tar and {FILE} need "
-        f"{2 * SIZE - 200} more; make room or choose another folder"
+        f"{2 * SIZE - 200} more; free some space or choose another folder"
     )
     assert server.requests == []
     _set_free(monkeypatch, 2 * SIZE - 200)
     with serve(CONTENT) as server:
-        fetched_archives("2099", tmp_path / "new", set_="test", mirrors=[server.url])
-        fetched_archives("2099", tmp_path, mirrors=[server.url])
+        download_archives("2099", tmp_path / "new", set_="test", mirrors=[server.url])
+        download_archives("2099", tmp_path, mirrors=[server.url])
 
 
 def test_archives_are_kept_beside_the_cache_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
