@@ -1,4 +1,4 @@
-"""Promise 2: whatever moment a conversion is killed at, `resume` ends with the same bytes."""
+"""Promise 2: a conversion killed at any moment ends with the same bytes after a resume."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def killed_somewhere(command: list[str], environment: dict[str, str], after_s: f
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)  # its workers must notice by themselves
         process.communicate()
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        assert eventually(lambda: group_is_gone(process)), "its workers are still alive"
         return True
     assert process.returncode == 0, err
     return False

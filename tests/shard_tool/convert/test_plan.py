@@ -1,4 +1,4 @@
-"""The pure core of conversion, against slow and obvious references."""
+"""Plans and duplicates, compared with slow and obvious references."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_plan_of_a_hundred_thousand_records_takes_few_bytes_a_record() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 3)), max_size=30),
 )
-def test_pictures_that_may_be_shared_are_those_whose_size_two_sources_have(
+def test_candidates_for_duplicates_are_pictures_whose_size_two_sources_have(
     pictures: list[tuple[int, int]],
 ) -> None:
     sources = np.array([source for source, _ in pictures], np.int16)

@@ -60,7 +60,7 @@ def test_promise_1_same_shards_from_a_tree_and_from_its_tar(tmp_path: Path, tree
     assert first == second
 
 
-def test_promise_1_a_tree_elsewhere_and_touched_gives_the_same_bytes(
+def test_promise_1_a_moved_and_touched_tree_gives_the_same_bytes(
     tmp_path: Path, tree: Path
 ) -> None:
     converted(tree, tmp_path / "a", shard_bytes=SMALL)
@@ -100,7 +100,7 @@ def test_promise_2_killed_conversion_is_no_dataset_and_is_made_whole_by_another(
     dest = tmp_path / "out"
     with stuck_conversion(mini_archive, dest, shard_bytes=150_000, workers=workers) as process:
         os.kill(process.pid, signal.SIGKILL)
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        assert eventually(lambda: group_is_gone(process)), "its workers are still alive"
     shards = len(list(dest.glob("*.tar")))
     assert shards >= 1
     with pytest.raises(ObjectMissing) as missing:

@@ -1,4 +1,4 @@
-"""Conversion of whole sources: what comes out is what went in, however it is made."""
+"""Converts whole archives and folders and compares the samples with the sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 8: hostile sources are refused by name and lead nowhere; secrets are shown to nobody."""
+"""Promise 8: hostile sources are refused by name, and secrets are shown to nobody."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def named(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value.name),
 )
-def test_promise_8_member_of_an_archive_that_means_harm_is_refused_by_name(
+def test_promise_8_harmful_member_of_an_archive_is_refused_by_name(
     tree: Path, tmp_path: Path, member: tarfile.TarInfo, problem: str
 ) -> None:
     archive = with_member(tree, tmp_path / "voc.tar", member)
@@ -98,7 +98,7 @@ def test_promise_8_member_of_an_archive_that_means_harm_is_refused_by_name(
     assert {path.name for path in tmp_path.iterdir()} == ours, "something was extracted"
 
 
-def test_promise_8_the_same_holds_for_an_archive_elsewhere(tree: Path, tmp_path: Path) -> None:
+def test_promise_8_the_same_holds_for_a_remote_archive(tree: Path, tmp_path: Path) -> None:
     with_member(tree, tmp_path / "web.tar", named("../x"))
     with web_server(tmp_path) as url, pytest.raises(SourceError) as caught:
         converted(f"{url}/web.tar?sig=s3cr3t", tmp_path / "out")  # type: ignore[arg-type]

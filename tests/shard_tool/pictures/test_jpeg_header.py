@@ -1,4 +1,4 @@
-"""The size in a JPEG's header, against Pillow."""
+"""The size in a JPEG's header, compared with Pillow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_size_by_a_jpeg_s_markers_is_pillow_s(mode: str, progressive: bool) -> None:
+def test_size_from_markers_is_pillows(mode: str, progressive: bool) -> None:
     buffer = io.BytesIO()
     picture = Image.linear_gradient("L").resize((123, 45)).convert(mode)
     exif = Image.Exif()

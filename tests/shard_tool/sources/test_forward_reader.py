@@ -1,4 +1,4 @@
-"""A stream read forwards, against the same bytes in memory."""
+"""A stream read by offset, compared with the same bytes in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotation files, read as written: every field, every oddity, every refusal in full."""
+"""Annotation files as written: every field, every oddity, every refusal in full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a devkit's files, against a dictionary."""
+"""The table of a devkit's files, compared with a dictionary."""
 
 from __future__ import annotations
 

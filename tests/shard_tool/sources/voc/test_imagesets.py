@@ -1,4 +1,4 @@
-"""The lists of ImageSets, against a slow and obvious reader."""
+"""The lists of ImageSets, compared with a slow and obvious parser."""
 
 from __future__ import annotations
 
