@@ -22,12 +22,12 @@ def identity(options: ConvertOptions, plan: ConversionPlan) -> dict[str, Any]:
         "--task": options.task,
         "--split": [split.split for split in plan.splits],
         "--name": dataset_name(options, plan),
-        **{_shown(name): value for name, value in (_NO_CHANGE | byte_options(options)).items()},
+        **{_flag_of(name): value for name, value in (_NO_CHANGE | byte_options(options)).items()},
     }
     for devkit in plan.devkits:
         kind = "archive" if devkit.source.is_archive else "folder"
         number = devkit.source.number + 1
-        found[f"source {number}"] = _spelled(kind, devkit.year, devkit.num_bytes)
+        found[f"source {number}"] = _summary_of(kind, devkit.year, devkit.num_bytes)
         found[f"source {number}'s files"] = devkit.identity_sha256()
     return found
 
@@ -39,19 +39,19 @@ def identity_of_manifest(manifest: Manifest) -> dict[str, Any]:
         "--task": manifest.task,
         "--split": list(manifest.splits),
         "--name": manifest.name,
-        **{_shown(name): value for name, value in (_NO_CHANGE | manifest.options).items()},
+        **{_flag_of(name): value for name, value in (_NO_CHANGE | manifest.options).items()},
     }
     for number, source in enumerate(manifest.sources, start=1):
         size = source.get("num_bytes")
-        found[f"source {number}"] = _spelled(source.get("kind"), source.get("year"), size)
+        found[f"source {number}"] = _summary_of(source.get("kind"), source.get("year"), size)
     return found
 
 
-def _spelled(kind: object, year: object, num_bytes: object) -> str:
+def _summary_of(kind: object, year: object, num_bytes: object) -> str:
     return f"{kind} of {year}" + ("" if num_bytes is None else f", {num_bytes} bytes")
 
 
-def _shown(name: str) -> str:
+def _flag_of(name: str) -> str:
     return {"shard_bytes": "--shard-size"}.get(name, f"--{name.replace('_', '-')}")
 
 

@@ -306,7 +306,7 @@ def test_box_is_checked_against_the_size_of_the_jpeg_not_of_the_xml(tmp_path: Pa
 
 
 def test_mask_in_colours_is_refused(tmp_path: Path) -> None:
-    """Its values would no longer be classes."""
+    """The values of such a mask are no classes."""
     tree = voc_tree(tmp_path / "in", [Picture(key="000001", has_mask=True)])
     colours = io.BytesIO()
     Image.new("RGB", (20, 10)).save(colours, "PNG")
@@ -330,7 +330,7 @@ def test_list_of_a_class_is_no_split(tmp_path: Path, mini_archive: Path) -> None
 def test_source_without_permission_to_read_is_refused(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked of the operating system by hand: as root everything may be read."""
+    """The fault is injected, since root may read everything."""
 
     def refuse(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)

@@ -50,7 +50,7 @@ def test_destination_that_holds_something_is_left_alone(
 
 
 def test_overwriting_keeps_tars_without_a_record(tree: Path, tmp_path: Path) -> None:
-    """A folder of somebody's WebDataset tars, which are usually called so."""
+    """A folder of foreign WebDataset tars with their usual names."""
     write(tmp_path / "out/train-000000.tar", b"mine")
     write(tmp_path / "out/train-000007.tar", b"mine")
     for on_existing in ("fail", "resume", "overwrite"):
@@ -63,7 +63,7 @@ def test_overwriting_keeps_tars_without_a_record(tree: Path, tmp_path: Path) -> 
 
 
 def test_empty_names_are_refused(tree: Path, tmp_path: Path) -> None:
-    """An unset variable of a shell must not mean the folder somebody stands in."""
+    """An unset shell variable must not mean the current folder."""
     for options, message in (
         ({"source": "", "dest": "x"}, "SOURCE: is empty"),
         ({"source": [], "dest": "x"}, "SOURCE: none is given"),
@@ -127,7 +127,7 @@ def test_split_given_twice_is_refused(tree: Path, tmp_path: Path) -> None:
 
 
 def test_overwriting_deletes_only_what_the_old_manifest_names(tree: Path, tmp_path: Path) -> None:
-    """Somebody else's shards can have names like ours."""
+    """Foreign shards may have names like ours."""
     converted(tree, tmp_path / "out", splits=("train",))
     write(tmp_path / "out/imagenet-000000.tar", b"mine")
     write(tmp_path / "out/train-000007.tar", b"mine")
@@ -150,7 +150,7 @@ def test_a_manifest_nobody_can_read_is_not_overwritten(tree: Path, tmp_path: Pat
 
 
 def test_memory_of_one_process_holds_the_whole_dataset(tree: Path) -> None:
-    """Other processes would each write into a memory of their own."""
+    """Each worker process would write into its own memory."""
     converted(tree, "memory://of-one-process", workers=2)  # type: ignore[arg-type]
     folder = Folder("memory://of-one-process")
     assert {"manifest.json", "train-000000.tar", "train-000000.tar.idx"} <= set(folder.names())

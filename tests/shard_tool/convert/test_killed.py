@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def finished(dest: Path) -> dict[str, int]:
-    """The inode of each shard whose record is there."""
+    """The inode of each recorded shard."""
     records = (dest / ".conversion").glob("*.tar.json")
     return {path.stem: (dest / path.stem).stat().st_ino for path in records}
 
@@ -101,7 +101,7 @@ def test_promise_2_killed_between_any_two_storage_calls_on_s3(
 
 
 def killed_somewhere(command: list[str], environment: dict[str, str], after_s: float) -> bool:
-    """Run a command and kill it with all its workers; False where it was done sooner."""
+    """Run a command and kill it with all its workers; False if it ended before."""
     process = subprocess.Popen(
         command,
         env=environment,

@@ -17,7 +17,7 @@ from shard_tool.sources.voc.file_table import FileTableBuilder
 
 
 def plan_of(sizes: list[int], shard_bytes: int, seed: int = 0) -> ConversionPlan:
-    """A plan of pictures of these sizes; nothing of them exists."""
+    """A plan for pictures of these sizes, none of which exists."""
     builder = FileTableBuilder()
     for number, size in enumerate(sizes):
         builder.add("VOC2012", "JPEGImages", b"%06d" % number, 0, size)
@@ -75,7 +75,7 @@ PINNED = ["000007", "000006", "000001", "000002", "000005", "000000", "000004", 
 
 
 def test_plan_of_a_hundred_thousand_records_takes_few_bytes_a_record() -> None:
-    """What grows with the records is arrays: here some 100 bytes with all that is transient."""
+    """Only arrays grow with the records: about 100 bytes each, temporary ones included."""
     num = 100_000
     tracemalloc.start()
     plan = plan_of([20_000] * num, 64 << 20)

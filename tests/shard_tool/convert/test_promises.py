@@ -48,7 +48,7 @@ def test_promise_1_same_bytes_for_any_number_of_workers_and_every_time(
 
 
 def test_promise_1_same_shards_from_a_tree_and_from_its_tar(tmp_path: Path, tree: Path) -> None:
-    """Only the manifest's `sources` says what the content came wrapped in."""
+    """Only the manifest's `sources` tells whether the source was a tar or a folder."""
     converted(tree, tmp_path / "a", shard_bytes=SMALL)
     archive = voc_tar(tmp_path / "voc.tar", tmp_path / "in")
     converted(archive, tmp_path / "b", shard_bytes=SMALL)
@@ -141,7 +141,7 @@ class OutageError(StoreError):
 
 
 class Store:
-    """Counts what is done to folders and fails one deed of them, before or after its effect."""
+    """Counts operations on folders and fails one of them, before or after its effect."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.deeds: list[str] = []
@@ -188,7 +188,7 @@ class Store:
 def test_promise_2_manifest_goes_first_and_comes_last(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it goes the plan says what has to go; after it came only the journal goes."""
+    """First the plan lists what to delete, then the manifest goes; the new one comes last."""
     converted(tree, tmp_path / "out", shard_bytes=SMALL)
     store = Store(monkeypatch)
     converted(tree, tmp_path / "out", shard_bytes=SMALL, on_existing="overwrite")
@@ -208,7 +208,7 @@ def test_promise_2_manifest_goes_first_and_comes_last(
 def test_promise_2_readers_see_the_old_the_new_or_no_dataset_whatever_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """And whatever failed, the same command with `resume` ends with an undisturbed run's bytes."""
+    """After any failure the same command with `resume` ends with the bytes of a clean run."""
     old_tree = voc_tree(
         tmp_path / "in1", [*pictures(2), *pictures(1, split="val", first=3)], year="2011"
     )

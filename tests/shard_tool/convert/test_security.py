@@ -192,7 +192,7 @@ def shows_a_secret(*texts: str | bytes) -> list[str]:
 def test_promise_8_no_secret_in_anything_written_or_said(
     tree: Path, tmp_path: Path, s3: S3, bucket: str
 ) -> None:
-    """Whatever happens: success, failure, a refusal, an interruption's journal."""
+    """After success, failure, a refusal, and in the journal of an interrupted run."""
     (tmp_path / "web").mkdir()
     archive = voc_tar(tmp_path / "web/voc.tar", tmp_path / "in")
     put(s3, f"{bucket}/voc.tar", archive.read_bytes())

@@ -133,7 +133,7 @@ def test_picture_of_two_sources_is_kept_once_and_the_other_is_listed(
 def test_a_test_set_keeps_a_picture_that_train_has_as_well_in_any_order_of_sources(
     trees: list[Path], tmp_path: Path
 ) -> None:
-    """Else a picture would be missed in a test set, or trained on and tested with."""
+    """Otherwise a test set would lack a picture, or training would see it."""
     _, test, new = trees
     shutil.copy(test / "JPEGImages/000008.jpg", new / "JPEGImages/2012_000004.jpg")
     for number, sources in enumerate(([test, new], [new, test])):
@@ -251,7 +251,7 @@ def test_promise_1_merged_bytes_do_not_depend_on_workers(trees: list[Path], tmp_
 
 
 def test_plan_of_one_source_is_the_same_however_many_records_a_shard_has(tmp_path: Path) -> None:
-    """Records are made shard by shard: together they are all, in one order."""
+    """The records of all shards together are all records, in the same order."""
     tree = voc_tree(tmp_path, [*pictures(20), *pictures(7, split="val", first=21)])
     devkit = open_devkit(str(tree))
     splits = resolve_splits([devkit], "detection", ())

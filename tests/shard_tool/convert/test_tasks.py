@@ -275,7 +275,7 @@ def test_verify_counts_what_the_task_is_about(layout: Path, tmp_path: Path) -> N
 
 
 def test_duplicate_free_objects_are_what_the_tree_has(tmp_path: Path) -> None:
-    """The tree's own defaults, so that the other tests mean what they say."""
+    """Checks the kit's tree, on which the other tests rely."""
     tree = voc_tree(tmp_path / "in", pictures(1))
     converted(tree, tmp_path / "out")
     (sample,) = samples(tmp_path / "out", "train").values()
@@ -286,7 +286,7 @@ def test_duplicate_free_objects_are_what_the_tree_has(tmp_path: Path) -> None:
 def test_datasets_of_tasks_without_targets_of_their_own_stream_as_members(
     classes: Path, tmp_path: Path, task: str
 ) -> None:
-    """Every promise of the order holds for them; what a sample means is the transform's affair."""
+    """They stream in the promised order; the user's transform interprets a sample."""
     write(classes / "ImageSets/Layout/train.txt", b"000001 1\n000002 1\n000003 2\n")
     write(classes / "ImageSets/Action/train.txt", b"000001\n000002\n000003\n")
     converted(classes, tmp_path / "out", task=task, splits=("train",), shard_bytes=1)

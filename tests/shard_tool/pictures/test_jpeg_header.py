@@ -30,7 +30,7 @@ def test_size_from_markers_is_pillows(mode: str, progressive: bool) -> None:
 
 @given(st.integers(0, 700), st.binary(min_size=1, max_size=3))
 def test_size_of_a_damaged_jpeg_is_never_another_size(at: int, damage: bytes) -> None:
-    """Cut or altered before its first scan it is Pillow's to judge, or keeps its size."""
+    """A JPEG cut or altered before its first scan keeps its size or is left to Pillow."""
     content = jpeg((20, 10))
     assert jpeg_size(content[:at]) in (None, (20, 10))
     start = content.index(b"\xff\xc0")

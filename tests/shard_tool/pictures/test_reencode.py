@@ -236,7 +236,7 @@ def test_a_ycck_picture_keeps_its_colours_as_cmyk() -> None:
 
 
 def test_details_too_fine_for_the_new_size_become_their_mean() -> None:
-    """What aliases shows waves where the picture has an even grey."""
+    """Aliasing would show waves where the picture has an even grey."""
     lines = np.zeros((256, 256), np.uint8)
     lines[:, ::2] = 255
     found = np.array(opened(again(encoded(lines, quality=100), 100, 100)))[10:-10, 10:-10]

@@ -210,7 +210,7 @@ def test_the_same_bytes_again_do_not_count_as_progress(
     monkeypatch.setattr(download, "_PROGRESS_BYTES", 50_000)
     with serve(CONTENT, Reply(has_ranges=False, cut_after=50_000)) as server:
         failure(server, tmp_path, attempts=2)
-    assert len(server.requests) == 3  # one that brought something, two that did not
+    assert len(server.requests) == 3  # one brought new bytes, two did not
 
 
 # --- a part of an earlier run --------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_a_part_that_another_process_renames_meanwhile_is_left_alone(
 def test_an_archive_that_another_process_finishes_meanwhile_is_not_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is published between the look for it and the lock on the part."""
+    """The other process publishes it between our check for it and our lock."""
     real_flock = fcntl.flock
 
     def flock_once_it_is_there(file: FileIO, operation: int) -> None:
