@@ -86,9 +86,10 @@ def memory(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, 
 
 def stages(archive: Path, dest: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure seconds of scanning the archive, planning, and writing, without imports."""
-    from shard_tool.convert.plan import plan_conversion, resolve_splits
-    from shard_tool.convert.run import ConvertOptions, convert
+    from shard_tool import ConvertOptions, convert
+    from shard_tool.convert.plan import plan_conversion
     from shard_tool.sources.voc.devkit import open_devkit
+    from shard_tool.sources.voc.split_lists import resolve_splits
 
     wanted = ConvertOptions(source=str(archive), dest=str(dest / "voc"), workers=options.workers)
     begun = time.perf_counter()

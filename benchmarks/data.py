@@ -23,7 +23,7 @@ if not __package__:  # run as a file: only its own folder is on the path, not th
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.mini_voc import draw_archive
-from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool import ConvertOptions, convert
 from shard_tool.errors import ManifestError
 from shard_tool.format.manifest import parse_manifest
 

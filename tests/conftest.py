@@ -13,8 +13,8 @@ import pytest
 from hypothesis import settings
 
 from scripts.mini_voc import draw_archive
+from shard_tool import ConvertOptions, convert
 from shard_tool.cli.app import main
-from shard_tool.convert.run import ConvertOptions, convert
 from tests.kit.servers.s3 import S3, make_bucket, s3_server
 
 if TYPE_CHECKING:

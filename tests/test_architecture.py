@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = """
 cli: convert dataset sources storage tasks format units release errors
 convert: dataset sources pictures storage tasks format keyed_random release errors
-dataset: sources storage tasks format release errors
+dataset: pictures storage tasks format release errors
 sources: pictures storage format release errors
 pictures: format errors
 storage: format errors

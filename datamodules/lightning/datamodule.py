@@ -407,7 +407,8 @@ class VOCDataModule(LightningDataModule):
 
     def _convert(self, root: str) -> None:
         # Here, not above: training alone needs nothing of the converter.
-        from shard_tool.convert.run import ConvertOptions, convert
+        from shard_tool.convert.options import ConvertOptions
+        from shard_tool.convert.run import convert
 
         convert(
             ConvertOptions(

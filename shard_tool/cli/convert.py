@@ -28,10 +28,11 @@ from shard_tool.cli.options import (
     storage_options,
 )
 from shard_tool.cli.progress import progress
-from shard_tool.convert.run import ConvertOptions, convert, prepare
+from shard_tool.convert.options import ConvertOptions
+from shard_tool.convert.run import convert, prepare
 from shard_tool.dataset.publication import BAD_RECORDS_NAME
 from shard_tool.errors import OptionError
-from shard_tool.sources.voc.named import archives_folder, fetched_archives, wanted_archives
+from shard_tool.sources.voc.named import archives_folder, download_archives, wanted_archives
 from shard_tool.storage.location import Folder
 from shard_tool.tasks.engines import start_early
 from shard_tool.units import human_bytes, parse_size
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shard_tool.convert.plan import ConversionPlan
-    from shard_tool.convert.run import ConvertProgress, ConvertReport
+    from shard_tool.convert.results import ConvertProgress, ConvertReport
     from shard_tool.sources.voc.named import WantedArchive
 
 _RELEASE = re.compile(r"voc(\d{4})")
@@ -239,7 +240,7 @@ def _fetched_release(
 ) -> list[str]:
     """Download the archives of a year and return their paths."""
     with progress(f"voc{year}", unit="bytes") as advance:
-        paths = fetched_archives(
+        paths = download_archives(
             year,
             folder,
             set_=set_,

@@ -1,1 +1,1 @@
-"""Conversion: annotated pictures from one or more sources become the shards of one dataset."""
+"""Converts annotated pictures from one or more sources into the shards of one dataset."""

@@ -1,7 +1,7 @@
-"""Pictures that several sources have: found by their bytes, for ids differ between years.
+"""Finds pictures that several sources have by their bytes, since their ids may differ.
 
-Nothing is hashed that a look at sizes can tell apart: only pictures whose size another source has
-as well are compared, first by a few bytes of their middle, then by all of them.
+Only pictures with the same size as one of another source are read: first a few bytes from the
+middle, then, where these are equal, all bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER, FileSpan
+from shard_tool.sources.archive import FileSpan
+from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,17 +33,17 @@ def duplicates_of(
     *,
     rank: NDArray[np.int16],
 ) -> list[tuple[int, int]]:
-    """Records whose picture another source has, too.
+    """Find records whose picture another source has as well.
 
     Args:
         devkits: The sources, by number.
         keys: [records].
-        sources: [records]: the source of each.
-        rank: [records]: of equal pictures the one with the lowest rank stays, then the first.
+        sources: [records]: number of the source of each.
+        rank: [records]: of equal pictures the one with the lowest rank stays, then the first one.
 
     Returns:
-        (row of the one to leave out, row of the one that stays), by the former. Equal pictures of
-        one source are nobody's business but its own: both stay.
+        (row of the record to leave out, row of the one that stays), sorted. Equal pictures of one
+        source both stay.
 
     Raises:
         SourceError: A source cannot be read.
@@ -65,7 +66,7 @@ def duplicates_of(
 def _sizes(
     devkits: Sequence[Devkit], keys: NDArray[np.bytes_], sources: NDArray[np.int16]
 ) -> NDArray[np.int64]:
-    """Bytes of each picture; -1 where there is none."""
+    """Length in bytes of each picture; -1 for a missing one."""
     sizes = np.full(len(keys), -1, np.int64)
     for number, devkit in enumerate(devkits):
         of_source = np.flatnonzero(sources == number)
@@ -75,7 +76,7 @@ def _sizes(
 
 
 def _of_shared_size(sizes: NDArray[np.int64], sources: NDArray[np.int16]) -> NDArray[np.int64]:
-    """Rows of pictures whose size one of another source has, too."""
+    """Rows of pictures with the size of a picture of another source."""
     order = np.lexsort((sources, sizes))
     if not len(order):
         return order
@@ -92,7 +93,7 @@ def _spans(
     sources: NDArray[np.int16],
     rows: NDArray[np.int64],
 ) -> dict[int, FileSpan]:
-    """Where the pictures of these rows lie."""
+    """Positions of the pictures of these rows."""
     found: dict[int, FileSpan] = {}
     for number, devkit in enumerate(devkits):
         of_source = rows[sources[rows] == number]
@@ -106,7 +107,7 @@ def _spans(
 def _groups(
     rows: Iterable[int], values: Iterable[object], sources: NDArray[np.int16]
 ) -> list[list[int]]:
-    """Rows of equal value, where more than one source has it."""
+    """Group rows of equal value, and keep groups of more than one source."""
     by_value: dict[object, list[int]] = {}
     for row, value in zip(rows, values, strict=True):
         by_value.setdefault(value, []).append(row)
@@ -120,7 +121,7 @@ def _digests(
     sources: NDArray[np.int16],
     probe_bytes: int | None,
 ) -> list[bytes]:
-    """A digest of each picture, or of a few bytes of its middle (in an archive; else of all)."""
+    """Digest each picture, or the bytes in its middle."""
     found: dict[int, bytes] = {}
     for number, devkit in enumerate(devkits):
         source = devkit.source
@@ -141,4 +142,6 @@ def _digests(
 
 def _middle(span: FileSpan, num_bytes: int) -> FileSpan:
     skipped = max(0, span.size - num_bytes) // 2
-    return FileSpan(span.name, span.offset + skipped, min(num_bytes, span.size))  # no CRC of it
+    return FileSpan(
+        span.name, span.offset + skipped, min(num_bytes, span.size)
+    )  # without CRC: it covers the whole file

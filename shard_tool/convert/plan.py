@@ -1,11 +1,9 @@
-"""What a conversion will do, decided before anything is written.
+"""Plans a conversion: which records each shard holds, in which order, before anything is written.
 
-Which records a split has, in which shard each one goes and in which order, follows from the
-sources' lists, the sizes of their files and the options alone: so every shard is a task of its own,
-any worker may write any of them, and the bytes do not depend on who did. Of several sources those
-pictures are read, too, whose size another source has, to leave out the ones that are the same. A
-plan holds some tens of bytes a record; the records themselves are made shard by shard, when a
-worker wants them.
+The plan follows from the sources' lists, the sizes of their files and the options. So each shard is
+a task of its own, any worker may write it, and its bytes do not depend on the worker. With several
+sources, pictures of equal size are also read, to leave out duplicates. A plan takes tens of bytes a
+record; `ConversionPlan.shard_task` makes the records of one shard when a worker needs them.
 """
 
 from __future__ import annotations
@@ -20,15 +18,11 @@ from shard_tool.errors import OptionError, SourceError
 from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.format.tar import BLOCK
 from shard_tool.keyed_random import permutation
-from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER, Devkit, FileSpan
-from shard_tool.sources.voc.imagesets import (
-    CLASS_LABELS,
-    LIST_FOLDERS,
-    SPLITS,
-    TASK_FOLDERS,
-    sorted_ids,
-)
+from shard_tool.sources.archive import FileSpan
+from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER, Devkit
+from shard_tool.sources.voc.imagesets import TASK_FOLDERS, sorted_ids
 from shard_tool.sources.voc.record import Record
+from shard_tool.sources.voc.split_lists import class_labels, listed_objects, lists_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +37,7 @@ _NUMBERED_TASKS = ("layout", "action")
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One unit of work: the records of one shard, in their order."""
+    """The records of one shard, in order."""
 
     split: str
     shard_name: str
@@ -52,7 +46,7 @@ class ShardTask:
 
 @dataclass(slots=True)
 class SplitPlan:
-    """The records of one split, in the order in which they go into its shards."""
+    """The records of one split, in the order of its shards."""
 
     split: str
     keys: NDArray[np.bytes_]
@@ -60,23 +54,23 @@ class SplitPlan:
     sources: NDArray[np.int16]
     """[records]: number of the source."""
     sets: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
-    """[records]: bit i is set where the plan's i-th list names the record."""
+    """[records]: bit i is set if list i of `ConversionPlan.set_names` names the record."""
     labels: NDArray[np.int8] | None = None
-    """[records, 20]: classification's numbers."""
+    """Classification: -1, 0 or 1 [records, 20]."""
     listed: dict[tuple[int, str], tuple[int, ...]] = field(default_factory=dict)
-    """Layout and action: (source, key) to the numbers of the objects that count."""
+    """Layout and action: (source, key) to the numbers of the objects that the lists name."""
     starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
-    """[shards + 1]: row of each shard's first record, then their number."""
+    """[shards + 1]: row of each shard's first record, then the number of records."""
     num_bytes: int = 0
-    """About what its shards take: XML stands in for the JSON made of it."""
+    """Estimated size of its shards: counts the XML in place of the JSON made from it."""
 
     @property
     def num_shards(self) -> int:
-        """Shards it is cut into."""
+        """Number of its shards."""
         return len(self.starts) - 1
 
     def keep(self, rows: NDArray[Any]) -> None:
-        """Keep these rows, in this order."""
+        """Select and reorder rows."""
         self.keys, self.sources = self.keys[rows], self.sources[rows]
         if len(self.sets):
             self.sets = self.sets[rows]
@@ -94,31 +88,31 @@ class ConversionPlan:
     set_names: tuple[str, ...]
     """Lists ('Main/train') in the order of the bits of `SplitPlan.sets`."""
     duplicates: tuple[dict[str, Any], ...] = ()
-    """Pictures left out because another source has the same bytes."""
+    """Pictures left out, since another source has the same bytes."""
 
     @property
     def num_shards(self) -> int:
-        """Shards of all splits."""
+        """Number of shards of all splits."""
         return sum(split.num_shards for split in self.splits)
 
     @property
     def num_records(self) -> int:
-        """Records of all splits."""
+        """Number of records of all splits."""
         return sum(len(split.keys) for split in self.splits)
 
     @property
     def num_bytes(self) -> int:
-        """About what all shards take."""
+        """Estimated size of all shards."""
         return sum(split.num_bytes for split in self.splits)
 
     def shard_names(self) -> Iterator[tuple[str, str]]:
-        """(split, name) of each shard, in order."""
+        """Yield (split, name) of each shard, in order."""
         for split in self.splits:
             for number in range(split.num_shards):
                 yield split.split, f"{split.split}-{number:06d}.tar"
 
     def shard_task(self, number: int) -> ShardTask:
-        """The task of the shard of this number, counted over all splits."""
+        """Make the task of a shard; shards are numbered over all splits."""
         for split in self.splits:
             if number < split.num_shards:
                 rows = np.arange(split.starts[number], split.starts[number + 1])
@@ -128,7 +122,7 @@ class ConversionPlan:
         raise IndexError(number)
 
     def num_records_of(self, number: int) -> int:
-        """Records of the shard of this number."""
+        """Number of records of a shard; shards are numbered over all splits."""
         for split in self.splits:
             if number < split.num_shards:
                 return int(split.starts[number + 1] - split.starts[number])
@@ -175,75 +169,14 @@ class ConversionPlan:
         return tuple(name for i, name in enumerate(self.set_names) if bits >> i & 1)
 
 
-def resolve_splits(devkits: Sequence[Devkit], task: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The splits to convert: the wanted ones, else train, val and test where they have pictures.
-
-    `trainval` is taken only where it is asked for, or where it is all there is.
-
-    Raises:
-        SourceError: No list of the task's folder names a picture, or a source has none of the
-            splits.
-    """
-    folder = TASK_FOLDERS[task]
-    there = [devkit.filled_splits(folder) for devkit in devkits]
-    for devkit, splits in zip(devkits, there, strict=True):
-        if not splits and not wanted:
-            place = devkit.place(f"ImageSets/{folder}")
-            raise SourceError(place, f"no list of {', '.join(SPLITS)} names a picture")
-    if wanted:
-        for split in wanted:
-            if not any(devkit.names_pictures(folder, split) for devkit in devkits):
-                devkits[0].split_ids(folder, split)  # raises, and names the lists there are
-        chosen = tuple(wanted)
-    else:
-        defaults = [[split for split in of if split != "trainval"] or of for of in there]
-        chosen = tuple(split for split in SPLITS if any(split in of for of in defaults))
-        if "trainval" in chosen and len(devkits) > 1 and "train" in chosen:
-            only = next(d for d, of in zip(devkits, defaults, strict=True) if "trainval" in of)
-            problem = "has a list trainval and neither train nor val, as other sources do"
-            place = only.place(f"ImageSets/{folder}")
-            raise SourceError(place, problem, "name the splits: --split trainval")
-    for devkit in devkits:
-        if not any(devkit.names_pictures(folder, split) for split in chosen):
-            place = devkit.place(f"ImageSets/{folder}")
-            problem = f"no list of {', '.join(chosen)} names a picture"
-            raise SourceError(place, problem, "leave this source out")
-    return chosen
-
-
-def lists_of(devkit: Devkit, splits: Sequence[str]) -> dict[str, FileSpan]:
-    """The lists that say which sets a picture is in, by name ('Main/train'), sorted."""
-    spans = {
-        f"{folder}/{split}": devkit.find(f"ImageSets/{folder}", split)
-        for folder in sorted(LIST_FOLDERS)
-        for split in sorted({*SPLITS, *splits})
-    }
-    return {name: span for name, span in spans.items() if span}
-
-
-def numbered_lists_of(devkit: Devkit, task: str, splits: Sequence[str]) -> list[FileSpan]:
-    """The lists beside those of `lists_of` that decide what a conversion for this task writes."""
-    if task == "classification":
-        names = [f"{name}_{split}" for split in splits for name in VOC_CLASSES]
-    elif task == "action":
-        files = devkit.files.folders.get("ImageSets/Action")
-        stems = [] if files is None else [stem.decode("utf-8", "replace") for stem in files.stems]
-        names = [stem for stem in stems for split in splits if stem.endswith(f"_{split}")]
-    else:
-        names = []
-    folder = f"ImageSets/{TASK_FOLDERS[task]}"
-    found = [devkit.find(folder, name) for name in dict.fromkeys(names)]
-    return [span for span in found if span]
-
-
 def plan_conversion(
     devkits: Sequence[Devkit], *, task: str, splits: Sequence[str], shard_bytes: int, seed: int
 ) -> ConversionPlan:
     """Merge the sources' splits and cut them into shards.
 
-    A picture that several sources have is taken once, found by its bytes. Each split's records are
-    put in a random order keyed by (seed, split), so that neighbours in a shard are not neighbours
-    in the source, then cut where the next one would pass `shard_bytes`.
+    A picture that several sources have is converted once. The records of a split are shuffled with
+    (seed, split) as the key, so neighbours in a shard are not neighbours in the source; a shard
+    ends before the record that would pass `shard_bytes`.
 
     Raises:
         SourceError: A split list is missing or empty, two splits share a picture, or two different
@@ -260,7 +193,11 @@ def plan_conversion(
         if task == "classification":
             plan.labels = _class_labels(devkits, plan)
         elif task in _NUMBERED_TASKS:
-            plan.listed = _listed_objects(devkits, task, plan)
+            plan.listed = {
+                (devkit.source.number, key): numbers
+                for devkit in devkits
+                for key, numbers in listed_objects(devkit, task, plan.split).items()
+            }
         plan.keep(permutation(len(plan.keys), ("convert", seed, plan.split)))
         _cut(devkits, task, plan, shard_bytes)
     return ConversionPlan(tuple(devkits), task, tuple(plans), set_names, duplicates)
@@ -271,7 +208,7 @@ def _folders(task: str) -> tuple[str, ...]:
 
 
 def _split_plan(devkits: Sequence[Devkit], task: str, split: str) -> SplitPlan:
-    """The split's records, sorted by id and source."""
+    """The records of a split, sorted by id and source."""
     folder = TASK_FOLDERS[task]
     having = [d for d in devkits if d.names_pictures(folder, split)] or devkits[:1]
     ids = [devkit.split_ids(folder, split) for devkit in having]
@@ -286,12 +223,12 @@ def _split_plan(devkits: Sequence[Devkit], task: str, split: str) -> SplitPlan:
 def _without_duplicates(
     devkits: Sequence[Devkit], plans: Sequence[SplitPlan]
 ) -> tuple[dict[str, Any], ...]:
-    """Drop what another source has as well; says which."""
+    """Drop pictures that another source has as well, and describe them."""
     which = np.repeat(np.arange(len(plans)), [len(plan.keys) for plan in plans])
     keys = np.concatenate([plan.keys for plan in plans])
     sources = np.concatenate([plan.sources for plan in plans])
-    # Test pictures stay where they are, so that a test set is whole and no training set has them;
-    # else the first source given keeps its own.
+    # Test pictures stay, so a test set is complete and no training set shares its pictures.
+    # Otherwise the picture of the first source stays.
     is_test = np.array([plan.split == "test" for plan in plans])[which]
     found = duplicates_of(devkits, keys, sources, rank=np.where(is_test, -1, sources))
     dropped = np.zeros(len(keys), np.bool_)
@@ -309,7 +246,7 @@ def _without_duplicates(
 
 
 def _check_not_empty(devkits: Sequence[Devkit], plans: Sequence[SplitPlan]) -> None:
-    """A split of which other sources have every picture would be none."""
+    """Refuse a split without pictures: all are in splits of other sources."""
     for plan in plans:
         if not len(plan.keys):
             places = ", ".join(devkit.source.shown for devkit in devkits)
@@ -318,7 +255,7 @@ def _check_not_empty(devkits: Sequence[Devkit], plans: Sequence[SplitPlan]) -> N
 
 
 def _check_keys(devkits: Sequence[Devkit], task: str, plans: Sequence[SplitPlan]) -> None:
-    """A key stands for one picture of one split."""
+    """Refuse a key of two pictures, or of two splits."""
     keys = np.concatenate([plan.keys for plan in plans])
     which = np.repeat(np.arange(len(plans)), [len(plan.keys) for plan in plans])
     sources = np.concatenate([plan.sources for plan in plans])
@@ -343,7 +280,7 @@ def _check_keys(devkits: Sequence[Devkit], task: str, plans: Sequence[SplitPlan]
 def _note_sets(
     devkits: Sequence[Devkit], plans: Sequence[SplitPlan], splits: Sequence[str]
 ) -> tuple[str, ...]:
-    """Which lists each record stands in: the four usual ones of each folder, and the wanted."""
+    """Note for each record which lists name it; returns the lists' names."""
     lists = {devkit.source.number: lists_of(devkit, splits) for devkit in devkits}
     names = tuple(sorted({name for of in lists.values() for name in of}))
     if len(names) > _MOST_LISTS:
@@ -365,57 +302,16 @@ def _note_sets(
 
 
 def _class_labels(devkits: Sequence[Devkit], plan: SplitPlan) -> NDArray[np.int8]:
-    """int8 [records, 20] from the lists of the classes.
-
-    Raises:
-        SourceError: A class has no list, or the list does not say one thing of a record.
-    """
+    """int8 [records, 20]."""
     labels = np.zeros((len(plan.keys), len(VOC_CLASSES)), np.int8)
     for devkit in devkits:
         rows = np.flatnonzero(plan.sources == devkit.source.number)
-        keys = plan.keys[rows]
-        for column, name in enumerate(VOC_CLASSES if len(rows) else ()):
-            ids, numbers = devkit.labels(f"{name}_{plan.split}") or (keys[:0], np.zeros(0, int))
-            at = np.minimum(np.searchsorted(ids, keys), max(len(ids) - 1, 0))
-            is_said = (ids[at] == keys) & np.isin(numbers[at], CLASS_LABELS) if len(ids) else False
-            if not np.all(is_said):
-                raise _no_label(devkit, f"{name}_{plan.split}", keys)
-            labels[rows, column] = numbers[at]
+        labels[rows] = class_labels(devkit, plan.split, plan.keys[rows])
     return labels
 
 
-def _no_label(devkit: Devkit, name: str, keys: NDArray[np.bytes_]) -> SourceError:
-    """What is wrong with a class's list."""
-    place = devkit.place(f"ImageSets/Main/{name}.txt")
-    found = devkit.numbers("Main", name)
-    if found is None:
-        hint = "classification needs one for each class; is the task another?"
-        return SourceError(place, "there is no such list", hint)
-    for key in (key.decode("utf-8", "surrogateescape") for key in keys.tolist()):
-        numbers = found.get(key, ())
-        if len(numbers) != 1 or numbers[0] not in CLASS_LABELS:
-            said = " and ".join(map(str, numbers)) or "nothing"
-            problem = f"says {said} of picture {key!r}, expected one of -1, 0, 1"
-            return SourceError(place, problem)
-    return SourceError(place, "names a picture twice")
-
-
-def _listed_objects(
-    devkits: Sequence[Devkit], task: str, plan: SplitPlan
-) -> dict[tuple[int, str], tuple[int, ...]]:
-    """(source, key) to the numbers of the objects the split's lists name."""
-    folder, listed = TASK_FOLDERS[task], dict[tuple[int, str], set[int]]()
-    for devkit in devkits:
-        spans = numbered_lists_of(devkit, task, [plan.split])
-        names = [plan.split, *(span.name.rpartition("/")[2].removesuffix(".txt") for span in spans)]
-        for name in names:
-            for key, numbers in (devkit.numbers(folder, name) or {}).items():
-                listed.setdefault((devkit.source.number, key), set()).update(numbers)
-    return {which: tuple(sorted(numbers)) for which, numbers in listed.items()}
-
-
 def _cut(devkits: Sequence[Devkit], task: str, plan: SplitPlan, shard_bytes: int) -> None:
-    """Say where shards begin: a record that would pass `shard_bytes` begins the next one."""
+    """Set where shards begin: a record that would pass `shard_bytes` begins the next shard."""
     sizes = np.zeros(len(plan.keys), np.int64)
     for devkit in devkits:
         rows = np.flatnonzero(plan.sources == devkit.source.number)

@@ -1,4 +1,4 @@
-"""What the manifest says of the sources: digests of all that was read of them."""
+"""Hashes what was read of the sources and describes them for the manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shard_tool.convert.plan import lists_of, numbered_lists_of
+from shard_tool.sources.voc.split_lists import lists_of, numbered_lists_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,14 +26,14 @@ _DIGEST_BYTES = 32
 
 
 class FileDigests:
-    """SHA-256 of each file that folders gave: 33 bytes a file."""
+    """Collects the SHA-256 of each converted file of a folder, in 33 bytes a file."""
 
     def __init__(self, plan: ConversionPlan) -> None:
         self._plan = plan
         self._of: dict[tuple[int, str], tuple[NDArray[np.uint8], NDArray[np.bool_]]] = {}
 
     def add(self, number: int, report: dict[str, Any]) -> None:
-        """Take in the digests a shard's task made: of its good records, in their order."""
+        """Add the digests in a shard's report: those of its good records, in order."""
         if not report["digests"]:
             return
         bad = {record["key"] for record in report["bad_records"]}
@@ -51,9 +51,11 @@ class FileDigests:
                 found[row], is_used[row] = next(rows), True
 
     def sha256(self, devkit: Devkit, task: str, splits: Sequence[str]) -> tuple[int, str]:
-        """(number of files, digest over names, sizes and digests) of all that a folder gave.
+        """Digest all that was read of a folder.
 
-        By folder and name: the lists that decide what is converted, then what was converted.
+        Returns:
+            (number of files, digest of their names, sizes and digests): first the lists that decide
+            what is converted, then the converted files by folder and name.
         """
         total, count = hashlib.sha256(), 0
         lists = {*lists_of(devkit, splits).values(), *numbered_lists_of(devkit, task, splits)}
@@ -85,13 +87,12 @@ class FileDigests:
 def source_entries(
     devkits: Sequence[Devkit],
 ) -> Iterator[Callable[[FileDigests, str, Sequence[str]], list[dict[str, Any]]]]:
-    """The sources' entries in the manifest.
+    """Describe the sources for the manifest; hash local archives in a thread meanwhile.
 
-    Local archives are hashed whole, in a thread, while the block runs; leaving it before the result
-    was asked for gives that up.
+    Leaving the block early cancels the hashing.
 
     Yields:
-        A function of (digests of files, task, splits).
+        A function of (digests of files, task, splits) that returns the manifest's entries.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1) as thread:
@@ -122,7 +123,7 @@ def source_entries(
 
 
 def archive_sha256(devkit: Devkit) -> str:
-    """The digest of an archive; one on this machine is read for it."""
+    """SHA-256 of an archive, as hex digits; reads a local one for it."""
     path = devkit.source.archive.local
     if devkit.sha256 or path is None:
         return devkit.sha256 or ""

@@ -32,7 +32,7 @@ from shard_tool.format.tar import (
     sample_starts,
     walk,
 )
-from shard_tool.sources.voc.record import picture_size
+from shard_tool.pictures.size import picture_size
 from shard_tool.storage.location import Folder, load_manifest
 from shard_tool.tasks.pool import open_pool
 

@@ -1,1 +1,1 @@
-"""What can be known or made of a picture without torch."""
+"""Reads and re-encodes pictures without torch."""

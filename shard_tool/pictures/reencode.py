@@ -1,9 +1,9 @@
-"""Pictures made smaller on request, with masks, boxes, parts and points that follow.
+"""Scales and re-encodes pictures on request, and scales masks, boxes, parts and points with them.
 
-The one place where the bytes of a picture change; without a `Reencoding` conversion never comes
-here. Pure: the same bytes in give the same bytes out, wherever the same encoder runs. Since Pillow
-and its libraries decide bytes, their versions belong to the options (`Reencoding.describe`), and
-an encoder of other versions refuses to work rather than mix.
+Nothing else changes the bytes of a picture; without a `Reencoding` a conversion does not call this
+module. The same bytes in give the same bytes out on every machine with the same encoder. Pillow and
+its libraries decide the bytes, so their versions belong to the options (`Reencoding.describe`), and
+a process with other versions refuses to encode.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Size = tuple[int, int]
 
 @cache
 def encoder() -> str:
-    """What writes the bytes here, with the versions that decide them."""
+    """Names and versions of the libraries of this process that decide the encoded bytes."""
     jpeg = features.version("libjpeg_turbo")
     deflate = features.version("zlib_ng")
     return ", ".join(
@@ -53,18 +53,18 @@ def encoder() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reencoding:
-    """What `--resize` and `--quality` ask for; at least one of them.
+    """The values of `--resize` and `--quality`; at least one is given.
 
     Raises:
         OptionError: Neither is given, or one is out of its range.
     """
 
     longer_side: int | None
-    """Pixels the longer side of a picture may have; larger ones are scaled down to exactly that."""
+    """Most pixels of a picture's longer side; larger pictures are scaled down to exactly this."""
     quality: int | None
-    """JPEG quality, 1 to 100, of *every* picture; None: 90, and only of those scaled down."""
+    """JPEG quality, 1 to 100, of *every* picture; None: 90, for scaled pictures only."""
     encoder: str = field(default_factory=encoder)
-    """Of the process that planned; a worker with another one would write other bytes."""
+    """Encoder of the process that planned; another one would write other bytes."""
 
     def __post_init__(self) -> None:
         if self.longer_side is None and self.quality is None:
@@ -75,7 +75,7 @@ class Reencoding:
             raise OptionError("--quality", f"{self.quality} is not in 1 to 100")
 
     def describe(self) -> dict[str, int | str | None]:
-        """What decides the bytes of pictures, for the manifest's `options`."""
+        """Describe all that decides the bytes of pictures, for the manifest's `options`."""
         every = "larger pictures" if self.quality is None else "every picture"
         return {
             "resize": self.longer_side,
@@ -85,14 +85,14 @@ class Reencoding:
         }
 
     def fitted(self, size_wh: Size) -> Size:
-        """The size a picture gets: never larger, no side below 1, the shorter one to the nearest.
+        """Compute the new size: never larger, no side below 1, the shorter side rounded.
 
         >>> Reencoding(longer_side=256, quality=None).fitted((500, 375))
         (256, 192)
         """
         longest = max(size_wh)
         side = longest if self.longer_side is None else min(self.longer_side, longest)
-        # Whole numbers: rounding that no floating-point unit can see differently.
+        # Whole numbers: floating-point units could round differently.
         width, height = (max(1, (2 * n * side + longest) // (2 * longest)) for n in size_wh)
         return width, height
 
@@ -100,30 +100,30 @@ class Reencoding:
 def reencoded(
     reencoding: Reencoding, members: dict[str, bytes], sample: Sample, *, place: str
 ) -> tuple[dict[str, bytes], Sample]:
-    """A sample's files and what is said about them, as `--resize` and `--quality` want them.
+    """Re-encode a sample's picture and masks, and scale its annotation.
 
-    A picture that fits passes through byte for byte unless a quality is given; its masks and its
-    annotation pass through in either case. Of a re-encoded JPEG the colour model (grey, RGB, CMYK;
-    YCCK becomes CMYK), the ICC profile and the EXIF block stay, other metadata may go. An EXIF
-    rotation is not applied: annotations are in the stored orientation. CMYK is not turned into RGB,
-    for which its profile would no longer be right.
+    A picture that is small enough keeps its bytes unless a quality is given; its masks and its
+    annotation keep theirs in any case. A re-encoded JPEG keeps its colour model (grey, RGB, CMYK;
+    YCCK becomes CMYK), ICC profile and EXIF block and may lose other metadata. An EXIF rotation is
+    not applied, since annotations are in the stored orientation. CMYK stays CMYK, since its profile
+    would be wrong for RGB.
 
     Args:
-        reencoding: What is asked for.
-        members: Extension to content: 'jpg', and 'class.png' and 'object.png' where there are any.
-        sample: What `members` show; its size is the picture's.
-        place: What errors call the picture.
+        reencoding: The options.
+        members: Extension to content: 'jpg', and 'class.png' and 'object.png' if there are masks.
+        sample: The annotation; its size is the picture's.
+        place: Name of the picture in errors.
 
     Returns:
-        New members in the old order and a new sample; the old ones where nothing changes.
+        New members in the old order and a new sample; the old ones if nothing changes.
 
     Raises:
-        DataError: The picture is no JPEG, damaged or larger than `MAX_PIXELS`, or a mask is no
-            palette or grey PNG of the picture's size. Names the picture, and which of its masks.
-        OptionError: This process encodes with other versions than the one that planned.
+        DataError: The picture is not a JPEG, damaged or larger than `MAX_PIXELS`, or a mask is not
+            a palette or grey PNG of the picture's size. Names the picture and the mask.
+        OptionError: This process has another encoder than the one that planned.
     """
     if reencoding.encoder != encoder():
-        problem = f"this process encodes with {encoder()}, planned was {reencoding.encoder}"
+        problem = f"this process encodes with {encoder()}, the plan is for {reencoding.encoder}"
         raise OptionError("--resize, --quality", problem, "give every worker the same versions")
     old = (sample.width, sample.height)
     new = reencoding.fitted(old)
@@ -143,12 +143,12 @@ def reencoded(
 def _jpeg(content: bytes, old: Size, new: Size, quality: int, place: str) -> bytes:
     """Decode, scale and encode a picture.
 
-    Lanczos, stretched over all source pixels of a target pixel: nothing aliases, and it keeps most
-    of the detail that is left, for a training transform will filter once more. A third slower than
-    bicubic, once. The decoder's own scaling (`draft`) and `reducing_gap` are quicker and worse.
+    Scales with Lanczos over all source pixels of a target pixel: it does not alias and keeps most
+    detail, which matters because training transforms filter once more. It takes a third longer than
+    bicubic. The decoder's own scaling (`draft`) and `reducing_gap` are faster and worse.
     """
     with _opened(content, "JPEG", old, place) as picture:
-        # Only for what becomes YCbCr: of CMYK, Pillow would keep cyan sharp, and black at a half.
+        # RGB only, which becomes YCbCr: for CMYK Pillow would keep cyan sharp and halve black.
         sampling = {"subsampling": "4:2:0"} if picture.mode == "RGB" else {}
         scaled = picture if new == old else picture.resize(new, Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
@@ -164,10 +164,10 @@ def _jpeg(content: bytes, old: Size, new: Size, quality: int, place: str) -> byt
 
 
 def _mask(content: bytes, old: Size, new: Size, place: str) -> bytes:
-    """Scale a mask by taking, for each pixel, the one below its centre: no new values appear.
+    """Scale a mask by nearest neighbour, so that no new values appear.
 
-    By whole numbers and not by Pillow, whose running sums of fractions take a neighbour now and
-    then (1310 instead of 1311 for pixel 1196 of 2622 scaled to 2393).
+    Whole numbers find the nearest pixel. Pillow adds up fractions and is one pixel off at times
+    (1310 instead of 1311 for pixel 1196 of 2622 scaled to 2393).
     """
     with _opened(content, "PNG", old, place) as picture:
         if picture.mode not in {"P", "L"}:
@@ -178,7 +178,7 @@ def _mask(content: bytes, old: Size, new: Size, place: str) -> bytes:
     values = values[rows[:, None], columns]
     scaled = Image.fromarray(values)
     if palette is not None:
-        # Pillow takes a byte's 8 bits only where there are colours enough for them.
+        # Pillow writes 8 bits a pixel only if the palette has enough colours.
         missing = 3 * (int(values.max()) + 1) - len(palette)
         scaled.putpalette(palette + [0] * missing)
     buffer = io.BytesIO()
@@ -188,7 +188,7 @@ def _mask(content: bytes, old: Size, new: Size, place: str) -> bytes:
 
 
 def _centres(old: int, new: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The source pixel in which the centre of each target pixel lies.
+    """Index of the source pixel that holds the centre of each target pixel.
 
     >>> _centres(6, 3).tolist(), _centres(5, 5).tolist()
     ([1, 3, 5], [0, 1, 2, 3, 4])
@@ -198,15 +198,17 @@ def _centres(old: int, new: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 @contextmanager
 def _opened(content: bytes, format_: str, size_wh: Size, place: str) -> Iterator[Image.Image]:
-    """A decoded picture of the size it should have; what goes wrong with it is the data's fault."""
+    """Yield a decoded picture of the expected size; turn its errors into `DataError`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
+            warnings.simplefilter(
+                "ignore", Image.DecompressionBombWarning
+            )  # `_check_size` is stricter
             with Image.open(io.BytesIO(content), formats=(format_,)) as picture:
                 _check_size(picture.size, size_wh, place)
                 picture.load()
                 yield picture
-    except UnidentifiedImageError:  # its text names a buffer's address
+    except UnidentifiedImageError:  # its text holds the address of a buffer
         raise DataError(place, f"not a {format_} picture ({len(content)} bytes)") from None
     except Image.DecompressionBombError:
         raise DataError(place, f"has more than {MAX_PIXELS:,} px") from None
@@ -244,9 +246,9 @@ def _scaled_object(item: SampleObject, old: Size, new: Size) -> SampleObject:
 
 
 def scaled_box(box: Box, old: Size, new: Size) -> Box:
-    """A box of a picture in the same picture at another size.
+    """Scale a box with its picture.
 
-    What was inside stays inside, to the last bit; what was not empty does not become so.
+    A box inside the picture stays inside, to the last bit; a box with an area keeps one.
 
     >>> scaled_box((0.0, 30.0, 500.0, 375.0), (500, 375), (256, 192))
     (0.0, 15.36, 256.0, 192.0)
@@ -261,15 +263,15 @@ def _span(start: float, stop: float, axis: int, old: Size, new: Size) -> tuple[f
     low, high = _scaled(start, axis, old, new), _scaled(stop, axis, old, new)
     if low < high or start >= stop:
         return low, high
-    # Two neighbouring numbers that became one. Not at the far border, below which a number stays
-    # when it is scaled (tried for every size up to 8000 px): there is room on that side.
+    # Two neighbouring numbers became one. This is not at the far border: a number below the border
+    # stays below it (tried for every size up to 8000 px), so the next number is inside.
     return low, math.nextafter(high, math.inf)
 
 
 def _scaled(value: float, axis: int, old: Size, new: Size) -> float:
-    """A coordinate on an axis.
+    """Scale a coordinate on an axis.
 
-    First times, then divided: both round monotonously and the border, old * new / old, is exact,
-    so that nothing leaves the picture.
+    Multiplies, then divides: both round monotonically and the border, old * new / old, is exact, so
+    nothing leaves the picture.
     """
     return value * new[axis] / old[axis]

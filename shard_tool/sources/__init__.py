@@ -1,1 +1,1 @@
-"""Readers of annotated pictures, one folder a format."""
+"""Reads annotated pictures from archives and folders; each format has a folder."""

@@ -1,4 +1,8 @@
-"""A stream that only goes forward, read as if it were a file: for headers passing by."""
+"""Reads a stream by offset, as long as offsets only grow.
+
+The standard library reads a stream either in sequence (`tarfile`) or by offset from a file that can
+seek; the walk over a tar needs offsets from a stream.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +13,24 @@ if TYPE_CHECKING:
 
 
 class ForwardReader:
-    """A `tarshard.ReadAt` over parts that come one after another; holds one or two of them.
+    """A `format.tar.ReadAt` over the parts of a stream; holds one or two of them in memory.
 
     Args:
-        parts: The stream's bytes from its beginning.
-        seen: Called with each part as it comes: hashes it, say.
+        parts: The bytes of the stream, from its beginning.
+        seen: Called with each part when it arrives, to hash it for example.
     """
 
     def __init__(self, parts: Iterator[bytes], seen: Callable[[bytes], object]) -> None:
         self._parts, self._seen = parts, seen
         self._held, self._start = b"", 0
         self.num_bytes = 0
-        """Bytes that have come so far."""
+        """Bytes read from the stream so far."""
 
     def __call__(self, offset: int, length: int) -> bytes:
-        """Bytes from `offset` on; fewer only where the stream ends.
+        """Read `length` bytes at `offset`; fewer only at the end of the stream.
 
         Raises:
-            ValueError: `offset` lies before what is still held.
+            ValueError: `offset` lies before the bytes still in memory.
         """
         if offset < self._start:
             raise ValueError(f"byte {offset} has passed; the first one held is {self._start}")
@@ -36,12 +40,12 @@ class ForwardReader:
         return self._held[at : at + length]
 
     def drain(self) -> None:
-        """Let the rest pass."""
+        """Read the rest of the stream."""
         while self._advance(keep_from=self.num_bytes):
             pass
 
     def _advance(self, *, keep_from: int) -> bool:
-        """Take the next part and let go of what lies before `keep_from`; False at the end."""
+        """Read the next part and drop bytes before `keep_from`; False at the end."""
         part = next(self._parts, None)
         if part is None:
             return False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.devkits import INNER, DevkitSize, make_devkit
-from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool import ConvertOptions, convert
 
 if TYPE_CHECKING:
     from benchmarks.devkits import Devkit

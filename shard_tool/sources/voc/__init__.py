@@ -1,1 +1,1 @@
-"""PASCAL VOC: devkits and their archives, XML annotations, image sets, official downloads."""
+"""Reads PASCAL VOC: devkits, XML annotations, image sets; downloads the official archives."""

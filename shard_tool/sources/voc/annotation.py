@@ -1,12 +1,12 @@
-"""VOC annotation XML to typed values: pure, and as strict as the official files allow.
+"""Parses VOC annotation XML into typed values, as strictly as the official files allow.
 
-Keeps the file's own numbers (1-based, both corners inside) until `box_from_corners` turns them
-into the project's one convention. Only `name` and a `bndbox` (or, for action pictures, a `point`)
-are required of an object; every other tag may be missing and then stays None. The order of tags is
-free, and a `part`'s own `bndbox` is never mistaken for its object's.
+Numbers stay as written (1-based, both corners inside) until `box_from_corners` converts them to the
+project's convention. An object needs a `name` and a `bndbox` (or a `point`, on action pictures);
+any other tag may be missing and is then None. Tags may come in any order, and the `bndbox` of a
+`part` is never taken for that of its object.
 
-Entities, DTDs and external references are refused, by defusedxml. Without a DTD there are none: a
-file in which its keyword does not occur goes to the standard library, five times as fast.
+defusedxml refuses entities, DTDs and external references. A file without the keyword of a DTD can
+hold none of them and goes to the standard library, which is five times as fast.
 
 Source: the devkits' documentation 2007-2012, and the files themselves (docs/reference/format.md).
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shard_tool.format.sample import Box
 
 Corners = tuple[float, float, float, float]
-"""(xmin, ymin, xmax, ymax) as VOC writes them: counted from 1, both corners inside the box."""
+"""(xmin, ymin, xmax, ymax) as VOC writes them: 1-based, both corners inside the box."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _CORNER_TAGS = ("xmin", "ymin", "xmax", "ymax")
@@ -82,8 +82,7 @@ class Owner:
 class Annotation:
     """One annotation file, as written.
 
-    Where `filename` or `size_whd` disagree with the file's own name or with the JPEG header, those
-    are the truth.
+    `filename` and `size_whd` may be wrong: trust the file's own name and the JPEG header.
     """
 
     folder: str | None
@@ -91,13 +90,13 @@ class Annotation:
     source: ImageSource | None
     owner: Owner | None
     size_whd: tuple[int, int, int | None] | None
-    """Width, height in pixels and depth in channels (None where the tag is missing)."""
+    """Width and height in pixels, and depth in channels (None if its tag is missing)."""
     segmented: bool | None
     objects: tuple[ObjectAnnotation, ...]
 
 
 def box_from_corners(corners: Corners) -> Box:
-    """Turn VOC corners into a zero-based, half-open box: only the near corner moves.
+    """Convert VOC corners to a zero-based, half-open box: only the near corner moves.
 
     VOC counts pixels from 1 and includes both corners, so a box over a whole 500 x 375 picture is
     (1, 1, 500, 375). Fractions are kept.
@@ -128,12 +127,12 @@ def parse_annotation(content: bytes, *, place: str) -> Annotation:
 
     Args:
         content: The file's bytes.
-        place: What errors call the file.
+        place: Name of the file in errors.
 
     Raises:
-        AnnotationError: Not well-formed XML, not an annotation, an object without name or without
-            box and point, or a value that is not what its tag holds. Boxes are not checked
-            against the picture here: its size is not in the XML's hands (`check_corners`).
+        AnnotationError: The file is not well-formed XML or not an annotation, an object has no
+            name or neither box nor point, or a value does not suit its tag. `check_corners` checks
+            boxes, against the picture's true size.
     """
     try:
         root = _parsed(content)
@@ -156,7 +155,7 @@ def parse_annotation(content: bytes, *, place: str) -> Annotation:
 
 
 def _parsed(content: bytes) -> Element:
-    # The keyword is written in ASCII in every encoding expat takes but UTF-16, which has zeros.
+    # All encodings that expat reads write the keyword in ASCII, except UTF-16, which has zeros.
     if b"<!DOCTYPE" in content or b"\0" in content:
         root: Element = fromstring(content, forbid_dtd=True)
         return root
@@ -164,7 +163,7 @@ def _parsed(content: bytes) -> Element:
 
 
 def _fields(node: Element) -> dict[str, Element]:
-    """A node's direct children by tag, the first of each."""
+    """Map each tag to the node's first direct child of that tag."""
     found: dict[str, Element] = {}
     for child in node:
         found.setdefault(child.tag, child)
@@ -248,7 +247,7 @@ def _point(node: Element, where: str) -> tuple[float, float]:
 
 
 def _text(fields: dict[str, Element], tag: str) -> str | None:
-    """The stripped text of a child; None where it is missing or empty."""
+    """The stripped text of a child; None if missing or empty."""
     child = fields.get(tag)
     return ((child.text or "").strip() or None) if child is not None else None
 
@@ -257,7 +256,7 @@ def _number(fields: dict[str, Element], tag: str, where: str, node: Element) -> 
     text = _text(fields, tag)
     if text is None:
         raise AnnotationError(where, f"<{node.tag}> has no <{tag}>")
-    # float() alone would take '1_0' and digits of other scripts
+    # float() alone would accept '1_0' and digits of other scripts
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
         raise AnnotationError(where, f"<{tag}> is {text!r}, expected a number")

@@ -1,7 +1,7 @@
-"""Where the files of a devkit lie: some 35 bytes a file, however many there are.
+"""Stores the positions of a devkit's files in about 35 bytes each.
 
-Names are kept sorted, as bytes beside their offsets and sizes, so that a million pictures and their
-annotations take 70 MB and all records of a shard are found at once.
+Names, offsets and sizes are sorted numpy arrays, so a million pictures and their annotations take
+70 MB, and one search finds all records of a shard.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class Files:
     """The files of one folder."""
 
     stems: NDArray[np.bytes_]
-    """Names without suffix, UTF-8 (or whatever bytes they were), sorted."""
+    """Names without suffix, sorted; UTF-8, or the bytes found where they are not."""
     offsets: NDArray[np.uint64]
     sizes: NDArray[np.uint64]
     crcs: NDArray[np.uint32] | None = None
-    """CRC-32 of each, where its bytes were seen when it was found."""
+    """CRC-32 of each file; None if the scan did not read contents."""
 
     def place(self, row: int) -> tuple[int, int, int | None]:
-        """(offset, size, CRC-32 or None) of the file in a row."""
+        """(offset, size, CRC-32 or None) of the file in this row."""
         crc = None if self.crcs is None else int(self.crcs[row])
         return int(self.offsets[row]), int(self.sizes[row]), crc
 
     def rows(self, stems: NDArray[np.bytes_]) -> NDArray[np.int64]:
-        """Where each of these stands; -1 where there is no such file."""
+        """Row of each of these names; -1 for a missing file."""
         at = np.searchsorted(self.stems, stems)
         found = self.stems[np.minimum(at, len(self.stems) - 1)] == stems
         return np.where(found, at, -1)
@@ -42,30 +42,30 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class FileTable:
-    """The files of all folders of a devkit."""
+    """The files of a devkit, by folder."""
 
     folders: dict[str, Files]
 
     def find(self, folder: str, stem: bytes) -> tuple[int, int, int | None] | None:
-        """(offset, size, CRC-32 or None) of one file, or None."""
+        """(offset, size, CRC-32 or None) of a file; None for a missing one."""
         files = self.folders.get(folder)
         row = int(files.rows(np.array([stem], np.bytes_))[0]) if files else -1
         return files.place(row) if files and row >= 0 else None
 
     def rows(self, folder: str, stems: NDArray[np.bytes_]) -> NDArray[np.int64]:
-        """Rows of `folder` these stems have; -1 where there is no such file or folder."""
+        """Row of each of these names in `folder`; -1 for a missing file or folder."""
         files = self.folders.get(folder)
         return files.rows(stems) if files else np.full(len(stems), -1, np.int64)
 
     def sizes(self, folder: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Bytes of the files in these rows; -1 for row -1."""
+        """Length in bytes of the file in each of these rows; -1 for row -1."""
         files = self.folders.get(folder)
         if files is None:
             return np.full(len(rows), -1, np.int64)
         return np.where(rows >= 0, files.sizes[rows].astype(np.int64), -1)
 
     def sha256(self) -> str:
-        """Digest over names, offsets and sizes."""
+        """Digest of names, offsets and sizes."""
         digest = sha256()
         for folder in sorted(self.folders):
             files = self.folders[folder]
@@ -76,7 +76,7 @@ class FileTable:
 
 
 class FileTableBuilder:
-    """Collects files one by one, in as little memory as the table takes."""
+    """Collects files one by one in little more memory than the table takes."""
 
     def __init__(self) -> None:
         self._columns: dict[tuple[str, str], _Columns] = {}
@@ -90,20 +90,20 @@ class FileTableBuilder:
         size: int,
         crc: int | None = None,
     ) -> None:
-        """Note a file; of two with one name the later one counts, as in any tar."""
+        """Add a file; of two files with one name the later counts, as in any tar."""
         columns = self._columns.get((inner, folder))
         if columns is None:
             columns = (bytearray(), array("Q"), array("Q"), array("L"))
             self._columns[inner, folder] = columns
         stems, offsets, sizes, crcs = columns
-        stems += stem + b"\0"  # no file name holds it
+        stems += stem + b"\0"  # no file name contains it
         offsets.append(offset)
         sizes.append(size)
         if crc is not None:
             crcs.append(crc)
 
     def by_inner(self) -> dict[str, FileTable]:
-        """Year's folder to its files; empties this builder."""
+        """Map each year's folder to its files; empties this builder."""
         found: dict[str, FileTable] = {}
         while self._columns:
             (inner, folder), columns = self._columns.popitem()
@@ -112,7 +112,7 @@ class FileTableBuilder:
 
 
 _Columns = tuple[bytearray, "array[int]", "array[int]", "array[int]"]
-"""Names, offsets, sizes, CRCs (or none)."""
+"""Names, offsets, sizes, CRC-32s (or none)."""
 
 
 def _sorted(joined: bytearray, offsets: array[int], sizes: array[int], crcs: array[int]) -> Files:

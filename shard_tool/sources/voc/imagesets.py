@@ -1,8 +1,8 @@
-"""VOC's ImageSets: the lists that say which pictures a split holds. Pure.
+"""Parses the lists of ImageSets, which say which pictures a split holds.
 
-A list is a text file of lines ``id``, ``id label`` (class lists: -1, 0 only difficult ones, 1),
-``id object-number`` (Layout; ids repeat) or ``id object-number label`` (Action). Line ends may be
-CRLF, and blank lines occur; other tools write comments that begin with '#'.
+A list is a text file of lines ``id``, ``id label`` (class lists: -1, 0 for difficult objects only,
+1), ``id object-number`` (Layout; ids repeat) or ``id object-number label`` (Action). Lines may end
+in CRLF and may be blank; other tools write comments that begin with '#'.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPLITS = ("train", "val", "trainval", "test")
-"""Names a plain list of ids can have, beside ``<class>_<split>`` lists."""
+"""Names of the plain lists of ids; the lists of classes are called ``<class>_<split>``."""
 
 LIST_FOLDERS = ("Main", "Segmentation", "Layout", "Action")
 
@@ -32,17 +32,16 @@ TASK_FOLDERS = {
     "layout": "Layout",
     "action": "Action",
 }
-"""The folder of ImageSets whose lists say what a task trains on."""
-
+"""Task to the folder of ImageSets that holds its lists."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 
 CLASS_LABELS = (-1, 0, 1)
-"""Of a class's list: no such object, only difficult ones, at least one that is not."""
+"""Numbers in the list of a class: no object, difficult ones only, at least one other."""
 
 
 def parse_ids(content: bytes, *, place: str) -> list[str]:
-    r"""The ids of a list in its order, each once.
+    r"""Parse the ids of a list, in its order, each once.
 
     Raises:
         SourceError: The list is not text.
@@ -54,7 +53,7 @@ def parse_ids(content: bytes, *, place: str) -> list[str]:
 
 
 def sorted_ids(content: bytes, *, place: str) -> NDArray[np.bytes_]:
-    r"""The ids of a list as UTF-8 bytes, sorted, each once: a fraction of the memory of texts.
+    r"""Parse the ids of a list as UTF-8 bytes, sorted, each once; str would need more memory.
 
     Raises:
         SourceError: The list is not text.
@@ -63,7 +62,7 @@ def sorted_ids(content: bytes, *, place: str) -> NDArray[np.bytes_]:
     [b'000005', b'000007']
     """
     longest = max((len(fields[0].encode()) for fields in _lines(content, place)), default=1)
-    ids = bytearray()  # of one length each: an object an id would be ten times the memory
+    ids = bytearray()  # fixed length: one object for each id would need ten times the memory
     for fields in _lines(content, place):
         ids += fields[0].encode().ljust(longest, b"\0")
     return np.unique(np.frombuffer(ids, f"S{longest}"))
@@ -73,16 +72,16 @@ def names_any(content: bytes, *, place: str) -> bool:
     """Whether a list names a picture.
 
     Raises:
-        SourceError: The list is not text, as far as it was read.
+        SourceError: The list is not text (up to its first picture).
     """
     return any(True for _ in _lines(content, place))
 
 
 def parse_numbers(content: bytes, *, place: str) -> dict[str, tuple[int, ...]]:
-    r"""Id to the numbers in the second column, ascending; empty for a list of ids alone.
+    r"""Map each id to the numbers in its second column, ascending; empty for a plain list.
 
     Raises:
-        SourceError: The list is not text, or its second column holds something else.
+        SourceError: The list is not text, or a second column is not a whole number.
 
     >>> parse_numbers(b"2007_000423  2\n2007_000423  1\n", place="train.txt")
     {'2007_000423': (1, 2)}
@@ -91,7 +90,7 @@ def parse_numbers(content: bytes, *, place: str) -> dict[str, tuple[int, ...]]:
     for fields in _lines(content, place):
         if len(fields) > 1:
             if not _NUMBER.fullmatch(fields[1]):
-                problem = f"the line of {fields[0]!r} has {fields[1]!r} for a number"
+                problem = f"the line of {fields[0]!r} has {fields[1]!r}, expected a whole number"
                 raise SourceError(place, problem)
             found.setdefault(fields[0], set()).add(int(fields[1]))
     return {key: tuple(sorted(numbers)) for key, numbers in found.items()}
@@ -100,11 +99,10 @@ def parse_numbers(content: bytes, *, place: str) -> dict[str, tuple[int, ...]]:
 def sorted_labels(
     content: bytes, *, place: str
 ) -> tuple[NDArray[np.bytes_], NDArray[np.int64]] | None:
-    r"""The ids of a class's list, sorted, and the number of each.
+    r"""Parse the list of a class: its ids, sorted, and the number of each.
 
     Returns:
-        None where the list is not one line an id, each with a whole number: `parse_numbers` says
-        more.
+        None unless each id has one line with a whole number; `parse_numbers` then tells more.
 
     >>> sorted_labels(b"000007  1\n000005 -1\n", place="cat_train.txt")[1].tolist()
     [-1, 1]
@@ -120,7 +118,7 @@ def sorted_labels(
 
 
 def _lines(content: bytes, place: str) -> Iterator[list[str]]:
-    """The fields of each line that is neither blank nor a comment."""
+    """Yield the fields of each line that is neither blank nor a comment."""
     try:
         for line in io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=None):
             fields = line.split()
@@ -131,7 +129,7 @@ def _lines(content: bytes, place: str) -> Iterator[list[str]]:
 
 
 def has_labels(content: bytes, *, place: str) -> bool:
-    r"""Whether the lines have a second column, as the lists of a class do.
+    r"""Whether a list has a second column, as the list of a class does.
 
     Raises:
         SourceError: The list is not text.

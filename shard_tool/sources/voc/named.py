@@ -1,7 +1,6 @@
-"""Named sources: ``voc2007`` … ``voc2012`` become archives in a folder.
+"""Downloads the archives of a year by its name, ``voc2007`` … ``voc2012``, into a cache folder.
 
-Says where they are kept, what would be fetched, and fetches it. How bytes get here and what makes
-them right is `download`'s business, which archives there are that of `archives`.
+`official` lists the archives; `download` downloads and verifies one.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shard_tool.errors import StoreError
-from shard_tool.sources.voc.download import download_archive, part_of, sources_of
+from shard_tool.sources.partial_file import part_of
+from shard_tool.sources.voc.download import download_archive, sources_of
 from shard_tool.sources.voc.official import archives_of
 from shard_tool.storage.location import public_url
 
@@ -32,31 +32,31 @@ def archives_folder() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedArchive:
-    """An official archive, and how much of it lies in a folder. Nothing was asked or hashed."""
+    """An official archive and how much of it is in a folder, judged by name and length alone."""
 
     archive: Archive
     path: Path
     url: str
-    """Where it would be looked for first; without user, password and query."""
+    """The first URL to try, without user, password and query."""
     num_bytes_there: int
-    """Length of the file, else of what an interrupted download left of it."""
+    """Length of the file, or of the unfinished part of it."""
     is_there: bool
-    """A file of its name and length is there; whether its bytes are right shows when it is used."""
+    """Whether a file of its name and length is there; its MD5 was not checked."""
 
 
 def wanted_archives(
     year: str, folder: Path, *, set_: str | None = None, mirrors: Sequence[str] = ()
 ) -> list[WantedArchive]:
-    """What `fetched_archives` with the same arguments would see to.
+    """List the archives that `download_archives` would download or verify; requests nothing.
 
     Raises:
         OptionError: There is no such year or set, or a mirror is not an http or https URL.
-        StoreError: The folder cannot be looked into.
+        StoreError: The folder cannot be read.
     """
     return [_wanted(archive, folder, mirrors) for archive in archives_of(year, set_)]
 
 
-def fetched_archives(
+def download_archives(
     year: str,
     folder: Path,
     *,
@@ -64,22 +64,22 @@ def fetched_archives(
     mirrors: Sequence[str] = (),
     on_progress: Callable[[str, int, int | None], None] | None = None,
 ) -> list[Path]:
-    """Make sure that the archives of a year lie in a folder, whole and with the right digests.
+    """Make sure that the archives of a year are in a folder, complete and with the right MD5s.
 
     Args:
         year: '2007' … '2012'.
-        folder: Where to put them; made if missing.
-        set_: 'trainval' or 'test'; None for every set the year has.
+        folder: Folder for the files; created if missing.
+        set_: 'trainval' or 'test'; None for all sets of the year.
         mirrors: As in `download_archive`.
-        on_progress: Called with (what goes on, such as 'downloading VOCtest_06-Nov-2007.tar', its
-            bytes so far, all its bytes or None). 'checking …' reads what is there already.
+        on_progress: Called with (step, bytes so far, all bytes or None); a step is called
+            'downloading VOCtest_06-Nov-2007.tar', or 'checking …' while an existing file is hashed.
 
     Returns:
         The files, trainval first.
 
     Raises:
         OptionError: As `wanted_archives`.
-        StoreError: There is no room for all of them, or one could not be downloaded.
+        StoreError: The disk has too little space for all, or a download failed.
     """
     wanted = wanted_archives(year, folder, set_=set_, mirrors=mirrors)
     _check_space(wanted, folder)
@@ -111,9 +111,9 @@ def _wanted(archive: Archive, folder: Path, mirrors: Sequence[str]) -> WantedArc
 
 
 def _check_space(wanted: Sequence[WantedArchive], folder: Path) -> None:
-    """All archives of a year at once: each alone might still fit.
+    """Check the space for all archives together; each alone might still fit.
 
-    Those of unknown size are looked at when the server has said it.
+    An archive of unknown size is checked once the server tells its size.
     """
     missing = [item for item in wanted if not item.is_there and item.archive.num_bytes is not None]
     needed = sum(max(0, (item.archive.num_bytes or 0) - item.num_bytes_there) for item in missing)
@@ -122,11 +122,11 @@ def _check_space(wanted: Sequence[WantedArchive], folder: Path) -> None:
         names = " and ".join(item.archive.file for item in missing)
         verb = "needs" if len(missing) == 1 else "need"
         problem = f"{free} bytes free, {names} {verb} {needed} more"
-        raise StoreError(str(folder), problem, "make room or choose another folder")
+        raise StoreError(str(folder), problem, "free some space or choose another folder")
 
 
 def _free_bytes(folder: Path) -> int:
-    """Of the disk that holds a folder, or will hold it."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent
@@ -139,4 +139,4 @@ def _size(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise StoreError(str(path), f"disk trouble: {exc.strerror or exc}") from exc
+        raise StoreError(str(path), f"disk error: {exc.strerror or exc}") from exc

@@ -1,9 +1,7 @@
-"""The official PASCAL VOC archives: where they are and how to tell the right bytes.
+"""Lists the official PASCAL VOC archives with their URLs, sizes and MD5s.
 
-A table and a look-up, nothing else; `download` fetches what is listed here. File names are the
-official ones, dates included, so archives of several years never collide in one folder.
-
-Digests and sizes were gathered from files people hold, not from the hosts: those publish none.
+File names are the official ones with their dates, so archives of several years never collide in one
+folder. The hosts publish neither digests nor sizes; these come from copies that people hold.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ OFFICIAL_HOSTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownBad:
-    """A digest people did get for an archive, although it is the wrong one."""
+    """The MD5 of a wrong file that people are known to have received."""
 
     md5: str
     explanation: str
-    """Where such a file comes from and what is wrong with it; reads on after a comma."""
+    """Where the file comes from and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +37,18 @@ class Archive:
     file: str
     """The official file name."""
     md5: str
-    """Of the whole file, 32 hex digits in lower case."""
+    """MD5 of the whole file, 32 hex digits in lower case."""
     num_bytes: int | None = None
-    """Length of the file; None where nobody wrote it down."""
+    """Length of the file; None if unknown."""
     known_bad: tuple[KnownBad, ...] = ()
 
     @property
     def url_path(self) -> str:
-        """Where the archive lies below an official host's base URL, or below a full mirror's."""
+        """Path of the archive below the base URL of an official host or a full mirror."""
         return f"voc{self.year}/{self.file}"
 
     def explanation_of(self, md5: str) -> str | None:
-        """What is known about such a file with the wrong digest `md5`."""
+        """Explanation of a known wrong file with this MD5; None for any other."""
         return next((bad.explanation for bad in self.known_bad if bad.md5 == md5), None)
 
 
@@ -110,21 +108,21 @@ ARCHIVES = (
         known_bad=(_OF_AUGUST_2020,),
     ),
 )
-"""Every archive that can be downloaded. Test sets after 2007 have no public annotations."""
+"""All archives to download. Test sets after 2007 have no public annotations."""
 
 
 def archives_of(year: str, set_: str | None = None) -> tuple[Archive, ...]:
-    """The archives of a year, or the one of a year's set.
+    """Look up the archives of a year, or the one of its sets.
 
     Args:
         year: '2007' … '2012'.
-        set_: 'trainval' or 'test'; None for every set the year has.
+        set_: 'trainval' or 'test'; None for all sets of the year.
 
     Returns:
-        At least one archive, trainval first.
+        At least one archive; trainval first.
 
     Raises:
-        OptionError: There is no such year or set; lists those there are.
+        OptionError: There is no such year or set; lists the known ones.
 
     >>> [archive.file for archive in archives_of("2007")]
     ['VOCtrainval_06-Nov-2007.tar', 'VOCtest_06-Nov-2007.tar']

@@ -1,14 +1,13 @@
-"""One annotated picture: where its files lie, and how they become a sample.
+"""Turns one annotated picture of a devkit into a sample.
 
-Every rule about content is here: the file's own name is the key, the JPEG header is the size, only
-VOC's classes have a label, boxes lie inside the picture, a mask is as large as its picture.
+Every rule about content is here: the file's name is the key, the JPEG header gives the size, only
+VOC's classes have a label, boxes lie inside the picture, a mask has the size of its picture.
 """
 
 from __future__ import annotations
 
 import io
 import re
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from PIL import Image
 
 from shard_tool.errors import AnnotationError, DataError, SourceError
 from shard_tool.format.sample import (
-    MAX_PIXELS,
     VOC_CLASSES,
     Part,
     Sample,
@@ -25,39 +23,32 @@ from shard_tool.format.sample import (
 )
 from shard_tool.format.sample import Source as SampleSource
 from shard_tool.pictures.reencode import Reencoding, reencoded
+from shard_tool.pictures.size import picture_size
 from shard_tool.sources.voc.annotation import (
     ObjectAnnotation,
     box_from_corners,
     check_corners,
     parse_annotation,
 )
+from shard_tool.sources.voc.devkit import year_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shard_tool.sources.voc.devkit import FileSpan, Source
+    from shard_tool.sources.archive import FileSpan, SourceFiles
 
 LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
 
 _MAX_KEY_BYTES = 100 - len(".object.png")
-"""What a ustar header leaves for the key."""
+"""Bytes for the key in the name field of a ustar header."""
 _KEY = re.compile(r"[^./\\\s\x00-\x1f\x7f]+")
 _MAX_FILE_BYTES = {".jpg": 1 << 29, ".png": 1 << 29, ".xml": 1 << 22}
-"""A file of more bytes is refused before it is read."""
-
-_SOI, _MARK, _SOS = b"\xff\xd8", 0xFF, 0xDA
-_FRAMES = (0xC0, 0xC1, 0xC2)
-"""Baseline, extended and progressive, by Huffman coding: what decoders take."""
-_TABLES = (0xC4, 0xDB, 0xDD)
-"""Huffman and quantisation tables, restart interval."""
-_APP0, _COM = 0xE0, 0xFE
-_FRAME_BYTES = 11
-"""Length of the shortest frame header, of one component."""
+"""A larger file is refused before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One annotated picture as found at the source."""
+    """The files of one annotated picture, not read yet, and what lists say of it."""
 
     key: str
     source: int
@@ -69,32 +60,31 @@ class Record:
     image_sets: tuple[str, ...]
     needs_mask: bool
     image_labels: tuple[int, ...] | None = None
-    """Classification: -1, 0 or 1 for each of VOC's classes."""
+    """Classification: -1, 0 or 1 for each VOC class."""
     listed_objects: tuple[int, ...] | None = None
-    """Layout and action: 1-based numbers of the objects the split's lists name."""
+    """Layout and action: 1-based numbers of the objects that the lists of the split name."""
 
     @property
     def spans(self) -> list[FileSpan]:
-        """The files there are: picture, annotation, class mask, object mask."""
+        """The existing files in this order: picture, annotation, class mask, object mask."""
         files = (self.image, self.annotation, self.class_mask, self.object_mask)
         return [span for span in files if span]
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltSample:
-    """A record turned into what goes into a shard."""
+    """A sample and the members that go into a shard."""
 
     sample: Sample
     members: dict[str, bytes]
-    """Extension to content; pictures and masks are the source's bytes, untouched unless they were
-    to be made smaller."""
+    """Extension to content. Pictures and masks are the source's own bytes unless re-encoded."""
 
 
-def check_record(source: Source, record: Record) -> None:
-    """Refuse a record whose key or files cannot do, before anything of it is read.
+def check_record(source: SourceFiles, record: Record) -> None:
+    """Refuse a record with an unusable key or file, before any file is read.
 
     Raises:
-        DataError: Names the file.
+        DataError: The key is unusable, or a file is missing or too large; names the file.
     """
     problem = ""
     if not _KEY.fullmatch(record.key):
@@ -111,7 +101,7 @@ def check_record(source: Source, record: Record) -> None:
 
 
 def build_sample(
-    source: Source,
+    source: SourceFiles,
     record: Record,
     contents: Sequence[bytes],
     reencoding: Reencoding | None = None,
@@ -119,13 +109,13 @@ def build_sample(
     """Turn a record's files into a sample.
 
     Args:
-        source: Where it comes from.
-        record: One that `check_record` let pass.
+        source: The record's source.
+        record: A record that `check_record` accepted.
         contents: The bytes of each of `record.spans`.
-        reencoding: Makes pictures and masks smaller; None passes their bytes through.
+        reencoding: How to re-encode pictures and masks; None keeps their bytes.
 
     Raises:
-        DataError: A file is no JPEG or PNG, or its content breaks a rule; names the file.
+        DataError: A file is not a JPEG or PNG, or its content breaks a rule; names the file.
     """
     image, annotation, *masks = zip(record.spans, contents, strict=True)
     members = {"jpg": image[1]}
@@ -143,9 +133,9 @@ def build_sample(
 
 
 def sample_from_annotation(
-    content: bytes, record: Record, source: Source, size_wh: tuple[int, int]
+    content: bytes, record: Record, source: SourceFiles, size_wh: tuple[int, int]
 ) -> Sample:
-    """The typed sample of an annotation file, its boxes checked against the picture's size."""
+    """Parse an annotation file into a sample; check its boxes against the picture's size."""
     place = source.place(f"Annotations/{record.key}.xml")
     annotation = parse_annotation(content, place=place)
     objects = [_object(item, i, size_wh, place) for i, item in enumerate(annotation.objects)]
@@ -161,69 +151,14 @@ def sample_from_annotation(
         objects=tuple(objects),
         segmented=annotation.segmented,
         image_sets=record.image_sets,
-        source=SampleSource(year=source.year, archive=source.number),
+        source=SampleSource(year=year_of(source), archive=source.number),
         image_labels=None if labels is None else dict(zip(VOC_CLASSES, labels, strict=True)),
         listed_objects=record.listed_objects,
     )
 
 
-def picture_size(content: bytes, format_: str, place: str) -> tuple[int, int]:
-    """Width and height in pixels from a JPEG's or PNG's header; nothing is decoded.
-
-    Raises:
-        DataError: Not a picture of that format, or one of absurd size.
-    """
-    if format_ == "JPEG" and (size_wh := jpeg_size(content)):
-        return _checked_size(size_wh, place)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded
-            with Image.open(io.BytesIO(content), formats=(format_,)) as picture:
-                size_wh = picture.size
-    except Image.DecompressionBombError as exc:
-        raise DataError(place, f"is absurdly large: {exc}") from exc
-    except (OSError, ValueError, SyntaxError) as exc:
-        raise DataError(place, f"not a {format_} picture ({len(content)} bytes)") from exc
-    return _checked_size(size_wh, place)
-
-
-def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """(width, height) by the markers before the first scan, a tenth of Pillow's time.
-
-    Returns:
-        None for anything unusual, which is Pillow's to judge.
-
-    Source:
-        ITU-T T.81, B.1 and B.2: markers, lengths and the frame header.
-    """
-    if content[:2] != _SOI:
-        return None
-    at, found = 2, None
-    while at + 9 <= len(content) and content[at] == _MARK:
-        kind = content[at + 1]
-        length = int.from_bytes(content[at + 2 : at + 4], "big")
-        if kind == _SOS:
-            return found
-        if kind in _FRAMES and found is None and length >= _FRAME_BYTES:
-            height, width = content[at + 5 : at + 7], content[at + 7 : at + 9]
-            found = (int.from_bytes(width, "big"), int.from_bytes(height, "big"))
-        elif not (_APP0 <= kind <= _COM or kind in _TABLES):
-            return None
-        at += 2 + length
-    return None
-
-
-def _checked_size(size_wh: tuple[int, int], place: str) -> tuple[int, int]:
-    if size_wh[0] < 1 or size_wh[1] < 1:
-        raise DataError(place, f"is {size_wh[0]} x {size_wh[1]} px")
-    if size_wh[0] * size_wh[1] > MAX_PIXELS:
-        problem = f"is {size_wh[0]} x {size_wh[1]} px, more than {MAX_PIXELS} pixels"
-        raise DataError(place, problem, "make it smaller")
-    return size_wh
-
-
-def _check_required(source: Source, record: Record) -> None:
-    """The picture and the annotation are there, the mask too where the task needs one."""
+def _check_required(source: SourceFiles, record: Record) -> None:
+    """Check that picture and annotation exist, and the mask if the task needs one."""
     needed = [
         ("JPEGImages", ".jpg", record.image, "an annotation without its picture"),
         ("Annotations", ".xml", record.annotation, "a picture without its annotation"),

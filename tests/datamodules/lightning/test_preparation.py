@@ -19,7 +19,7 @@ from tests.kit.servers.s3 import objects, upload
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shard_tool.convert.run import ConvertOptions, ConvertReport
+    from shard_tool import ConvertOptions, ConvertReport
     from tests.kit.servers.s3 import S3
 
 DEFAULT_SHARD_BYTES = 64 << 20

@@ -1,4 +1,4 @@
-"""Annotations to compare with: None for every tag that is not given."""
+"""Builds expected annotations, with None for every tag that is not given."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BOX_HINT = "; correct the file, or convert with --on-bad-record skip"
 
 
 def found(*objects: ObjectAnnotation, **given: Any) -> Annotation:
-    """What a file says."""
+    """The annotation of a file."""
     return Annotation(**(dict.fromkeys(FILE_TAGS) | given), objects=objects)
 
 
 def thing(name: str, corners: Corners | None, **given: Any) -> ObjectAnnotation:
-    """What an object in it says."""
+    """An object of it."""
     return ObjectAnnotation(name=name, corners=corners, **(dict.fromkeys(OBJECT_TAGS) | given))

@@ -1,4 +1,4 @@
-"""Datasets made, and read by other means than ours: the standard library's tarfile and json."""
+"""Converts sources, and reads the datasets with the standard library alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tarfile
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.convert.run import ConvertOptions, ConvertReport, convert
+from shard_tool import ConvertOptions, ConvertReport, convert
 from tests.kit.datasets.tars import written
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ def converted(source: Path, dest: Path, **options: Any) -> ConvertReport:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones included; empty where there is no folder."""
+    """Every file below a folder, hidden ones included; empty for a missing folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def shards_of(folder: Path) -> dict[str, bytes]:
-    """Shards and indexes only."""
+    """The shards and indexes of a folder."""
     files = files_of(folder)
     return {name: content for name, content in files.items() if ".tar" in name and "/" not in name}
 
@@ -60,7 +60,7 @@ def _samples_of_shard(path: Path) -> dict[str, dict[str, bytes]]:
 def resealed(
     folder: Path, split: str, change: Callable[[dict[str, dict[str, bytes]]], object]
 ) -> None:
-    """Change samples behind every digest's back: shards, indexes and manifest agree again."""
+    """Change samples, then rewrite shards, indexes and manifest so that all digests agree."""
     document = manifest_of(folder)
     for shard in document["splits"][split]["shards"]:
         samples = _samples_of_shard(folder / shard["name"])
@@ -75,7 +75,7 @@ def resealed(
 
 
 def reworded(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
-    """Change the manifest; its totals and fingerprint are made to fit its shards again."""
+    """Change the manifest, then make its totals, fingerprint and digest fit again."""
     document = manifest_of(folder)
     document = change(document) or document
     shards = [shard for split in document["splits"].values() for shard in split["shards"]]

@@ -1,4 +1,4 @@
-"""Detections and truths made up: a few boxes a sample, some found, some found twice, some not."""
+"""Makes up detections and truths: a few boxes a sample, found once, twice or not at all."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def made_up(
 def made_up_tables(
     sample_ids: range, *, num_classes: int, seed: int = 0
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The same as (DETECTION, TRUTH)."""
+    """The same as tables (DETECTION, TRUTH)."""
     found, truths = [], []
     for sample_id in sample_ids:
         prediction, target = made_up(sample_id, num_classes=num_classes, seed=seed)
@@ -80,7 +80,7 @@ def made_up_tables(
 
 
 def near_the_truth(batch: Batch) -> list[dict[str, torch.Tensor]]:
-    """Predictions for a batch of real samples, some of them good: each by its sample alone."""
+    """Predictions for a batch of real samples, some of them good; a function of each sample."""
     found = []
     for sample_id, target in zip(batch.sample_ids.tolist(), batch.targets, strict=True):
         moves = torch.tensor([float(sample_id * k % 9 - 4) for k in (1, 2, 3, 4)])

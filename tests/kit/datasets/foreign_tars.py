@@ -24,7 +24,7 @@ def adopted(shards: Iterable[object], dest: object, **options: Any) -> AdoptRepo
 
 
 def by_webdataset(path: Path, records: Records) -> Path:
-    """A tar by webdataset's writer, whose times with fractions need PAX headers."""
+    """A tar from webdataset's writer, which writes PAX headers for its fractional times."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with TarWriter(str(path), encoder=False) as writer:
         for key, members in records.items():
@@ -33,7 +33,7 @@ def by_webdataset(path: Path, records: Records) -> Path:
 
 
 def by_gnu_tar(path: Path, files: Mapping[str, bytes], *options: str) -> Path:
-    """A tar by GNU tar, of these files in this order; names that end in a slash are folders."""
+    """A tar from GNU tar with these files in this order; a name ending in a slash is a folder."""
     root = path.parent / f"{path.name}.files"
     for name, content in files.items():
         file = root / name
@@ -48,7 +48,7 @@ def by_gnu_tar(path: Path, files: Mapping[str, bytes], *options: str) -> Path:
 
 
 def records_of(name: str, num: int) -> Records:
-    """Samples with differing members: all have a text, every other one a picture."""
+    """Samples with different members: all have a text, every other one a picture."""
     found: Records = {}
     for i in range(num):
         found[f"{name}/{i:04d}"] = {"txt": f"{name} {i}".encode()}
@@ -58,7 +58,7 @@ def records_of(name: str, num: int) -> Records:
 
 
 def shards_of_others(folder: Path, lengths: Iterable[int]) -> list[Path]:
-    """Some tars by webdataset's writer, of so many samples each."""
+    """Tars from webdataset's writer, with these numbers of samples."""
     return [
         by_webdataset(folder / f"part-{number:03d}.tar", records_of(f"{number:03d}", length))
         for number, length in enumerate(lengths)

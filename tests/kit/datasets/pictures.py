@@ -1,4 +1,4 @@
-"""Pictures that tests draw and encode: with edges and gradients, or with lies in their headers."""
+"""Draws and encodes pictures: with edges and gradients, or with false headers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def by_pillow(content: bytes) -> np.ndarray:
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header says it is large."""
+    """A PNG of a few bytes whose header claims this size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(10))), (b"IEND", b"")]
     packed = [
@@ -49,7 +49,7 @@ def jpeg_that_claims(width: int, height: int, mode: str = "RGB") -> bytes:
 
 
 def voc_mask() -> tuple[np.ndarray, bytes]:
-    """Classes 0 to 20 and void, in colours that are nobody's index."""
+    """A mask of classes 0 to 20 and void, with a palette unlike VOC's."""
     values = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16) % 21
     values[3:5, 2:9] = 255
     picture = Image.fromarray(values, "P")

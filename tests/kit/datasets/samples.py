@@ -1,4 +1,4 @@
-"""Stored samples that tests make, and the way from one to an item of a batch."""
+"""Makes stored samples and turns them into items of a batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BOXES = [(0, 0, 10, 10), (20, 5, 60, 40), (30, 20, 64, 48), (5, 30, 25, 47), (40
 def sample_of(
     boxes: list[Any] = BOXES, *, difficult: list[bool | None] | None = None, wh: Any = (64, 48)
 ) -> Sample:
-    """Labels 1, 2, … tell the boxes apart; every other one is difficult."""
+    """A sample whose objects have labels 1, 2, …; every other one is difficult."""
     flags = difficult or [bool(i % 2) for i in range(len(boxes))]
     objects = [
         SampleObject(name="dog", label=i + 1, bbox=box, difficult=flag)
@@ -87,7 +87,7 @@ def rendered(
     change: ColorChange | None = None,
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> torch.Tensor:
-    """A stored picture through a plan, as a recipe does it: uint8 [3, H, W]."""
+    """Render a stored picture by a plan, as a recipe does: uint8 [3, H, W]."""
 
     def draw(*_: object) -> Drawn:
         return Drawn(plan, change or ColorChange())

@@ -1,6 +1,6 @@
-"""Datasets of shards with as many samples as a test says, and what a store was asked for of them.
+"""Writes datasets with given numbers of samples a shard, and counts requests for their shards.
 
-Made by our writer from pictures of a few hundred bytes; what is in them is read back by tarfile.
+Our writer makes them from pictures of a few hundred bytes; tarfile reads them back.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def stored(
     """Write a detection dataset.
 
     Args:
-        folder: Made.
+        folder: Folder to create.
         splits: Samples of each shard of each split.
         name: Begins every key, so that datasets of different names hold different bytes. No two of
             the first 256 pictures have the same pixels.
-        padding: Bytes more in every sample, as a member of its own.
+        padding: Extra bytes in every sample, as a member of its own.
     """
     folder.mkdir(parents=True)
     found = {}
@@ -97,7 +97,7 @@ def _written(path: Path, samples: Records) -> ShardEntry:
 
 
 def in_memory(folder: Path, url: str) -> str:
-    """The same dataset in fsspec's memory, for tests of one process."""
+    """Copy a dataset to ``memory://``, for tests in one process."""
     fs = fsspec.filesystem("memory")
     for path in sorted(folder.iterdir()):
         fs.pipe_file(f"{url}/{path.name}", path.read_bytes())
@@ -105,13 +105,13 @@ def in_memory(folder: Path, url: str) -> str:
 
 
 def hashes_of(folder: Path, *splits: str) -> dict[str, str]:
-    """Key to hash of every sample of the splits, as tarfile reads them."""
+    """Map each key of the splits to a hash of its sample, read with tarfile."""
     samples = [pair for split in splits for pair in samples_of(folder, split).items()]
     return {key: hash_of(members) for key, members in samples}
 
 
 def hash_of(members: Mapping[str, Any]) -> str:
-    """Of one sample's members; webdataset's own fields are left out."""
+    """Hash a sample's members, without webdataset's own fields."""
     sha = sha256()
     for name in sorted(members):
         if not name.startswith("__"):
@@ -125,19 +125,19 @@ def hashes_read(samples: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
-    """Bytes of every shard by name, as the manifest says."""
+    """Length in bytes of every shard by name, from the manifest."""
     splits = manifest_of(folder)["splits"].values()
     return {shard["name"]: shard["num_bytes"] for split in splits for shard in split["shards"]}
 
 
 def starts_of(folder: Path, name: str) -> NDArray[np.uint64]:
-    """Where each sample of a shard starts, then where the last one ends, as the index says."""
+    """Start of each sample of a shard, then the end of the last, from the index."""
     content = (folder / f"{name}.idx").read_bytes()
     return np.frombuffer(content, "<u8", (len(content) - 8) // 12 + 1)
 
 
 def sample_bytes(folder: Path, split: str = "train") -> int:
-    """Bytes of all samples of a split with their headers: shards without what ends a tar."""
+    """Length of all samples of a split with their headers, without the ends of the tars."""
     shards = manifest_of(folder)["splits"][split]["shards"]
     return sum(int(starts_of(folder, shard["name"])[-1]) for shard in shards)
 
@@ -152,6 +152,6 @@ def shard_ranges(requests: Iterable[Request]) -> list[tuple[str, Range | None]]:
 
 
 def whole_downloads(requests: Iterable[Request], folder: Path) -> Counter[str]:
-    """How often each shard was fetched whole; ranges of single samples are none of these."""
+    """Count how often each shard was read whole; ranges of single samples do not count."""
     sizes = sizes_of(folder)
     return Counter(name for name, at in shard_ranges(requests) if at == (0, sizes[name]))

@@ -1,4 +1,4 @@
-"""Tars made by our writer, by tarfile and by hand; and webdataset's reading of them."""
+"""Makes tars with our writer, with tarfile and by hand; reads them with webdataset."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TWO: Records = {
 
 
 def written(records: Records) -> tuple[bytes, WrittenShard]:
-    """A shard by our writer, and what the writer says of it."""
+    """A shard from our writer, and the writer's report of it."""
     file = io.BytesIO()
     writer = ShardWriter(file)
     for key, members in records.items():
@@ -37,7 +37,7 @@ def written(records: Records) -> tuple[bytes, WrittenShard]:
 
 
 def members_of(content: bytes, *, check: bool = True, whole: bool = True) -> list[Member]:
-    """All members by our walk, which must not turn in circles."""
+    """All members that our walk finds; fails if the walk does not end."""
     most = len(content) // 512 + 1
     walked = walk(read_at_of(content), 0, len(content), place="a.tar", check=check, whole=whole)
     found = list(itertools.islice(walked, most))
@@ -46,7 +46,7 @@ def members_of(content: bytes, *, check: bool = True, whole: bool = True) -> lis
 
 
 def tar_of(members: Iterable[tarfile.TarInfo], format_: int = tarfile.USTAR_FORMAT) -> bytes:
-    """A tar by the standard library; file n holds `size` times the byte n."""
+    """A tar from the standard library; file n holds the byte n `size` times."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=format_) as tar:
         for number, member in enumerate(members):
@@ -57,14 +57,14 @@ def tar_of(members: Iterable[tarfile.TarInfo], format_: int = tarfile.USTAR_FORM
 def info(
     name: str, size: int = 0, *, type_: bytes = tarfile.REGTYPE, pax: dict[str, str] | None = None
 ) -> tarfile.TarInfo:
-    """One member to write, with the PAX records it gets."""
+    """The header of a member, with its PAX records."""
     member = tarfile.TarInfo(name)
     member.size, member.type, member.pax_headers = size, type_, pax or {}
     return member
 
 
 def patched(content: bytes, at: int, value: bytes, *, header: int = 0) -> bytes:
-    """Overwrite bytes at `at` of the header that starts at `header`; its checksum fits again."""
+    """Overwrite bytes at `at` of the header that starts at `header`, and fix its checksum."""
     tar = bytearray(content)
     tar[header + at : header + at + len(value)] = value
     tar[header + 148 : header + 156] = b" " * 8
@@ -83,7 +83,7 @@ def webdataset_samples(content: bytes) -> list[tuple[str, dict[str, bytes]]]:
 
 
 def many_pictures(path: Path, num: int) -> Path:
-    """A VOC archive of `num` pictures that differ in nothing but their ids."""
+    """A VOC archive of `num` pictures that differ only in their ids."""
     keys = [f"{number:06d}" for number in range(num)]
     picture = jpeg((20, 10))
     contents = {f"JPEGImages/{key}.jpg": picture for key in keys}

@@ -1,4 +1,4 @@
-"""Tiny VOC devkits, made whole; a test then breaks one file of them with plain `pathlib`."""
+"""Makes tiny, complete VOC devkits; tests then break single files of them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def voc_tar(path: Path, root: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file, its folder as well."""
+    """Write a file and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
@@ -87,13 +87,13 @@ def annotation(record: Picture, year: str = "2012") -> bytes:
 
 
 def jpeg(size_wh: tuple[int, int], shade: int = 0) -> bytes:
-    """A JPEG with a slope in it, so that cutting it short loses pixels."""
+    """A JPEG of a gradient, so that cutting it short loses pixels."""
     ramp = Image.linear_gradient("L").resize(size_wh).point(lambda value: (value + 9 * shade) % 256)
     return _encoded(ramp.convert("RGB"), "JPEG")
 
 
 def mask(size_wh: tuple[int, int], shade: int = 0) -> bytes:
-    """A palette PNG, as VOC's masks are."""
+    """A palette PNG like VOC's masks."""
     image = Image.new("P", size_wh, shade % 21)
     image.putpalette(bytes(range(256)) * 3)
     return _encoded(image, "PNG")

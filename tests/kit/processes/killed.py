@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool import ConvertOptions, convert
 from shard_tool.dataset import publication
 from shard_tool.dataset.writer_lock import hold_writer_lock
 from shard_tool.storage.location import Folder

@@ -1,4 +1,4 @@
-"""Sources that will not do: each message in full."""
+"""Unusable sources are refused; each message is compared in full."""
 
 from __future__ import annotations
 
@@ -237,7 +237,9 @@ def test_file_that_went_away_or_shrank_since_the_scan_is_an_error(
     archive.write_bytes(archive.read_bytes()[: packed.offset + 5])
     with pytest.raises(SourceError) as caught:
         in_archive.read(packed)
-    problem = "was changed or replaced since it was scanned; convert from a source at rest"
+    problem = (
+        "was changed or replaced since it was scanned; convert from a source that does not change"
+    )
     assert str(caught.value) == f"{archive}: {problem}"
     (tree / "JPEGImages/000001.jpg").unlink()
     with pytest.raises(SourceError, match=r"000001\.jpg: cannot be read: No such file"):
@@ -295,7 +297,7 @@ def test_object_that_breaks_a_rule_is_refused(tmp_path: Path, objects: Any, prob
     assert failure(tree, tmp_path) == f"{tree}/Annotations/000001.xml: {problem}"
 
 
-def test_box_is_held_against_the_jpeg_not_the_xmls_size(tmp_path: Path) -> None:
+def test_box_is_checked_against_the_size_of_the_jpeg_not_of_the_xml(tmp_path: Path) -> None:
     tree = voc_tree(tmp_path / "in", [Picture(key="000001")])
     write(tree / "JPEGImages/000001.jpg", jpeg((19, 10)))
     assert "xmax 20 is outside width 19" in failure(tree, tmp_path)
@@ -304,7 +306,7 @@ def test_box_is_held_against_the_jpeg_not_the_xmls_size(tmp_path: Path) -> None:
 
 
 def test_mask_in_colours_is_refused(tmp_path: Path) -> None:
-    """Its values would no longer be classes."""
+    """The values of such a mask are no classes."""
     tree = voc_tree(tmp_path / "in", [Picture(key="000001", has_mask=True)])
     colours = io.BytesIO()
     Image.new("RGB", (20, 10)).save(colours, "PNG")
@@ -325,10 +327,10 @@ def test_list_of_a_class_is_no_split(tmp_path: Path, mini_archive: Path) -> None
     )
 
 
-def test_source_that_may_not_be_read_is_an_error_of_ours(
+def test_source_without_permission_to_read_is_refused(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked of the operating system by hand: as root everything may be read."""
+    """The fault is injected, since root may read everything."""
 
     def refuse(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)

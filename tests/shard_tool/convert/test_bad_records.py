@@ -1,4 +1,4 @@
-"""Records that break a rule: an error, or skipped, counted and listed."""
+"""Records that break a rule are errors, or are skipped, counted and listed."""
 
 from __future__ import annotations
 
@@ -129,12 +129,14 @@ def test_split_of_bad_records_alone_is_an_error(tree: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out/manifest.json").exists()
 
 
-def test_missing_list_is_no_record_that_could_be_skipped(tree: Path, tmp_path: Path) -> None:
+def test_missing_list_is_an_error_even_if_bad_records_are_skipped(
+    tree: Path, tmp_path: Path
+) -> None:
     with pytest.raises(SourceError, match="there is no such split list"):
         converted(tree, tmp_path / "out", on_bad_record="skip", splits=("test",))
 
 
-def test_overwriting_takes_the_old_list_of_bad_records_away(tree: Path, tmp_path: Path) -> None:
+def test_overwriting_deletes_the_old_list_of_bad_records(tree: Path, tmp_path: Path) -> None:
     converted(tree, tmp_path / "out", on_bad_record="skip")
     write(tree / "ImageSets/Main/train.txt", b"000001\n")
     converted(tree, tmp_path / "out", on_existing="overwrite")

@@ -1,4 +1,4 @@
-"""Destinations that are somebody else's, and options nobody can act on: each message in full."""
+"""Foreign destinations and unusable options are refused; messages are compared in full."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions
+from shard_tool import ConvertOptions
 from shard_tool.errors import ManifestError, ObjectExists, OptionError, ShardToolError
 from shard_tool.storage.location import Folder
 from tests.kit.datasets.converted import converted, files_of
@@ -49,8 +49,8 @@ def test_destination_that_holds_something_is_left_alone(
     assert files_of(tmp_path / "other") == files_of(mini_dataset)
 
 
-def test_overwriting_takes_no_tar_that_nobody_recorded(tree: Path, tmp_path: Path) -> None:
-    """A folder of somebody's WebDataset tars, which are usually called so."""
+def test_overwriting_keeps_tars_without_a_record(tree: Path, tmp_path: Path) -> None:
+    """A folder of foreign WebDataset tars with their usual names."""
     write(tmp_path / "out/train-000000.tar", b"mine")
     write(tmp_path / "out/train-000007.tar", b"mine")
     for on_existing in ("fail", "resume", "overwrite"):
@@ -63,7 +63,7 @@ def test_overwriting_takes_no_tar_that_nobody_recorded(tree: Path, tmp_path: Pat
 
 
 def test_empty_names_are_refused(tree: Path, tmp_path: Path) -> None:
-    """An unset variable of a shell must not mean the folder somebody stands in."""
+    """An unset shell variable must not mean the current folder."""
     for options, message in (
         ({"source": "", "dest": "x"}, "SOURCE: is empty"),
         ({"source": [], "dest": "x"}, "SOURCE: none is given"),
@@ -87,7 +87,7 @@ def test_overwriting_leaves_foreign_files_alone(tree: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("on_existing", ["fail", "overwrite"])
 @pytest.mark.parametrize("below", ["", "/voc"])
-def test_destination_that_cannot_be_a_folder_is_an_error_of_ours(
+def test_destination_that_cannot_be_a_folder_is_refused(
     tree: Path, tmp_path: Path, on_existing: str, below: str
 ) -> None:
     write(tmp_path / "file", b"mine")
@@ -112,7 +112,7 @@ def test_destination_that_cannot_be_a_folder_is_an_error_of_ours(
         ({"splits": ("",)}, "--split: '' cannot name a list and its shards"),
     ],
 )
-def test_option_nobody_can_act_on_is_refused(
+def test_unusable_option_is_refused(
     tree: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(OptionError) as caught:
@@ -127,7 +127,7 @@ def test_split_given_twice_is_refused(tree: Path, tmp_path: Path) -> None:
 
 
 def test_overwriting_deletes_only_what_the_old_manifest_names(tree: Path, tmp_path: Path) -> None:
-    """Somebody else's shards can have names like ours."""
+    """Foreign shards may have names like ours."""
     converted(tree, tmp_path / "out", splits=("train",))
     write(tmp_path / "out/imagenet-000000.tar", b"mine")
     write(tmp_path / "out/train-000007.tar", b"mine")
@@ -149,8 +149,8 @@ def test_a_manifest_nobody_can_read_is_not_overwritten(tree: Path, tmp_path: Pat
     assert files_of(tmp_path / "out") == before
 
 
-def test_a_store_of_one_process_gets_all_of_the_dataset(tree: Path) -> None:
-    """Other processes would each write into a memory of their own."""
+def test_memory_of_one_process_holds_the_whole_dataset(tree: Path) -> None:
+    """Each worker process would write into its own memory."""
     converted(tree, "memory://of-one-process", workers=2)  # type: ignore[arg-type]
     folder = Folder("memory://of-one-process")
     assert {"manifest.json", "train-000000.tar", "train-000000.tar.idx"} <= set(folder.names())

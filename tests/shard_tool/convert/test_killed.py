@@ -1,4 +1,4 @@
-"""Promise 2: whatever moment a conversion is killed at, `resume` ends with the same bytes."""
+"""Promise 2: a conversion killed at any moment ends with the same bytes after a resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool import ConvertOptions, convert
 from shard_tool.errors import ObjectMissing
 from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.converted import converted, files_of
@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def finished(dest: Path) -> dict[str, int]:
-    """The inode of each shard whose record is there."""
+    """The inode of each recorded shard."""
     records = (dest / ".conversion").glob("*.tar.json")
     return {path.stem: (dest / path.stem).stat().st_ino for path in records}
 
@@ -101,7 +101,7 @@ def test_promise_2_killed_between_any_two_storage_calls_on_s3(
 
 
 def killed_somewhere(command: list[str], environment: dict[str, str], after_s: float) -> bool:
-    """Run a command and kill it with all its workers; False where it was done sooner."""
+    """Run a command and kill it with all its workers; False if it ended before."""
     process = subprocess.Popen(
         command,
         env=environment,
@@ -116,7 +116,7 @@ def killed_somewhere(command: list[str], environment: dict[str, str], after_s: f
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)  # its workers must notice by themselves
         process.communicate()
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        assert eventually(lambda: group_is_gone(process)), "its workers are still alive"
         return True
     assert process.returncode == 0, err
     return False

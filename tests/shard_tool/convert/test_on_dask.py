@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, ConvertProgress, convert
+from shard_tool import ConvertOptions, ConvertProgress, convert
 from shard_tool.errors import AnnotationError, OptionError
 from tests.kit.datasets.converted import converted, files_of
 from tests.kit.datasets.voc_tree import pictures, voc_tree
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def test_promise_1_a_cluster_writes_the_same_bytes_and_outlives_a_lost_worker(
+def test_promise_1_a_cluster_writes_the_same_bytes_and_survives_a_lost_worker(
     mini_archive: Path, tmp_path: Path
 ) -> None:
     """One of the two is killed as soon as the first shard is there."""

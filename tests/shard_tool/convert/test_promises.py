@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool import ConvertOptions, convert
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import ObjectExists, ObjectMissing, StoreError
 from shard_tool.storage.location import Folder, load_manifest
@@ -48,7 +48,7 @@ def test_promise_1_same_bytes_for_any_number_of_workers_and_every_time(
 
 
 def test_promise_1_same_shards_from_a_tree_and_from_its_tar(tmp_path: Path, tree: Path) -> None:
-    """Only the manifest's `sources` says what the content came wrapped in."""
+    """Only the manifest's `sources` tells whether the source was a tar or a folder."""
     converted(tree, tmp_path / "a", shard_bytes=SMALL)
     archive = voc_tar(tmp_path / "voc.tar", tmp_path / "in")
     converted(archive, tmp_path / "b", shard_bytes=SMALL)
@@ -60,7 +60,7 @@ def test_promise_1_same_shards_from_a_tree_and_from_its_tar(tmp_path: Path, tree
     assert first == second
 
 
-def test_promise_1_a_tree_elsewhere_and_touched_gives_the_same_bytes(
+def test_promise_1_a_moved_and_touched_tree_gives_the_same_bytes(
     tmp_path: Path, tree: Path
 ) -> None:
     converted(tree, tmp_path / "a", shard_bytes=SMALL)
@@ -100,7 +100,7 @@ def test_promise_2_killed_conversion_is_no_dataset_and_is_made_whole_by_another(
     dest = tmp_path / "out"
     with stuck_conversion(mini_archive, dest, shard_bytes=150_000, workers=workers) as process:
         os.kill(process.pid, signal.SIGKILL)
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        assert eventually(lambda: group_is_gone(process)), "its workers are still alive"
     shards = len(list(dest.glob("*.tar")))
     assert shards >= 1
     with pytest.raises(ObjectMissing) as missing:
@@ -141,7 +141,7 @@ class OutageError(StoreError):
 
 
 class Store:
-    """Counts what is done to folders and fails one deed of them, before or after its effect."""
+    """Counts operations on folders and fails one of them, before or after its effect."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.deeds: list[str] = []
@@ -188,7 +188,7 @@ class Store:
 def test_promise_2_manifest_goes_first_and_comes_last(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it goes the plan says what has to go; after it came only the journal goes."""
+    """First the plan lists what to delete, then the manifest goes; the new one comes last."""
     converted(tree, tmp_path / "out", shard_bytes=SMALL)
     store = Store(monkeypatch)
     converted(tree, tmp_path / "out", shard_bytes=SMALL, on_existing="overwrite")
@@ -208,7 +208,7 @@ def test_promise_2_manifest_goes_first_and_comes_last(
 def test_promise_2_readers_see_the_old_the_new_or_no_dataset_whatever_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """And whatever failed, the same command with `resume` ends with an undisturbed run's bytes."""
+    """After any failure the same command with `resume` ends with the bytes of a clean run."""
     old_tree = voc_tree(
         tmp_path / "in1", [*pictures(2), *pictures(1, split="val", first=3)], year="2011"
     )

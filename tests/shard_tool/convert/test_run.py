@@ -1,4 +1,4 @@
-"""Conversion of whole sources: what comes out is what went in, however it is made."""
+"""Converts whole archives and folders and compares the samples with the sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from webdataset import WebDataset
 
-from shard_tool.convert.run import ConvertOptions, ConvertProgress, convert
+from shard_tool import ConvertOptions, ConvertProgress, convert
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import SourceError
 from shard_tool.format.sample import VOC_CLASSES, parse_sample
@@ -137,7 +137,7 @@ def test_json_names_the_lists_a_picture_stands_in(
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own files
 def test_webdataset_reads_every_sample_and_agrees(real: Path, real_samples: Samples) -> None:
-    """Promise 3: plain WebDataset; no help from us."""
+    """Promise 3: webdataset reads the shards without our code."""
     urls = sorted(str(path) for path in real.glob("*.tar"))
     found = {
         sample["__key__"]: {name: data for name, data in sample.items() if name[0] != "_"}
@@ -297,7 +297,7 @@ def test_progress_counts_up_to_everything(tmp_path: Path) -> None:
 
 
 def test_tar_of_the_tree_gives_the_same_shards_as_the_tree(tmp_path: Path) -> None:
-    """Promise 1: the same content, whatever it is wrapped in; only the manifest says which."""
+    """Promise 1: a tar and a folder give the same shards; only the manifest tells them apart."""
     tree = voc_tree(tmp_path / "in", [*pictures(4), *pictures(3, split="val", first=5)])
     converted(tree, tmp_path / "a")
     converted(voc_tar(tmp_path / "voc.tar", tmp_path / "in"), tmp_path / "b")

@@ -1,4 +1,4 @@
-"""Promise 8: hostile sources are refused by name and lead nowhere; secrets are shown to nobody."""
+"""Promise 8: hostile sources are refused by name, and secrets are shown to nobody."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ def named(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
         (named("VOCdevkit/fifo", tarfile.FIFOTYPE), "is a pipe, not a file"),
         (
             named("VOCdevkit/VOC2012/JPEGImages/a\nb.jpg"),
-            "has a name that is no text (control characters, or not UTF-8)",
+            "has an unprintable name (control characters, or not UTF-8)",
         ),
         (
             named("VOCdevkit/VOC2012/JPEGImages/\udce9t\udce9.jpg"),
-            "has a name that is no text (control characters, or not UTF-8)",
+            "has an unprintable name (control characters, or not UTF-8)",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value.name),
 )
-def test_promise_8_member_of_an_archive_that_means_harm_is_refused_by_name(
+def test_promise_8_harmful_member_of_an_archive_is_refused_by_name(
     tree: Path, tmp_path: Path, member: tarfile.TarInfo, problem: str
 ) -> None:
     archive = with_member(tree, tmp_path / "voc.tar", member)
@@ -98,7 +98,7 @@ def test_promise_8_member_of_an_archive_that_means_harm_is_refused_by_name(
     assert {path.name for path in tmp_path.iterdir()} == ours, "something was extracted"
 
 
-def test_promise_8_the_same_holds_for_an_archive_elsewhere(tree: Path, tmp_path: Path) -> None:
+def test_promise_8_the_same_holds_for_a_remote_archive(tree: Path, tmp_path: Path) -> None:
     with_member(tree, tmp_path / "web.tar", named("../x"))
     with web_server(tmp_path) as url, pytest.raises(SourceError) as caught:
         converted(f"{url}/web.tar?sig=s3cr3t", tmp_path / "out")  # type: ignore[arg-type]
@@ -192,7 +192,7 @@ def shows_a_secret(*texts: str | bytes) -> list[str]:
 def test_promise_8_no_secret_in_anything_written_or_said(
     tree: Path, tmp_path: Path, s3: S3, bucket: str
 ) -> None:
-    """Whatever happens: success, failure, a refusal, an interruption's journal."""
+    """After success, failure, a refusal, and in the journal of an interrupted run."""
     (tmp_path / "web").mkdir()
     archive = voc_tar(tmp_path / "web/voc.tar", tmp_path / "in")
     put(s3, f"{bucket}/voc.tar", archive.read_bytes())

@@ -1,4 +1,4 @@
-"""Several sources in one dataset, and archives that lie elsewhere."""
+"""Several sources in one dataset, and remote archives."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from shard_tool.convert.plan import plan_conversion, resolve_splits
-from shard_tool.convert.run import ConvertOptions, convert, prepare
+from shard_tool import ConvertOptions, convert
+from shard_tool.convert.plan import plan_conversion
+from shard_tool.convert.run import prepare
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import ObjectMissing, OptionError, SourceError
 from shard_tool.sources.voc.devkit import open_devkit
+from shard_tool.sources.voc.split_lists import resolve_splits
 from shard_tool.storage.location import Folder
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of, shards_of
 from tests.kit.datasets.voc_tree import Picture, jpeg, pictures, voc_tar, voc_tree, write
@@ -71,7 +73,9 @@ def test_07_and_12_become_one_dataset_with_the_usual_splits(
     assert verify(Folder(str(tmp_path / "out")), workers=1).problems == ()
 
 
-def test_asked_for_trainval_every_source_gives_its_own(trees: list[Path], tmp_path: Path) -> None:
+def test_split_trainval_holds_the_trainval_of_every_source(
+    trees: list[Path], tmp_path: Path
+) -> None:
     for tree in (trees[0], trees[2]):
         lists = tree / "ImageSets/Main"
         both = (lists / "train.txt").read_text() + (lists / "val.txt").read_text()
@@ -94,7 +98,7 @@ def test_samples_say_which_source_they_came_from(trees: list[Path], tmp_path: Pa
 
 
 @pytest.mark.parametrize("as_archive", [False, True])
-def test_picture_that_another_source_has_is_kept_once_by_its_bytes_and_named(
+def test_picture_of_two_sources_is_kept_once_and_the_other_is_listed(
     trees: list[Path], tmp_path: Path, as_archive: bool
 ) -> None:
     old, test, new = trees
@@ -126,10 +130,10 @@ def test_picture_that_another_source_has_is_kept_once_by_its_bytes_and_named(
     assert not {"2012_000001", "2012_000004"} & train.keys()
 
 
-def test_of_equal_pictures_a_test_set_keeps_its_own_whatever_the_order_of_sources(
+def test_a_test_set_keeps_a_picture_that_train_has_as_well_in_any_order_of_sources(
     trees: list[Path], tmp_path: Path
 ) -> None:
-    """Else a picture would be missed in a test set, or trained on and tested with."""
+    """Otherwise a test set would lack a picture, or training would see it."""
     _, test, new = trees
     shutil.copy(test / "JPEGImages/000008.jpg", new / "JPEGImages/2012_000004.jpg")
     for number, sources in enumerate(([test, new], [new, test])):
@@ -139,16 +143,14 @@ def test_of_equal_pictures_a_test_set_keeps_its_own_whatever_the_order_of_source
         assert (dropped["key"], dropped["same_as"]["key"]) == ("2012_000004", "000008")
 
 
-def test_equal_pictures_of_one_source_are_its_own_business(
-    trees: list[Path], tmp_path: Path
-) -> None:
+def test_equal_pictures_of_one_source_both_stay(trees: list[Path], tmp_path: Path) -> None:
     shutil.copy(trees[0] / "JPEGImages/000001.jpg", trees[0] / "JPEGImages/000002.jpg")
     manifest = merged(tmp_path / "out", trees)
     assert manifest["duplicates"] == []
     assert manifest["splits"]["train"]["num_samples"] == 9
 
 
-def test_years_that_contain_one_another_are_merged_without_repeating(tmp_path: Path) -> None:
+def test_years_that_share_pictures_are_merged_without_duplicates(tmp_path: Path) -> None:
     """2008 is part of 2009 and so on: same ids, same pictures."""
     older = voc_tree(tmp_path / "a", pictures(3), year="2008")
     newer = voc_tree(tmp_path / "b", pictures(5), year="2009")
@@ -189,7 +191,7 @@ def test_empty_list_of_one_source_leaves_the_split_to_the_others(
     assert counts == {"train": 9, "val": 6, "test": 3}
 
 
-def test_split_that_other_sources_have_whole_is_said_before_anything_is_written(
+def test_split_whose_pictures_are_all_in_other_sources_is_refused_before_writing(
     tmp_path: Path,
 ) -> None:
     test = voc_tree(tmp_path / "a", pictures(3, split="test"), year="2007")
@@ -224,18 +226,18 @@ def test_more_lists_than_can_be_noted_are_refused(trees: list[Path], tmp_path: P
         merged(tmp_path / "out", [tree], splits=tuple(names))
 
 
-def test_archive_behind_a_server_without_ranges_is_an_error_with_the_way_out(
+def test_archive_behind_a_server_without_ranges_is_refused_with_the_way_out(
     mini_archive: Path, tmp_path: Path
 ) -> None:
     big = tmp_path / "big.tar"
     big.write_bytes(mini_archive.read_bytes() + bytes(9 << 20))
     with web_server(tmp_path, has_ranges=False) as url, pytest.raises(SourceError) as caught:
         converted(f"{url}/big.tar", tmp_path / "out")  # type: ignore[arg-type]
-    way = "its server sends the whole for every part: download it, and give the path"
+    way = "its server ignores Range: download the archive and give its path"
     assert str(caught.value).endswith(way)
 
 
-def test_source_that_has_only_trainval_beside_others_is_asked_about(tmp_path: Path) -> None:
+def test_source_with_only_trainval_beside_sources_with_train_is_refused(tmp_path: Path) -> None:
     one = voc_tree(tmp_path / "a", pictures(2), year="2008")
     other = voc_tree(tmp_path / "b", pictures(2, first=5, split="trainval"), year="2009")
     with pytest.raises(SourceError, match="name the splits: --split trainval"):
@@ -249,7 +251,7 @@ def test_promise_1_merged_bytes_do_not_depend_on_workers(trees: list[Path], tmp_
 
 
 def test_plan_of_one_source_is_the_same_however_many_records_a_shard_has(tmp_path: Path) -> None:
-    """Records are made shard by shard: together they are all, in one order."""
+    """The records of all shards together are all records, in the same order."""
     tree = voc_tree(tmp_path, [*pictures(20), *pictures(7, split="val", first=21)])
     devkit = open_devkit(str(tree))
     splits = resolve_splits([devkit], "detection", ())
@@ -272,7 +274,7 @@ def test_plan_of_one_source_is_the_same_however_many_records_a_shard_has(tmp_pat
     assert sorted(orders[0]) == [f"{i:06d}" for i in range(1, 28)]
 
 
-# Elsewhere ------------------------------------------------------------------------------------
+# Remote archives ------------------------------------------------------------------------------
 
 
 def test_archive_behind_http_gives_the_same_bytes_as_on_disk(
@@ -306,7 +308,7 @@ def test_archive_in_a_bucket_gives_the_same_bytes_as_on_disk(
     assert files_of(tmp_path / "out") == files_of(tmp_path / "local")
 
 
-def test_scan_of_an_archive_elsewhere_tells_how_far_it_is(mini_archive: Path) -> None:
+def test_scan_of_a_remote_archive_reports_progress(mini_archive: Path) -> None:
     seen: list[tuple[int, int]] = []
     with web_server(mini_archive.parent) as server:
         source = f"{server}/{mini_archive.name}"
@@ -318,7 +320,7 @@ def test_scan_of_an_archive_elsewhere_tells_how_far_it_is(mini_archive: Path) ->
     assert seen[-1] == (size, size)
 
 
-def test_archive_elsewhere_that_is_not_there_or_compressed_is_an_error_of_ours(
+def test_missing_or_compressed_remote_archive_is_refused(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "web/voc.tar.gz", b"\x1f\x8b\x08" + bytes(2000))
@@ -352,7 +354,7 @@ def test_files_of_a_devkit_are_found_as_a_dictionary_would(tmp_path: Path) -> No
     assert files.folders["JPEGImages"].rows(stems).tolist()[1] == -1
 
 
-def test_same_shards_as_before_sources_could_be_several(tmp_path: Path) -> None:
+def test_one_source_and_a_list_of_one_source_give_the_same_shards(tmp_path: Path) -> None:
     """One source given alone and given as a list of one."""
     tree = voc_tree(tmp_path / "in", pictures(5))
     converted(tree, tmp_path / "a")

@@ -1,4 +1,4 @@
-"""Classification, layout, action: the lists of each, its samples, what its manifest counts."""
+"""Classification, layout and action: their lists, samples and counts in the manifest."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_classification_takes_the_numbers_of_the_class_lists(classes: Path, tmp_
         (b"000001 1\n000002 7\n000003 -1\n", "says 7 of picture '000002'"),
     ],
 )
-def test_class_list_that_does_not_say_one_thing_of_a_picture_is_refused(
+def test_class_list_without_exactly_one_number_for_a_picture_is_refused(
     classes: Path, tmp_path: Path, lines: bytes, said: str
 ) -> None:
     write(classes / "ImageSets/Main/cat_train.txt", lines)
@@ -96,7 +96,7 @@ def test_class_list_of_words_or_none_is_refused(classes: Path, tmp_path: Path) -
     write(path, b"000004 yes\n000005 no\n")
     with pytest.raises(SourceError) as caught:
         converted(classes, tmp_path / "out", task="classification")
-    assert str(caught.value) == f"{path}: the line of '000004' has 'yes' for a number"
+    assert str(caught.value) == f"{path}: the line of '000004' has 'yes', expected a whole number"
     path.unlink()
     with pytest.raises(SourceError) as caught:
         converted(classes, tmp_path / "out", task="classification")
@@ -105,7 +105,9 @@ def test_class_list_of_words_or_none_is_refused(classes: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", ["--1", "1" * 5000, "\u0661"])
-def test_number_that_is_none_is_refused_by_name(classes: Path, tmp_path: Path, number: str) -> None:
+def test_text_in_place_of_a_number_is_refused_by_name(
+    classes: Path, tmp_path: Path, number: str
+) -> None:
     path = classes / "ImageSets/Main/sofa_val.txt"
     path.write_text(f"000004 {number}\n000005 -1\n")
     with pytest.raises(SourceError, match="the line of '000004' has"):
@@ -192,9 +194,7 @@ def test_layout_of_2007_names_pictures_alone(layout: Path, tmp_path: Path) -> No
     }
 
 
-def test_list_that_names_an_object_that_is_not_there_is_refused(
-    layout: Path, tmp_path: Path
-) -> None:
+def test_list_with_the_number_of_a_missing_object_is_refused(layout: Path, tmp_path: Path) -> None:
     write(layout / "ImageSets/Layout/train.txt", b"000002  4\n")
     with pytest.raises(AnnotationError) as caught:
         converted(layout, tmp_path / "out", task="layout")
@@ -275,7 +275,7 @@ def test_verify_counts_what_the_task_is_about(layout: Path, tmp_path: Path) -> N
 
 
 def test_duplicate_free_objects_are_what_the_tree_has(tmp_path: Path) -> None:
-    """The tree's own defaults, so that the other tests mean what they say."""
+    """Checks the kit's tree, on which the other tests rely."""
     tree = voc_tree(tmp_path / "in", pictures(1))
     converted(tree, tmp_path / "out")
     (sample,) = samples(tmp_path / "out", "train").values()
@@ -286,7 +286,7 @@ def test_duplicate_free_objects_are_what_the_tree_has(tmp_path: Path) -> None:
 def test_datasets_of_tasks_without_targets_of_their_own_stream_as_members(
     classes: Path, tmp_path: Path, task: str
 ) -> None:
-    """Every promise of the order holds for them; what a sample means is the transform's affair."""
+    """They stream in the promised order; the user's transform interprets a sample."""
     write(classes / "ImageSets/Layout/train.txt", b"000001 1\n000002 1\n000003 2\n")
     write(classes / "ImageSets/Action/train.txt", b"000001\n000002\n000003\n")
     converted(classes, tmp_path / "out", task=task, splits=("train",), shard_bytes=1)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, convert, prepare
+from shard_tool import ConvertOptions, convert
+from shard_tool.convert.run import prepare
 from shard_tool.dataset.index import AdoptOptions, adopt
 from shard_tool.dataset.writer_lock import WriterLock
 from shard_tool.errors import ObjectExists, SourceError, StoreError
@@ -148,7 +149,7 @@ def test_promise_7_archive_replaced_after_its_scan_is_noticed(tree: Path, tmp_pa
         content = (tmp_path / "web/voc.tar").read_bytes()
         at = content.index(b"JFIF") + 60
         (tmp_path / "web/voc.tar").write_bytes(content[:at] + b"\xaa" + content[at + 1 :])
-        with pytest.raises(SourceError, match="other bytes than when the archive was scanned"):
+        with pytest.raises(SourceError, match="its bytes are not those of the scan"):
             convert(options, plan=plan)
     assert not (tmp_path / "out").exists()
 

@@ -20,6 +20,7 @@ from webdataset.writer import TarWriter
 
 from shard_tool.errors import ShardError
 from shard_tool.format.tar import (
+    BLOCK,
     ShardIndex,
     copy_members,
     member_block,
@@ -105,6 +106,18 @@ def test_headers_hold_nothing_of_this_machine_or_moment() -> None:
             assert (item.mtime, item.mode, item.type) == (0, 0o444, tarfile.REGTYPE)
             assert (item.uid, item.gid, item.uname, item.gname) == (0, 0, "bigdata", "bigdata")
             assert not item.pax_headers
+
+
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=60),
+    st.binary(max_size=1500),
+)
+def test_tar_header_is_the_standard_library_s(name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uname, info.gname = len(content), 0o444, "bigdata", "bigdata"
+    if len(name.encode()) <= 100:
+        expected = info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+        assert member_block(name, content)[:BLOCK] == expected
 
 
 def test_name_too_long_for_ustar_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Re-encoding: pictures get smaller, and everything said about them stays true."""
+"""Re-encoding scales pictures, and their annotations stay true."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_options_out_of_range_are_refused(
     assert str(caught.value) == message
 
 
-def test_the_description_tells_every_choice_that_decides_bytes_apart() -> None:
+def test_description_differs_wherever_bytes_differ() -> None:
     assert wanted(512).describe() == {
         "resize": 512,
         "quality": 90,
@@ -118,7 +118,7 @@ def test_a_worker_with_another_encoder_refuses_to_mix() -> None:
             pickle.loads(pickle.dumps(planned)), {"jpg": content}, sample_of(40, 30), place=""
         )
     assert str(caught.value) == (
-        f"--resize, --quality: this process encodes with {reencode.encoder()}, planned was "
+        f"--resize, --quality: this process encodes with {reencode.encoder()}, the plan is for "
         "Pillow 9.9.9, libjpeg-turbo 1.0, zlib 1.0; give every worker the same versions"
     )
 
@@ -129,7 +129,7 @@ def test_a_worker_with_another_encoder_refuses_to_mix() -> None:
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(16, 5000))
 @example(500, 375, 256)
 @example(5000, 1, 16)
-def test_the_longer_side_becomes_exactly_that_and_the_shorter_one_the_nearest(
+def test_the_longer_side_is_exact_and_the_shorter_one_is_rounded(
     width: int, height: int, side: int
 ) -> None:
     fitted = wanted(side).fitted((width, height))
@@ -159,7 +159,7 @@ def test_a_quality_reencodes_what_fits_and_leaves_mask_and_annotation_alone() ->
     assert opened(found["jpg"]).size == (40, 30)
 
 
-def test_doing_it_twice_is_doing_it_once() -> None:
+def test_reencoding_twice_changes_nothing_more() -> None:
     mask = encoded(Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(30, 40) % 21), "PNG")
     members = {"jpg": encoded(scene(30, 40)), "class.png": mask, "object.png": mask}
     box = SampleObject(name="dog", label=12, bbox=(1.0, 2.0, 30.5, 29.0))
@@ -235,8 +235,8 @@ def test_a_ycck_picture_keeps_its_colours_as_cmyk() -> None:
     assert np.abs(np.array(found, np.int16) - np.array(was, np.int16)).max() <= 8
 
 
-def test_details_too_fine_for_the_new_size_become_their_average() -> None:
-    """What aliases shows waves where the picture has an even grey."""
+def test_details_too_fine_for_the_new_size_become_their_mean() -> None:
+    """Aliasing would show waves where the picture has an even grey."""
     lines = np.zeros((256, 256), np.uint8)
     lines[:, ::2] = 255
     found = np.array(opened(again(encoded(lines, quality=100), 100, 100)))[10:-10, 10:-10]
@@ -257,7 +257,7 @@ def test_the_profile_and_the_exif_block_stay_and_the_rotation_is_not_applied() -
 
 
 @given(st.integers(1, 60), st.integers(17, 90), st.sampled_from("LP"), st.data())
-def test_a_mask_follows_by_the_pixel_below_each_centre(
+def test_a_mask_is_scaled_by_the_pixel_at_each_centre(
     short: int, longer: int, mode: str, data: st.DataObject
 ) -> None:
     """The reference looks each pixel up, one after the other."""
@@ -293,7 +293,7 @@ def test_a_mask_takes_the_exact_pixel_where_sums_of_fractions_miss_it() -> None:
     assert np.array(opened(made["class.png"]))[0, 1196] == values[0, 1311]
 
 
-def test_a_short_palette_does_not_cost_void_its_value() -> None:
+def test_void_keeps_its_value_with_a_short_palette() -> None:
     """Pillow would give two colours one bit, and 255 would come back as 1."""
     values = np.zeros((30, 40), np.uint8)
     values[10:] = 255
@@ -342,7 +342,7 @@ def box_in_a_picture(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[float, ...
 @example(((500, 375), (0.0, 0.0, 500.0, 375.0)), 333)
 @example(((38, 38), (0.0, 0.0, 38.0, 38.0)), 21)  # 38 * (21 / 38) is more than 21
 @example(((501, 499), (500.99999999999994, 498.99999999999994, 501.0, 499.0)), 500)
-def test_a_box_lies_where_the_obvious_formula_puts_it_inside_and_not_empty(
+def test_a_box_is_scaled_as_the_plain_formula_says_and_stays_inside_and_not_empty(
     case: tuple[tuple[int, int], tuple[float, float, float, float]], side: int
 ) -> None:
     (width, height), box = case
@@ -354,7 +354,7 @@ def test_a_box_lies_where_the_obvious_formula_puts_it_inside_and_not_empty(
     assert [x0, y0, x1, y1] == pytest.approx(list(obvious), rel=1e-12, abs=1e-12)
 
 
-def test_everything_said_about_a_picture_follows_and_the_rest_stays() -> None:
+def test_boxes_parts_and_points_are_scaled_and_the_rest_stays() -> None:
     box = SampleObject(
         name="person",
         label=15,
@@ -383,7 +383,7 @@ def test_everything_said_about_a_picture_follows_and_the_rest_stays() -> None:
     assert replace(found, width=500, height=375, objects=back) == sample
 
 
-def test_a_box_drawn_in_the_picture_is_found_where_its_box_went() -> None:
+def test_a_box_drawn_in_the_picture_lies_at_its_scaled_box() -> None:
     pixels = np.zeros((300, 400, 3), np.uint8)
     pixels[60:180, 100:260] = 255
     item = SampleObject(name="dog", label=12, bbox=(100.0, 60.0, 260.0, 180.0))
@@ -398,7 +398,7 @@ def test_a_box_drawn_in_the_picture_is_found_where_its_box_went() -> None:
 # --- real pictures -------------------------------------------------------------------------------
 
 
-def test_real_pictures_and_masks_shrink_to_what_streams(voc_sample: Path) -> None:
+def test_real_pictures_and_masks_stream_after_scaling(voc_sample: Path) -> None:
     folder = voc_sample / "VOCdevkit" / "VOC2012"
     keys = [path.stem for path in sorted((folder / "SegmentationClass").glob("*.png"))][:8]
     assert keys
@@ -420,7 +420,7 @@ def test_real_pictures_and_masks_shrink_to_what_streams(voc_sample: Path) -> Non
 # --- what cannot be re-encoded -------------------------------------------------------------------
 
 
-def test_the_limit_is_the_streaming_sides() -> None:
+def test_limit_of_pixels_is_that_of_streaming() -> None:
     assert sample.MAX_PIXELS == decode.MAX_PIXELS
 
 
@@ -451,7 +451,9 @@ def test_a_picture_cut_anywhere_is_named(share: float) -> None:
         ("object.png", encoded(scene(90, 120, 1), "PNG")[:-80], "cannot be re-encoded: "),
     ],
 )
-def test_what_is_no_such_picture_is_named(extension: str, content: bytes, message: str) -> None:
+def test_file_that_is_no_such_picture_is_named(
+    extension: str, content: bytes, message: str
+) -> None:
     members = {"jpg": encoded(scene(90, 120)), extension: content}
     place = PLACE if extension == "jpg" else f"{PLACE}: its {extension}"
     assert problem_of(members, sample_of(120, 90)).startswith(f"{place}: {message}")

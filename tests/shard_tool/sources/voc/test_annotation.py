@@ -1,4 +1,4 @@
-"""Annotation files, read as written: every field, every oddity, every refusal in full."""
+"""Annotation files as written: every field, every oddity, every refusal in full."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_point_alone_is_enough_for_an_object() -> None:
 
 @pytest.mark.parametrize("size", ["<size/>", "<size><width>15</width></size>"])
 def test_size_without_its_numbers_counts_as_missing(size: str) -> None:
-    """The JPEG's header is the truth: what is not used must not stop a conversion."""
+    """The JPEG's header gives the size: an unused tag must not stop a conversion."""
     assert parse(f"<annotation>{size}</annotation>").size_whd is None
 
 

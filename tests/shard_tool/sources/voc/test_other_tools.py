@@ -1,4 +1,4 @@
-"""Each odd file out of other tools' test suites: what it says, or why it is no VOC."""
+"""Odd files from test suites of other tools: each converts or is refused with the reason."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def build(tmp_path: Path, xml: bytes, size_wh: tuple[int, int]) -> Sample:
     return build_sample(devkit.source, record, contents).sample
 
 
-def test_every_fixture_is_expected_here(voc_sample: Path) -> None:
+def test_every_fixture_has_an_expected_result(voc_sample: Path) -> None:
     folder = voc_sample / "fixtures"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.xml")} == set(EXPECTED)
 
@@ -161,7 +161,7 @@ def test_fixture_is_read_as_written(voc_sample: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_fixture_becomes_a_sample_or_says_why_not(
+def test_fixture_becomes_a_sample_or_is_refused_with_the_reason(
     voc_sample: Path, tmp_path: Path, name: str
 ) -> None:
     content = (voc_sample / "fixtures" / name).read_bytes()
