@@ -611,7 +611,7 @@ def test_a_scheduler_nobody_reaches_clears_nothing(
     source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied(source, tmp_path / "copy")
-    monkeypatch.setattr("shard_tool.tasks.engines._CONNECT_S", 0.3)
+    monkeypatch.setattr("shard_tool.tasks.dask_cluster._CONNECT_S", 0.3)
     with pytest.raises(ShardToolError, match="no Dask scheduler answered"):
         copied(other, tmp_path / "copy", on_existing="overwrite", engine="tcp://127.0.0.1:9")
     assert files_of(tmp_path / "copy") == files_of(source)

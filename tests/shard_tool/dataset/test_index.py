@@ -618,7 +618,7 @@ def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
     assert str(caught.value).splitlines()[:2] == [text, lines[0]]
     assert str(caught.value).splitlines()[2].startswith(lines[1])
     assert files_of(tmp_path / "voc") == before
-    monkeypatch.setattr("shard_tool.tasks.engines._CONNECT_S", 0.3)
+    monkeypatch.setattr("shard_tool.tasks.dask_cluster._CONNECT_S", 0.3)
     with pytest.raises(ShardToolError, match="no Dask scheduler answered"):
         adopted(shards, tmp_path / "voc", on_existing="overwrite", engine="tcp://127.0.0.1:9")
     assert files_of(tmp_path / "voc") == before
