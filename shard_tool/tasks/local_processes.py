@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
     from shard_tool.tasks.engines import Engine
 
-_PRELOADED = [f"shard_tool.{name}" for name in ("convert", "adopt", "copying", "verify", "cli")]
-"""Imported once by the fork server, not by every worker; `cli`, for it is their ``__main__``."""
+_PRELOADED = [
+    f"shard_tool.{name}"
+    for name in ("convert.run", "dataset.index", "dataset.copy", "dataset.verify", "cli.app")
+]
+"""The fork server imports these once, so that no worker has to; `cli.app` is their ``__main__``."""
 
 
 def start_early(engine: str, workers: int) -> None:
