@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.dataset import copy
+from shard_tool.dataset import copy_task
 from shard_tool.dataset.copy import CopyOptions, CopyReport, copy_dataset
 from shard_tool.dataset.index import AdoptOptions, adopt
 from shard_tool.dataset.verify import verify
@@ -401,7 +401,7 @@ def test_source_that_cannot_be_read_is_not_taken_for_a_destination_that_cannot_b
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder stands in for a file on a disk that fails: it opens no better."""
-    monkeypatch.setattr(copy, "_check_size", lambda *_: None)
+    monkeypatch.setattr(copy_task, "_check_size", lambda *_: None)
     (mine / NAMES[0]).unlink()
     (mine / NAMES[0]).mkdir()
     with pytest.raises(StoreError) as caught:

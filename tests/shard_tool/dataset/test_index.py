@@ -72,7 +72,7 @@ def reads_noted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         read.append(shard.place)
         return scan_stored(shard, *arguments, **options)
 
-    monkeypatch.setattr("shard_tool.dataset.index.scan_stored", noted)
+    monkeypatch.setattr("shard_tool.dataset.index_task.scan_stored", noted)
     return read
 
 
