@@ -29,7 +29,7 @@ from shard_tool.dataset.publication import (
     check_nobody_else_s,
     publishing,
 )
-from shard_tool.dataset.shard_urls import folder_of, spelled, where_seen
+from shard_tool.dataset.shard_urls import find_same_folder, locate_shard, with_usual_protocol
 from shard_tool.errors import ObjectMissing, OptionError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, encode_manifest, parse_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
@@ -294,8 +294,8 @@ def _not_apart(source: Folder, dest: Folder, *, is_source: bool) -> OptionError:
 
 def _folders_of(source: Folder, entries: Sequence[ShardEntry]) -> list[Folder]:
     """The source's folder, and each in which adopted shards of it lie."""
-    links = {entry.url.rpartition("/")[0]: entry.url for entry in entries if entry.url is not None}
-    return [source, *(folder_of(link, source)[0] for link in links.values())]
+    urls = {entry.url.rpartition("/")[0]: entry.url for entry in entries if entry.url is not None}
+    return [source, *(locate_shard(url, source)[0] for url in urls.values())]
 
 
 def _is_same(one: Folder, other: Folder) -> bool:
@@ -310,7 +310,7 @@ def _is_same(one: Folder, other: Folder) -> bool:
 
 
 def _spelled(folder: Folder) -> tuple[str, str, Any]:
-    protocol, _, path = spelled(str(folder)).partition("://")
+    protocol, _, path = with_usual_protocol(str(folder)).partition("://")
     return protocol, path.rstrip("/"), folder.options.get("endpoint_url")
 
 
@@ -324,7 +324,7 @@ def _check_nothing_is_lost(source: Folder, dest: Folder, entries: Sequence[Shard
     if not (names := set(dest.names())):
         return
     check_nobody_else_s(dest, [entry.name for entry in entries])
-    if (folder := where_seen(dest, _folders_of(source, entries))) is not None:
+    if (folder := find_same_folder(dest, _folders_of(source, entries))) is not None:
         raise _not_apart(source, dest, is_source=folder is source)
     if (root := dest.local) is None:
         return

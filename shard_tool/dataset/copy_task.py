@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.dataset.shard_urls import folder_of
+from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import ShardError, StoreError
 from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.storage.ranges import ObjectReplacedError
@@ -70,7 +70,7 @@ def copy_shard(job: CopyJob, entry: ShardEntry, known: dict[str, Any] | None) ->
 
 def objects_of(source: Folder, entry: ShardEntry) -> tuple[_Object, _Object]:
     """A shard, wherever it lies, and its index."""
-    folder, name = (source, entry.name) if entry.url is None else folder_of(entry.url, source)
+    folder, name = (source, entry.name) if entry.url is None else locate_shard(entry.url, source)
     shard = folder.object(name)
     index_name = entry.name + INDEX_SUFFIX
     index = source.object(index_name)

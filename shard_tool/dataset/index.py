@@ -24,7 +24,7 @@ from shard_tool.dataset.own_files import is_named_as_ours, own_files
 from shard_tool.dataset.publication import OnExisting, publishing
 from shard_tool.dataset.scan import MAX_EXTENSIONS, printable
 from shard_tool.dataset.shard_patterns import shards_matching
-from shard_tool.dataset.shard_urls import folder_of
+from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import DataError, ObjectMissing, OptionError, ShardError
 from shard_tool.format.manifest import GENERIC, Manifest, ShardEntry, Split
 from shard_tool.format.sample import VOC_CLASSES
@@ -46,7 +46,7 @@ _IN_FLIGHT = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdoptOptions:
+class IndexOptions:
     """Which tars to adopt, as what, and how.
 
     Raises:
@@ -68,7 +68,7 @@ class AdoptOptions:
     engine: str = LOCAL
     on_existing: OnExisting = "fail"
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Of DEST, and of shards of the same kind (see `links.options_for`)."""
+    """Of DEST, and of shards of the same kind (see `urls.storage_options_for`)."""
 
     def __post_init__(self) -> None:
         if self.task not in NEEDED:
@@ -86,7 +86,7 @@ class AdoptOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdoptProgress:
+class IndexProgress:
     """How far an indexing is."""
 
     shards: int
@@ -96,7 +96,7 @@ class AdoptProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdoptReport:
+class IndexReport:
     """What an indexing did."""
 
     manifest: Manifest
@@ -105,9 +105,9 @@ class AdoptReport:
     seconds: float
 
 
-def adopt(
-    options: AdoptOptions, *, on_progress: Callable[[AdoptProgress], None] | None = None
-) -> AdoptReport:
+def index_tars(
+    options: IndexOptions, *, on_progress: Callable[[IndexProgress], None] | None = None
+) -> IndexReport:
     """Make a dataset of tars as `options` say.
 
     Raises:
@@ -117,28 +117,28 @@ def adopt(
     """
     began = time.monotonic()
     dest = Folder(options.dest, options.storage_options)
-    links = shards_matching(options.shards, dest)
+    urls = shards_matching(options.shards, dest)
     tasks = [
-        IndexTask(name=f"{options.split}-{number:06d}.tar", link=link, kind=options.task)
-        for number, link in enumerate(links)
+        IndexTask(name=f"{options.split}-{number:06d}.tar", url=url, kind=options.task)
+        for number, url in enumerate(urls)
     ]
     workers = _workers(options, tasks, dest)
     if options.on_existing == "overwrite":  # else nothing is lost, and all that is bad told at once
         _check_there(tasks, dest)
     own = own_files(
         dest,
-        {task.name: task.link for task in tasks},
+        {task.name: task.url for task in tasks},
         split=options.split,
         on_existing=options.on_existing,
     )
-    plan = _plan(options, links)
+    plan = _plan(options, urls)
     making = publishing(
         own,
         plan,
         verb="index",
         on_existing=options.on_existing,
         is_shard=partial(is_named_as_ours, options.split),
-        of_manifest=lambda manifest: {"first_shard": links[0]} | _plan_of(manifest),
+        of_manifest=lambda manifest: {"first_shard": urls[0]} | _plan_of(manifest),
     )
     with ExitStack() as stack:  # the pool is there before anything is cleared
         pool = stack.enter_context(open_pool(options.engine, workers))
@@ -150,21 +150,21 @@ def adopt(
                 left_out = _left_out(tasks, reports, dest)
                 manifest = _manifest(options, plan, tasks, reports)
                 publication.commit(manifest)
-    return AdoptReport(manifest=manifest, left_out=left_out, seconds=time.monotonic() - began)
+    return IndexReport(manifest=manifest, left_out=left_out, seconds=time.monotonic() - began)
 
 
 _PLANNED_OPTIONS = ("num_shards", "shards_sha256")
 
 
-def _plan(options: AdoptOptions, links: Sequence[str]) -> dict[str, Any]:
-    digest = hashlib.sha256("\n".join(links).encode()).hexdigest()
+def _plan(options: IndexOptions, urls: Sequence[str]) -> dict[str, Any]:
+    digest = hashlib.sha256("\n".join(urls).encode()).hexdigest()
     return {
         "name": options.name,
         "task": options.task,
         "split": options.split,
         "release": RELEASE,
-        "first_shard": links[0],
-        "num_shards": len(links),
+        "first_shard": urls[0],
+        "num_shards": len(urls),
         "shards_sha256": digest,
     }
 
@@ -188,7 +188,7 @@ def _plan_of(manifest: Manifest) -> dict[str, Any]:
 
 def _places(tasks: Sequence[IndexTask], dest: Folder) -> Iterator[tuple[Folder, str]]:
     """The folder of each shard, and its name there."""
-    return (folder_of(task.link, dest) for task in tasks)
+    return (locate_shard(task.url, dest) for task in tasks)
 
 
 def _check_there(tasks: Sequence[IndexTask], dest: Folder) -> None:
@@ -217,7 +217,7 @@ def _indexed(
     dest: Folder,
     publication: Publication,
     pool: Pool,
-    on_progress: Callable[[AdoptProgress], None] | None,
+    on_progress: Callable[[IndexProgress], None] | None,
 ) -> list[dict[str, Any]]:
     """What each task found out.
 
@@ -228,7 +228,7 @@ def _indexed(
     journal = replace(publication.journal, folder=dest)
     known = publication.reports
     arguments = ((replace(task, known=known.get(task.name)), journal) for task in tasks)
-    done = pool.run(index_shard, arguments, label=lambda task, _: f"the index of {task.link!r}")
+    done = pool.run(index_shard, arguments, label=lambda task, _: f"the index of {task.url!r}")
     samples = num_bytes = 0
     for count, (number, report) in enumerate(done, start=1):
         reports[number] = report
@@ -236,7 +236,7 @@ def _indexed(
         num_bytes += report.get("num_bytes", 0)
         if on_progress:
             on_progress(
-                AdoptProgress(
+                IndexProgress(
                     shards=count, total_shards=len(tasks), samples=samples, num_bytes=num_bytes
                 )
             )
@@ -245,7 +245,7 @@ def _indexed(
     return reports
 
 
-def _workers(options: AdoptOptions, tasks: Sequence[IndexTask], dest: Folder) -> int:
+def _workers(options: IndexOptions, tasks: Sequence[IndexTask], dest: Folder) -> int:
     """Processes for the local engine.
 
     Raises:
@@ -282,19 +282,19 @@ def _left_out(
         DataError: All of them.
     """
     both = list(zip(tasks, reports, strict=True))
-    empty = tuple(task.link for task, report in both if not report["num_samples"])
+    empty = tuple(task.url for task, report in both if not report["num_samples"])
     if len(empty) == len(tasks):
         raise DataError(str(dest), f"none of {len(tasks)} shards holds a sample")
     if empty:
         text = "%d shards hold no sample and are left out: %s"
         log.warning(text, len(empty), _some(empty))
-    if continued := [task.link for task, report in both if report["has_more"]]:
+    if continued := [task.url for task, report in both if report["has_more"]]:
         text = (
             "%d shards hold more after their end marker, which nobody reads (tars put one after "
             "the other?): %s"
         )
         log.warning(text, len(continued), _some(continued))
-    repeated = [(task.link, count) for task, report in both if (count := report["num_repeated"])]
+    repeated = [(task.url, count) for task, report in both if (count := report["num_repeated"])]
     if repeated:
         text = (
             "%d samples have the key of an earlier one in their shard, as in %r: each run of "
@@ -304,12 +304,12 @@ def _left_out(
     return empty
 
 
-def _some(links: Sequence[str]) -> str:
-    return ", ".join(map(repr, links[:5])) + (", …" if len(links) > 5 else "")
+def _some(urls: Sequence[str]) -> str:
+    return ", ".join(map(repr, urls[:5])) + (", …" if len(urls) > 5 else "")
 
 
 def _manifest(
-    options: AdoptOptions,
+    options: IndexOptions,
     plan: dict[str, Any],
     tasks: Sequence[IndexTask],
     reports: Sequence[dict[str, Any]],
@@ -322,7 +322,7 @@ def _manifest(
             num_bytes=report["num_bytes"],
             sha256=report["sha256"],
             index_sha256=report["index_sha256"],
-            url=task.link,
+            url=task.url,
         )
         for task, report in both
     )

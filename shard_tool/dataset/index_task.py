@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.dataset.scan import ScannedShard, scan_stored
-from shard_tool.dataset.shard_urls import folder_of
+from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import DataError, ObjectMissing, ShardError
 from shard_tool.format.manifest import GENERIC
 from shard_tool.format.sample import parse_sample
@@ -40,7 +40,7 @@ class IndexTask:
 
     name: str
     """Of its entry in the manifest."""
-    link: str
+    url: str
     kind: str
     """The task its samples are for."""
     known: dict[str, Any] | None = None
@@ -53,7 +53,7 @@ def index_shard(task: IndexTask, journal: Journal) -> dict[str, Any]:
     Returns:
         What is recorded of it; or, where it cannot be adopted, ``{"problems": [text, …]}``.
     """
-    folder, name = folder_of(task.link, journal.folder)
+    folder, name = locate_shard(task.url, journal.folder)
     shard = folder.object(name)
     checks = _Checks(task.kind, shard.place)
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shard_tool.dataset.publication import BAD_RECORDS_NAME
-from shard_tool.dataset.shard_urls import folder_of, where_seen
+from shard_tool.dataset.shard_urls import find_same_folder, locate_shard
 from shard_tool.errors import ObjectExists
 from shard_tool.format.manifest import MANIFEST_NAME
 from shard_tool.format.tar import INDEX_SUFFIX
@@ -62,7 +62,7 @@ def own_files(
     there = dest.names()
     known = load_manifest(dest).objects_beside if MANIFEST_NAME in there else set[str]()
     tars = {name for name in known.intersection(there) if not name.endswith(INDEX_SUFFIX)}
-    is_adopting_them = any("/" not in link for link in shards.values())
+    is_adopting_them = any("/" not in url for url in shards.values())
     if tars and not is_adopting_them and on_existing == "overwrite":
         is_adopting_them = _are_reached(tars, shards.values(), dest)
     if is_adopting_them:  # then the old dataset loses what was made for it, and no tar at all
@@ -73,22 +73,22 @@ def own_files(
     if strange and not is_shared and JOURNAL_NAME not in there:
         problem = f"is not empty ({min(strange)!r} is there) and holds no dataset"
         raise ObjectExists(str(dest), problem, "give an empty or a new folder")
-    for name, link in shards.items():
-        if name in strange and link != name:
-            problem = f"{name!r} is there, and the index of {link!r} would be called so"
+    for name, url in shards.items():
+        if name in strange and url != name:
+            problem = f"{name!r} is there, and the index of {url!r} would be called so"
             raise ObjectExists(str(dest), problem, "give another DEST or another --split")
     return own
 
 
-def _are_reached(tars: set[str], links: Collection[str], dest: Folder) -> bool:
-    """Whether shards may be tars of `dest`, whatever they are called: links, or a server's."""
+def _are_reached(tars: set[str], urls: Collection[str], dest: Folder) -> bool:
+    """Whether shards may be tars of `dest`, whatever they are called: urls, or a server's."""
     paths = [path for name in tars if (path := dest.object(name).local) is not None]
-    places = [folder_of(link, dest) for link in links]
+    places = [locate_shard(url, dest) for url in urls]
     shards = (folder.object(name).local for folder, name in places)
     if {_file_of(path) for path in shards if path is not None} & {_file_of(path) for path in paths}:
         return True
     folders = {folder.url: folder for folder, _ in places}
-    return where_seen(dest, folders.values()) is not None
+    return find_same_folder(dest, folders.values()) is not None
 
 
 def _file_of(path: Path) -> tuple[int, int]:
@@ -100,8 +100,8 @@ def _file_of(path: Path) -> tuple[int, int]:
     return (state.st_dev, state.st_ino)
 
 
-def _is_inside(link: str) -> bool:
-    return not ("://" in link or link.startswith(("/", "../")))
+def _is_inside(url: str) -> bool:
+    return not ("://" in url or url.startswith(("/", "../")))
 
 
 def is_named_as_ours(split: str, name: str) -> bool:

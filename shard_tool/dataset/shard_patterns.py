@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from braceexpand import alphabet, braceexpand
 
-from shard_tool.dataset.shard_urls import link_to, local_path, options_for
+from shard_tool.dataset.shard_urls import local_path, storage_options_for, url_in_manifest
 from shard_tool.errors import OptionError
 from shard_tool.storage.location import Folder, public_url
 
@@ -32,22 +32,22 @@ def shards_matching(patterns: Sequence[str], dest: Folder) -> list[str]:
         OptionError: A pattern matches nothing, or cannot be one; a shard is named twice, or by a
             URL that holds a secret.
     """
-    links: dict[str, str] = {}
+    urls: dict[str, str] = {}
     for pattern in patterns:
         shown = _shown(pattern)
         for place in _expanded(pattern, dest):
-            link = link_to(place, dest)
-            if link in links:
-                both = dict.fromkeys([links[link], shown])  # one, where it is the same pattern
+            url = url_in_manifest(place, dest)
+            if url in urls:
+                both = dict.fromkeys([urls[url], shown])  # one, where it is the same pattern
                 problem = f"is named twice, by {' and by '.join(map(repr, both))}"
-                raise OptionError(f"shard {link!r}", problem, "every shard must be given once")
-            links[link] = shown
-    if not links:
+                raise OptionError(f"shard {url!r}", problem, "every shard must be given once")
+            urls[url] = shown
+    if not urls:
         raise OptionError("SHARDS", "there are none")
-    if len(links) > _MAX_SHARDS:
-        problem = f"{len(links)} are more than {_MAX_SHARDS}"
+    if len(urls) > _MAX_SHARDS:
+        problem = f"{len(urls)} are more than {_MAX_SHARDS}"
         raise OptionError("SHARDS", problem, "adopt them as several datasets")
-    return list(links)
+    return list(urls)
 
 
 def _expanded(pattern: str, dest: Folder) -> list[str]:
@@ -112,7 +112,7 @@ def _matching(text: str, dest: Folder) -> list[str]:
     is_web = _is_web(text)
     if not re.search("[*]" if is_web else "[*?]", text):
         return [text]
-    link_to(re.sub("[*?]" if not is_web else "[*]", "_", text), dest)  # before it is listed
+    url_in_manifest(re.sub("[*?]" if not is_web else "[*]", "_", text), dest)  # before it is listed
     path = local_path(text)
     if path is not None:
         places = sorted(glob.glob(str(path)))  # noqa: PTH207  (Path's takes no absolute pattern)
@@ -141,7 +141,7 @@ def _matching_urls(text: str, dest: Folder) -> Iterator[str]:
     protocol, _, rest = text.partition("://")
     host, *parts = rest.split("/")
     if parts:
-        yield from _below(f"{protocol}://{host}", parts, options_for(text, dest))
+        yield from _below(f"{protocol}://{host}", parts, storage_options_for(text, dest))
 
 
 def _below(url: str, parts: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:

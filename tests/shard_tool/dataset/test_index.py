@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.dataset.index import AdoptOptions, adopt
+from shard_tool.dataset.index import IndexOptions, index_tars
 from shard_tool.dataset.scan import scan_stored
-from shard_tool.dataset.shard_urls import folder_of, link_to, options_for
+from shard_tool.dataset.shard_urls import locate_shard, storage_options_for, url_in_manifest
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import (
     DataError,
@@ -437,8 +437,8 @@ def test_a_shard_is_named_as_seen_from_the_dataset_and_found_again(
     shard: str, dest: str, link: str
 ) -> None:
     folder = Folder(dest)
-    assert link_to(shard, folder) == link
-    found, name = folder_of(link, folder)
+    assert url_in_manifest(shard, folder) == link
+    found, name = locate_shard(link, folder)
     expected = shard.removeprefix("file://").replace(f"me:{SECRET}@", "")
     assert found.place(name).removeprefix("file://").replace("/./", "/") == expected
 
@@ -487,7 +487,7 @@ def test_promise_8_options_are_not_handed_to_strangers_a_manifest_names(
     dest: str, shard: str, is_given: bool
 ) -> None:
     options = {"headers": {"Authorization": SECRET}}
-    assert options_for(shard, Folder(dest, options)) == (options if is_given else {})
+    assert storage_options_for(shard, Folder(dest, options)) == (options if is_given else {})
 
 
 # The destination ------------------------------------------------------------------------------
@@ -652,15 +652,15 @@ def test_folder_of_something_else_is_refused(shards: list[Path], tmp_path: Path)
 
 STUCK_AFTER = """
 import sys, time
-from shard_tool.dataset.index import AdoptOptions, adopt
+from shard_tool.dataset.index import IndexOptions, index_tars
 pattern, dest, workers, after = sys.argv[1:]
 def get_stuck(at):
     if at.shards == int(after):
         print("stuck", flush=True)
         time.sleep(300)
 if __name__ == "__main__":
-    options = AdoptOptions(shards=(pattern,), dest=dest, workers=int(workers))
-    adopt(options, on_progress=get_stuck)
+    options = IndexOptions(shards=(pattern,), dest=dest, workers=int(workers))
+    index_tars(options, on_progress=get_stuck)
 """
 
 
@@ -898,13 +898,13 @@ def test_verify_counts_members(shards: list[Path], tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as caught:
-        adopt(AdoptOptions(**({"shards": ("a.tar",), "dest": "out"} | options)))
+        index_tars(IndexOptions(**({"shards": ("a.tar",), "dest": "out"} | options)))
     assert str(caught.value) == message
 
 
 def test_engine_nobody_can_open_is_refused_with_the_options() -> None:
     with pytest.raises(OptionError, match="--engine: 'slurm' is no engine; give 'local'"):
-        AdoptOptions(shards=("a.tar",), dest="out", engine="slurm")
+        IndexOptions(shards=("a.tar",), dest="out", engine="slurm")
 
 
 def test_manifest_of_a_conversion_says_nothing_of_adoption(

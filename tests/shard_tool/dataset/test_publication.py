@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shard_tool.convert.run import ConvertOptions, convert, prepare
-from shard_tool.dataset.index import AdoptOptions, adopt
+from shard_tool.dataset.index import IndexOptions, index_tars
 from shard_tool.dataset.writer_lock import WriterLock
 from shard_tool.errors import ObjectExists, SourceError, StoreError
 from shard_tool.release import RELEASE
@@ -241,7 +241,9 @@ def test_overwriting_does_not_take_the_place_of_a_shard_the_dataset_only_adopted
     mine = (tmp_path / "out/train-000000.tar").read_bytes()
     for name in ("manifest.json", "train-000000.tar.idx"):
         (tmp_path / "out" / name).unlink()
-    adopt(AdoptOptions(shards=(f"{tmp_path}/out/train-000000.tar",), dest=str(tmp_path / "out")))
+    index_tars(
+        IndexOptions(shards=(f"{tmp_path}/out/train-000000.tar",), dest=str(tmp_path / "out"))
+    )
     with pytest.raises(ObjectExists) as caught:
         converted(tree, tmp_path / "out", on_existing="overwrite", splits=("train",))
     problem = "'train-000000.tar' is there, and is not the dataset's; give another DEST"
