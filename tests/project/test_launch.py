@@ -24,7 +24,7 @@ from shard_tool.storage.location import Folder, load_manifest
 from tests.datamodules.loading.test_many_nodes import free_port
 from tests.kit.datasets.converted import files_of
 from tests.kit.models.recorder import Recorder, trainer
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.processes.slurm import JOB_ID, SCRIPT, slurm_job
 from tests.kit.servers.s3 import objects, upload
 

@@ -13,7 +13,7 @@ from datamodules import VOCDataModule
 from shard_tool.dataset.verify import verify
 from shard_tool.dataset.writer_lock import hold_writer_lock
 from shard_tool.storage.location import Folder, load_manifest
-from tests.kit.processes.shard_tool import eventually, stuck_conversion
+from tests.kit.processes.shard_tool_process import eventually, stuck_conversion
 from tests.kit.servers.s3 import objects, upload
 
 if TYPE_CHECKING:

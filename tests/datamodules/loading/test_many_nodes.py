@@ -24,7 +24,7 @@ import pytest
 from datamodules import VOCDataModule
 from tests.kit.datasets.stored import stored
 from tests.kit.models.recorder import Recorder, read_log, trainer
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import FaultProxy, fault_proxy
 from tests.kit.servers.s3 import S3, make_bucket, upload
 from tests.kit.servers.traffic import Traffic, bytes_of

@@ -20,7 +20,7 @@ from datamodules.loading import shared_memory
 from datamodules.loading.shared_memory import Slots
 from shard_tool.errors import SampleError
 from tests.kit.models.recorder import digest
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

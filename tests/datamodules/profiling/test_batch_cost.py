@@ -21,7 +21,7 @@ from tests.kit.datasets.stored import (
     starts_of,
     stored,
 )
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import fault_proxy
 from tests.kit.servers.s3 import upload
 

@@ -9,7 +9,7 @@ import pytest
 
 from datamodules import ShardDataset, ShardLoader
 from tests.kit.datasets.stored import stored
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import Request, fault_proxy
 from tests.kit.servers.s3 import S3, upload
 from tests.kit.servers.traffic import Traffic

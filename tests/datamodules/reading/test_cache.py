@@ -35,7 +35,7 @@ from tests.kit.datasets.stored import (
     sizes_of,
     stored,
 )
-from tests.kit.processes.shard_tool import eventually, group_of_processes
+from tests.kit.processes.shard_tool_process import eventually, group_of_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

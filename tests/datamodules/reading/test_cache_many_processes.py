@@ -21,7 +21,7 @@ from tests.kit.datasets.converted import manifest_of
 from tests.kit.datasets.stored import hashes_of, hashes_read, stored, whole_downloads
 from tests.kit.models.recorder import sample_digests
 from tests.kit.processes.cache_users import PARTIAL, Options, Story, command, stories_of
-from tests.kit.processes.shard_tool import group_of_processes
+from tests.kit.processes.shard_tool_process import group_of_processes
 from tests.kit.servers.fault_proxy import fault_proxy
 from tests.kit.servers.s3 import upload
 

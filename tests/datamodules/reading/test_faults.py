@@ -39,7 +39,7 @@ from tests.kit.faults.runs import (
     side_by_side,
 )
 from tests.kit.faults.table import FAULTS, PAGE, FaultTable, rows_of, with_rows
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import Fault, fault_proxy
 from tests.kit.servers.s3 import S3, make_bucket, upload
 

@@ -17,7 +17,7 @@ from datamodules.reading.shard_table import ShardTable
 from shard_tool.errors import StoreError
 from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.stored import stored
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from datamodules.tools.forecast import RunPlan, forecast
 from shard_tool.cli.progress import human_bytes
 from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.converted import manifest_of
-from tests.kit.processes.shard_tool import shard_tool
+from tests.kit.processes.shard_tool_process import shard_tool
 from tests.kit.servers.fault_proxy import fault_proxy
 from tests.kit.servers.s3 import S3, upload
 

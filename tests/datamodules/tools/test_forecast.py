@@ -20,7 +20,7 @@ from shard_tool.errors import OptionError
 from shard_tool.format.manifest import ShardArrays
 from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.stored import stored
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import FaultProxy, fault_proxy
 from tests.kit.servers.s3 import S3, upload
 from tests.kit.servers.traffic import Traffic, bytes_of

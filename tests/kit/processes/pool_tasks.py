@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from shard_tool.errors import BoxError
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

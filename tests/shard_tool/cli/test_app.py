@@ -16,7 +16,7 @@ from shard_tool.release import RELEASE
 from shard_tool.units import parse_size
 from tests.kit.datasets.converted import converted, files_of, manifest_of
 from tests.kit.datasets.voc_tree import Picture, annotation, jpeg, pictures, voc_tree, write
-from tests.kit.processes.shard_tool import SHARD_TOOL, shard_tool
+from tests.kit.processes.shard_tool_process import SHARD_TOOL, shard_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable

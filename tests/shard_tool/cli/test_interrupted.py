@@ -14,7 +14,7 @@ from shard_tool.errors import ObjectMissing
 from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.converted import files_of
 from tests.kit.datasets.tars import many_pictures
-from tests.kit.processes.shard_tool import (
+from tests.kit.processes.shard_tool_process import (
     SHARD_TOOL,
     eventually,
     group_is_gone,

@@ -20,7 +20,7 @@ from tests.kit.datasets.converted import converted, files_of
 from tests.kit.datasets.tars import many_pictures
 from tests.kit.datasets.voc_tree import pictures, voc_tree
 from tests.kit.processes.killed import fast_claims, killed_conversion
-from tests.kit.processes.shard_tool import eventually, group_is_gone
+from tests.kit.processes.shard_tool_process import eventually, group_is_gone
 from tests.kit.servers.s3 import objects
 
 if TYPE_CHECKING:

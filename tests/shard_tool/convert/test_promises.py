@@ -18,7 +18,7 @@ from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of, shards_of
 from tests.kit.datasets.tars import webdataset_samples
 from tests.kit.datasets.voc_tree import Picture, pictures, voc_tar, voc_tree
-from tests.kit.processes.shard_tool import eventually, group_is_gone, stuck_conversion
+from tests.kit.processes.shard_tool_process import eventually, group_is_gone, stuck_conversion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

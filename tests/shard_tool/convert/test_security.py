@@ -13,7 +13,7 @@ from shard_tool.cli.options import resuming_command
 from shard_tool.errors import AnnotationError, DataError, SourceError
 from tests.kit.datasets.converted import converted, files_of
 from tests.kit.datasets.voc_tree import Picture, jpeg, mask, pictures, voc_tar, voc_tree, write
-from tests.kit.processes.shard_tool import shard_tool
+from tests.kit.processes.shard_tool_process import shard_tool
 from tests.kit.servers.s3 import objects, put
 from tests.kit.servers.web_server import web_server
 

@@ -35,7 +35,7 @@ from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.converted import files_of, manifest_of, reworded
 from tests.kit.datasets.stored import stored
 from tests.kit.datasets.voc_tree import write
-from tests.kit.processes.shard_tool import (
+from tests.kit.processes.shard_tool_process import (
     SHARD_TOOL,
     eventually,
     group_is_gone,

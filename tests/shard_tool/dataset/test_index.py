@@ -39,7 +39,7 @@ from tests.kit.datasets.foreign_tars import (
     shards_of_others,
 )
 from tests.kit.datasets.tars import END, info, members_of, tar_of
-from tests.kit.processes.shard_tool import group_of_processes
+from tests.kit.processes.shard_tool_process import group_of_processes
 from tests.kit.servers.s3 import objects, put, remove, upload
 from tests.kit.servers.web_server import web_server
 

@@ -16,7 +16,7 @@ from shard_tool.release import RELEASE
 from tests.kit.datasets.converted import converted, files_of, manifest_of
 from tests.kit.datasets.voc_tree import jpeg, pictures, voc_tar, voc_tree, write
 from tests.kit.processes.killed import killed_conversion
-from tests.kit.processes.shard_tool import shard_tool
+from tests.kit.processes.shard_tool_process import shard_tool
 from tests.kit.servers.web_server import web_server
 
 if TYPE_CHECKING:

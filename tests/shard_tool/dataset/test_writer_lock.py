@@ -18,7 +18,7 @@ from shard_tool.dataset.writer_lock import _Sign, hold_writer_lock
 from shard_tool.errors import ObjectExists, StoreError
 from shard_tool.storage.location import Folder
 from tests.kit.processes.lock_holder import lock_holder
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import Fault, fault_proxy
 from tests.kit.servers.s3 import S3, objects, put, remove
 

@@ -20,7 +20,7 @@ from shard_tool.errors import ObjectMissing, ShardError, StoreError
 from shard_tool.storage import objects as objects_module
 from shard_tool.storage import retry, uploads
 from shard_tool.storage.location import Folder, StoredObject, public_url
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers import fault_proxy as fault_proxy_module
 from tests.kit.servers.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.kit.servers.http_server import Reply, serve

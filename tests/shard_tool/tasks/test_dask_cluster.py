@@ -25,7 +25,7 @@ from tests.kit.processes.pool_tasks import (
     square,
     wait_for_go,
 )
-from tests.kit.processes.shard_tool import eventually
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.dask_cluster import DaskCluster, add_worker, dask_cluster
 
 if TYPE_CHECKING:

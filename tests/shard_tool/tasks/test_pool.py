@@ -25,7 +25,7 @@ from tests.kit.processes.pool_tasks import (
     square,
     wait_for_go,
 )
-from tests.kit.processes.shard_tool import eventually, group_is_gone, group_of_processes
+from tests.kit.processes.shard_tool_process import eventually, group_is_gone, group_of_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
