@@ -21,7 +21,6 @@ from shard_tool.convert.source_digests import FileDigests, archive_sha256, sourc
 from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import (
     BAD_RECORDS_NAME,
-    Journal,
     OnExisting,
     check_nobody_else_s,
     publishing,
@@ -42,6 +41,7 @@ from shard_tool.tasks.pool import open_pool
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from shard_tool.dataset.journal import Journal
     from shard_tool.dataset.publication import Publication
     from shard_tool.sources.voc.devkit import FileSpan, Source
     from shard_tool.sources.voc.record import BuiltSample, Record

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from shard_tool.dataset.publication import Journal
+    from shard_tool.dataset.journal import Journal
     from shard_tool.format.manifest import ShardEntry
     from shard_tool.storage.location import Folder, StoredObject
 

@@ -18,7 +18,7 @@ from shard_tool.storage.ranges import ObjectReplacedError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from shard_tool.dataset.publication import Journal
+    from shard_tool.dataset.journal import Journal
     from shard_tool.storage.location import Folder, StoredObject
 
 NEEDED = {
