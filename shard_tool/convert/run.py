@@ -219,6 +219,10 @@ def convert(
     names = {name for _, name in plan.shard_names()}
     if options.on_existing == "overwrite":
         check_nobody_else_s(dest, names)
+    if dest.is_of_one_process and options.engine != LOCAL:
+        problem = f"workers of {options.engine} cannot write into this process's memory"
+        raise OptionError(str(dest), problem, "choose another DEST")
+    workers = 1 if dest.is_of_one_process else min(options.workers, max(1, plan.num_shards))
     making = publishing(
         dest,
         _identity(options, plan),
@@ -226,15 +230,11 @@ def convert(
         on_existing=options.on_existing,
         is_shard=lambda name: name in names or _is_of_splits(name, plan),
         of_manifest=_identity_of,
+        pool=open_pool(options.engine, workers),
     )
-    if dest.is_of_one_process and options.engine != LOCAL:
-        problem = f"workers of {options.engine} cannot write into this process's memory"
-        raise OptionError(str(dest), problem, "choose another DEST")
-    workers = 1 if dest.is_of_one_process else min(options.workers, max(1, plan.num_shards))
-    # The pool comes first: a cluster that does not answer must take nothing away.
-    with open_pool(options.engine, workers) as pool, making as publication:
+    with making as publication:
         if publication.manifest is None:
-            results = _convert(pool, options, plan, publication, on_progress)
+            results = _convert(publication.pool, options, plan, publication, on_progress)
             manifest, bad_records = results.committed, results.bad_records()
             num_kept = results.num_kept
         else:
@@ -441,8 +441,7 @@ def _is_as_recorded(folder: Folder, known: dict[str, Any]) -> bool:
 
 
 def _write_shard(job: _Job, task: ShardTask) -> dict[str, Any]:
-    dest, counts, bad_records = job.journal.folder, SplitCounts(job.task), list[dict[str, str]]()
-    digests: list[str] = []
+    counts, bad_records, digests = SplitCounts(job.task), list[dict[str, str]](), list[str]()
 
     def bad(record: Record, exc: DataError) -> None:
         if not job.skip:
@@ -450,9 +449,8 @@ def _write_shard(job: _Job, task: ShardTask) -> dict[str, Any]:
         error = f"{exc.place}: {exc.problem}"  # the hint is to skip it, which we do
         bad_records.append({"split": task.split, "key": record.key, "error": error})
 
-    job.journal.check()
     built = _built(job, task, bad)
-    with suppress(_NothingToPublishError), dest.publish(task.shard_name) as file:
+    with suppress(_NothingToPublishError), job.journal.publish(task.shard_name) as file:
         writer = ShardWriter(file)
         for record, contents, sample in built:
             writer.write(record.key, sample.members)
@@ -471,7 +469,7 @@ def _write_shard(job: _Job, task: ShardTask) -> dict[str, Any]:
     }
     if written.num_samples:
         index = written.index.to_bytes()
-        dest.put(task.shard_name + INDEX_SUFFIX, index)
+        job.journal.put(task.shard_name + INDEX_SUFFIX, index)
         report["sizes"] = {
             task.shard_name: written.num_bytes,
             task.shard_name + INDEX_SUFFIX: len(index),

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
     from shard_tool.dataset.publication import Publication
     from shard_tool.format.manifest import Manifest, ShardEntry
-    from shard_tool.tasks.pool import Pool
 
 _TIMES = 3
 """Times what has no digest is read until two readings agree."""
@@ -187,13 +185,12 @@ def copy_dataset(
         on_existing=options.on_existing,
         is_shard=names.__contains__,
         of_manifest=lambda manifest: _identity(manifest, _read_alike(dest, MANIFEST_NAME)),
+        pool=open_pool(options.engine, _workers(options, plan)),
     )
-    with ExitStack() as stack:  # the pool is there before anything is cleared
-        pool = stack.enter_context(open_pool(options.engine, _workers(options, plan)))
-        with making as publication, stack.pop_all():  # and has ended before the lock is given up
-            num_kept = len(plan.entries)
-            if publication.manifest is None:
-                num_kept = _copy(options, plan, publication, pool, on_progress)
+    with making as publication:
+        num_kept = len(plan.entries)
+        if publication.manifest is None:
+            num_kept = _copy(options, plan, publication, on_progress)
     seconds = time.monotonic() - began
     return CopyReport(manifest=plan.manifest, seconds=seconds, num_kept_shards=num_kept)
 
@@ -202,13 +199,12 @@ def _copy(
     options: CopyOptions,
     plan: CopyPlan,
     publication: Publication,
-    pool: Pool,
     on_progress: Callable[[CopyProgress], None] | None,
 ) -> int:
     """Bring over what is not there yet, and commit; how many shards were there."""
     source, dest = options.source_folder, publication.journal.folder
     shards = num_bytes = num_kept = 0
-    for entry, is_kept in _copied(source, plan, publication, pool):
+    for entry, is_kept in _copied(source, plan, publication):
         shards, num_bytes = shards + 1, num_bytes + entry.num_bytes
         num_kept += is_kept
         if on_progress:
@@ -358,7 +354,7 @@ def _workers(options: CopyOptions, plan: CopyPlan) -> int:
 
 
 def _copied(
-    source: Folder, plan: CopyPlan, publication: Publication, pool: Pool
+    source: Folder, plan: CopyPlan, publication: Publication
 ) -> Iterator[tuple[ShardEntry, bool]]:
     """(shard, whether it was there before), as they are there."""
     reports, dest = publication.reports, publication.journal.folder
@@ -371,5 +367,7 @@ def _copied(
         else:
             left.append(entry)
     tasks = ((job, entry, reports.get(entry.name)) for entry in left)
-    for number, is_kept in pool.run(copy_shard, tasks, label=lambda _, entry, __: entry.name):
+    for number, is_kept in publication.pool.run(
+        copy_shard, tasks, label=lambda _, entry, __: entry.name
+    ):
         yield left[number], is_kept

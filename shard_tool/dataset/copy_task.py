@@ -61,9 +61,8 @@ def copy_shard(job: CopyJob, entry: ShardEntry, known: dict[str, Any] | None) ->
     dest, objects = job.journal.folder, objects_of(job.source, entry)
     if is_recorded(entry, known) and all(_is_whole(dest, item) for item in objects):
         return True
-    job.journal.check()
     for item in objects:
-        _copy_object(item, dest)
+        _copy_object(item, job.journal)
     job.journal.record(entry.name, _report(entry))
     return False
 
@@ -106,7 +105,7 @@ def _is_whole(folder: Folder, item: _Object) -> bool:
         return False
 
 
-def _copy_object(item: _Object, dest: Folder) -> None:
+def _copy_object(item: _Object, journal: Journal) -> None:
     """Publish one object, once its bytes are what they must be.
 
     Raises:
@@ -116,7 +115,7 @@ def _copy_object(item: _Object, dest: Folder) -> None:
     is_local = item.source.local is not None
     for attempt in range(1, _TIMES + 1):
         try:
-            with dest.publish(item.name) as file:
+            with journal.publish(item.name) as file:
                 for part in _checked_parts(item):
                     file.write(part)
         except (_WrongBytesError, ObjectReplacedError) as exc:

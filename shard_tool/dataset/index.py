@@ -14,7 +14,6 @@ import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from shard_tool.dataset.publication import Publication
-    from shard_tool.tasks.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -139,17 +137,16 @@ def index_tars(
         on_existing=options.on_existing,
         is_shard=partial(is_named_as_ours, options.split),
         of_manifest=lambda manifest: {"first_shard": urls[0]} | _plan_of(manifest),
+        pool=open_pool(options.engine, workers),
     )
-    with ExitStack() as stack:  # the pool is there before anything is cleared
-        pool = stack.enter_context(open_pool(options.engine, workers))
-        with making as publication, stack.pop_all():  # and has ended before the lock is given up
-            left_out: tuple[str, ...] = ()
-            manifest = publication.manifest
-            if manifest is None:
-                reports = _indexed(tasks, dest, publication, pool, on_progress)
-                left_out = _left_out(tasks, reports, dest)
-                manifest = _manifest(options, plan, tasks, reports)
-                publication.commit(manifest)
+    with making as publication:
+        left_out: tuple[str, ...] = ()
+        manifest = publication.manifest
+        if manifest is None:
+            reports = _indexed(tasks, dest, publication, on_progress)
+            left_out = _left_out(tasks, reports, dest)
+            manifest = _manifest(options, plan, tasks, reports)
+            publication.commit(manifest)
     return IndexReport(manifest=manifest, left_out=left_out, seconds=time.monotonic() - began)
 
 
@@ -216,7 +213,6 @@ def _indexed(
     tasks: Sequence[IndexTask],
     dest: Folder,
     publication: Publication,
-    pool: Pool,
     on_progress: Callable[[IndexProgress], None] | None,
 ) -> list[dict[str, Any]]:
     """What each task found out.
@@ -228,7 +224,9 @@ def _indexed(
     journal = replace(publication.journal, folder=dest)
     known = publication.reports
     arguments = ((replace(task, known=known.get(task.name)), journal) for task in tasks)
-    done = pool.run(index_shard, arguments, label=lambda task, _: f"the index of {task.url!r}")
+    done = publication.pool.run(
+        index_shard, arguments, label=lambda task, _: f"the index of {task.url!r}"
+    )
     samples = num_bytes = 0
     for count, (number, report) in enumerate(done, start=1):
         reports[number] = report

@@ -86,9 +86,8 @@ def _is_as_recorded(task: IndexTask, version: list[int | str], dest: Folder) -> 
 def _published(task: IndexTask, scanned: ScannedShard, journal: Journal) -> dict[str, Any]:
     index, name = scanned.index.to_bytes(), task.name + INDEX_SUFFIX
     num_samples = len(scanned.index)
-    journal.check()
     if num_samples:
-        journal.folder.put(name, index)
+        journal.put(name, index)
     return {
         "sizes": {name: len(index)} if num_samples else {},
         "num_samples": num_samples,

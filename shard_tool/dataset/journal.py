@@ -1,28 +1,40 @@
-"""Keeps the journal of a dataset that is being made, from which a later run goes on.
+"""Keeps the journal of a dataset that is being made, and lets workers publish by way of it.
 
 ``DEST/.conversion`` holds the journal: the plan, which decides whether a later run may go on, and
 for each finished shard what was found out while writing it. A record is published after its shard
 and index. So whatever moment a process is killed at, a shard that has a record is there, and one
 that has none is made again. The journal goes when the manifest is there.
+
+A worker may be lost: killed, or stopped, or cut off from its cluster and still alive. On a local
+disk workers write in a folder of the journal, and what is whole gets its name in DEST by a rename.
+To remove that folder takes the right to publish from every worker of the run, however late it is:
+nothing can be opened in it or renamed out of it any more. Object stores have nothing like it. There
+a worker checks the writer's lock before each object (`writer_lock` says what that cannot prevent).
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from contextlib import suppress
+import secrets
+import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from shard_tool.errors import ObjectMissing, StoreError
 from shard_tool.storage.location import JOURNAL_NAME, PARTIAL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from shard_tool.dataset.writer_lock import WriterLock
     from shard_tool.storage.location import Folder
 
 PLAN_NAME = "plan.json"
+_STAGING = "writing-"
+"""What the names of the folders begin with in which workers write."""
 _RECORD_SUFFIX = ".tar.json"
 _READ_AT_A_TIME = 4096
 """Records that are read together."""
@@ -35,14 +47,28 @@ class Journal:
     folder: Folder
     """The dataset's."""
     lock: WriterLock
+    staging: str | None = None
+    """On a local disk: the folder below `folder` in which this run's workers write."""
 
-    def check(self) -> None:
-        """Make sure that nobody else has taken over.
+    @contextmanager
+    def publish(self, name: str) -> Iterator[IO[bytes]]:
+        """Write an object of the dataset that becomes visible, whole, when the block ends.
 
         Raises:
-            StoreError: Somebody has.
+            StoreError: Storage failed, this run has ended, or another one took over.
+        """
+        with self.folder.publish(name, staging=self.staging) as file:
+            yield file
+            self.lock.check()
+
+    def put(self, name: str, content: bytes) -> None:
+        """Make or replace one small object of the dataset.
+
+        Raises:
+            StoreError: As for `publish`.
         """
         self.lock.check()
+        self.folder.put(name, content, staging=self.staging)
 
     def record(self, name: str, report: Mapping[str, Any]) -> None:
         """Note that a shard and its index are there.
@@ -51,8 +77,57 @@ class Journal:
             name: The shard's.
             report: What a later run needs to know of it, as JSON; ``sizes`` has the bytes of each
                 object that was published for it.
+
+        Raises:
+            StoreError: As for `publish`.
         """
-        self.folder.child(JOURNAL_NAME).put(f"{name}.json", json.dumps(report).encode())
+        self.put(f"{JOURNAL_NAME}/{name}.json", json.dumps(report).encode())
+
+
+# The folder workers write in ----------------------------------------------------------------
+
+
+def make_staging(dest: Folder) -> str | None:
+    """Make the folder in which the workers of one run write; None where `dest` is not local.
+
+    Raises:
+        StoreError: The disk refused.
+    """
+    if (path := dest.local) is None:
+        return None
+    name = f"{JOURNAL_NAME}/{_STAGING}{secrets.token_hex(4)}"
+    try:
+        (path / name).mkdir(parents=True)
+    except OSError as exc:
+        raise StoreError(dest.place(name), f"cannot be made: {exc.strerror}") from exc
+    return name
+
+
+def remove_staging(dest: Folder) -> None:
+    """Take the right to publish from all workers of this run and of earlier ones.
+
+    Raises:
+        StoreError: The disk refused.
+    """
+    if (folder := dest.child(JOURNAL_NAME).local) is None:
+        return
+    for path in folder.glob(f"{_STAGING}*"):
+        try:
+            _remove_folder(path)
+        except OSError as exc:
+            raise StoreError(str(path), f"cannot be removed: {exc.strerror}") from exc
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder, also while workers open and remove files in it."""
+    while path.exists():
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            continue  # a file was gone before it could be removed
+        except OSError as exc:
+            if exc.errno != errno.ENOTEMPTY:  # else a file was opened since it was listed
+                raise
 
 
 # The plan and the records -------------------------------------------------------------------
@@ -121,12 +196,13 @@ def remove_records(dest: Folder) -> None:
 
 def remove_journal(dest: Folder) -> None:
     """Remove the journal, the plan last: without it nobody would know what the rest is."""
-    remove_records(dest)
+    remove_staging(dest)
     journal = dest.child(JOURNAL_NAME)
+    partial = [name for name in journal.names() if PARTIAL in name]  # plans, never published
+    remove_records(dest)
+    journal.remove_all(partial)
     journal.remove(PLAN_NAME)
     if (folder := journal.local) is not None:
-        for path in folder.glob(f".*{PARTIAL}*"):  # records that were never published
-            path.unlink(missing_ok=True)
         with suppress(OSError):  # signs of life lie there where a disk has no locks
             folder.rmdir()
 

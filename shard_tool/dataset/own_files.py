@@ -14,7 +14,7 @@ from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, Folder, load_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from shard_tool.dataset.publication import OnExisting
@@ -38,6 +38,10 @@ class OwnFiles(Folder):
     def remove_all(self, names: Iterable[str]) -> None:
         """Remove the dataset's own objects among some."""
         Folder.remove_all(self, [name for name in names if self.is_own(name)])
+
+    def abort_uploads(self, is_ours: Callable[[str], bool]) -> int:
+        """Abort unfinished uploads of the dataset's own objects among some."""
+        return Folder.abort_uploads(self, lambda name: self.is_own(name) and is_ours(name))
 
     def is_own(self, name: str) -> bool:
         """Whether an object is the dataset's, or one an indexing makes, finished or not."""

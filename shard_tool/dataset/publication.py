@@ -7,30 +7,37 @@ is finished (`journal`).
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from shard_tool.dataset.journal import (
     Journal,
+    make_staging,
     put_plan,
     read_plan,
     read_records,
     recorded_shards,
     remove_journal,
     remove_records,
+    remove_staging,
 )
 from shard_tool.dataset.writer_lock import hold_writer_lock
-from shard_tool.errors import ObjectExists, ShardToolError
+from shard_tool.errors import ObjectExists, ShardToolError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, Manifest, encode_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, load_manifest
 
 if TYPE_CHECKING:
-    from shard_tool.dataset.writer_lock import WriterLock
+    from contextlib import AbstractContextManager
+
     from shard_tool.storage.location import Folder
+    from shard_tool.tasks.pool import Pool
+
+log = logging.getLogger(__name__)
 
 BAD_RECORDS_NAME = "bad_records.jsonl"
 
@@ -54,13 +61,20 @@ class Publication:
     """A dataset that is being made."""
 
     journal: Journal
+    pool: Pool
+    """Where its tasks run; ends before the folder is given up."""
+    is_shard: Callable[[str], bool]
+    """Whether a name is that of a shard that is being made."""
     manifest: Manifest | None = None
     """The dataset, where it turned out to be finished already."""
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Finished shards to what was recorded of them."""
 
     def commit(self, manifest: Manifest, content: bytes | None = None) -> None:
-        """Make the dataset visible.
+        """Make the dataset visible; no task may run any more.
+
+        What lost workers left is removed before. So the dataset holds what the manifest names, and
+        nothing of what was unfinished.
 
         Args:
             manifest: What describes it.
@@ -70,7 +84,8 @@ class Publication:
             StoreError: Storage failed, or somebody else has taken over.
         """
         folder = self.journal.folder
-        self.journal.check()
+        self.journal.lock.check()
+        _remove_unfinished(folder, self.is_shard)
         with folder.publish(MANIFEST_NAME) as file:
             file.write(encode_manifest(manifest) if content is None else content)
         remove_journal(folder)
@@ -85,6 +100,7 @@ def publishing(
     on_existing: OnExisting,
     is_shard: Callable[[str], bool],
     of_manifest: Callable[[Manifest], Plan],
+    pool: AbstractContextManager[Pool],
 ) -> Iterator[Publication]:
     """Lock a folder and make it ready: empty, or with what an earlier run of this plan finished.
 
@@ -96,6 +112,8 @@ def publishing(
         is_shard: Whether a shard of this name is one of those that are being made. Without a
             manifest to tell, nothing else is ever taken away.
         of_manifest: The part of a plan that a finished dataset tells, to compare with `plan`.
+        pool: Opened before anything is touched: a cluster that does not answer takes nothing away.
+            Ends before the folder is given up: no task of this run may meet another run's.
 
     Yields:
         What to make it through. Leaving the block without `commit` leaves everything as it is.
@@ -106,28 +124,37 @@ def publishing(
         StoreError: Storage failed.
     """
     plan = {"made by": verb, **plan}
-    with hold_writer_lock(dest) as lock:
-        publication = Publication(Journal(dest, lock))
-        state = _State.of(dest, verb, is_shard)
-        if state.is_empty:
-            put_plan(dest, plan)
-        elif on_existing == "overwrite":
-            _clear(state, plan, state.clearing or _files_of_dataset(state))
-        elif on_existing == "fail":
-            raise state.refusal()
-        else:
-            _resume(publication, plan, state, of_manifest)
-        try:
-            yield publication
-        except BaseException:
-            _leave_nothing(dest, lock, is_shard)
-            raise
+    with ExitStack() as stack:
+        its_pool = stack.enter_context(pool)
+        with hold_writer_lock(dest) as lock:
+            publication = Publication(Journal(dest, lock), its_pool, is_shard)
+            state = _State.of(dest, verb, is_shard)
+            if state.is_empty:
+                put_plan(dest, plan)
+            elif on_existing == "overwrite":
+                _clear(state, plan, state.clearing or _files_of_dataset(state))
+            elif on_existing == "fail":
+                raise state.refusal()
+            else:
+                _resume(publication, plan, state, of_manifest)
+            try:
+                with stack.pop_all():
+                    if publication.manifest is None:
+                        staging = make_staging(dest)
+                        publication.journal = replace(publication.journal, staging=staging)
+                    yield publication
+            except BaseException:
+                _clean_up(publication)
+                raise
 
 
-def _leave_nothing(dest: Folder, lock: WriterLock, is_shard: Callable[[str], bool]) -> None:
-    """Take the journal of a run away that failed before it finished a shard."""
-    with suppress(ShardToolError):  # what went wrong is told already
-        lock.check()  # else the journal is somebody else's by now
+def _clean_up(publication: Publication) -> None:
+    """Remove what a run that failed leaves unfinished, and its journal if it finished no shard."""
+    dest, is_shard = publication.journal.folder, publication.is_shard
+    with suppress(ShardToolError):  # the user is told what went wrong before
+        publication.journal.lock.check()  # else all this is somebody else's by now
+        if publication.manifest is None:
+            _remove_unfinished(dest, is_shard)
         begun = [name for name in dest.names() if _is_ours(name, is_shard)]
         if not begun and not recorded_shards(dest):
             remove_journal(dest)
@@ -212,7 +239,7 @@ def _resume(
     if state.clearing:
         _clear(state, plan, state.clearing)
         return
-    _drop_partials(state)
+    _remove_unfinished(dest, state.is_shard)
     publication.reports = read_records(dest)
 
 
@@ -265,7 +292,7 @@ def _clear(state: _State, plan: Plan, names: tuple[str, ...]) -> None:
     put_plan(dest, plan, clearing=names or (MANIFEST_NAME,))
     dest.remove(MANIFEST_NAME)
     dest.remove_all(list(names))
-    _drop_partials(state)
+    _remove_unfinished(dest, state.is_shard)
     remove_records(dest)
     put_plan(dest, plan)
 
@@ -293,11 +320,17 @@ def _files_of_dataset(state: _State) -> tuple[str, ...]:
     )
 
 
-def _drop_partials(state: _State) -> None:
-    """Remove what killed processes were writing: files nobody sees, uploads that cost money."""
-    dest = state.dest
+def _remove_unfinished(dest: Folder, is_shard: Callable[[str], bool]) -> None:
+    """Remove what killed and lost processes were writing: hidden files, uploads that cost money.
+
+    On a local disk no worker that was started before can publish anything afterwards.
+    """
+    remove_staging(dest)
     dest.remove_all([name for name in dest.names() if _PARTIAL_OF_OURS.fullmatch(name)])
-    dest.abort_uploads(lambda name: _is_ours(name, state.is_shard))
+    try:
+        dest.abort_uploads(lambda name: _is_ours(name, is_shard))
+    except StoreError as exc:  # not everybody who may write may also list uploads
+        log.warning("%s; unfinished uploads may be left, which cost money", exc)
 
 
 def _is_ours(name: str, is_shard: Callable[[str], bool]) -> bool:

@@ -41,6 +41,7 @@ from tests.kit.datasets.foreign_tars import (
 from tests.kit.datasets.tars import END, info, members_of, tar_of
 from tests.kit.processes.shard_tool_process import group_of_processes
 from tests.kit.servers.s3 import objects, put, remove, upload
+from tests.kit.servers.uploads import begin_upload, unfinished_uploads
 from tests.kit.servers.web_server import web_server
 
 if TYPE_CHECKING:
@@ -603,6 +604,18 @@ def test_bucket_under_another_spelling_keeps_its_tars(
         assert verify(dataset, workers=1).problems == ()
         (entry,) = load_manifest(dataset).splits["train"].shards
         assert entry.url == "train-000000.tar"
+
+
+def test_upload_of_a_tar_that_somebody_else_has_begun_is_left_alone(
+    mini_dataset: Path, s3: S3, bucket: str
+) -> None:
+    upload(mini_dataset, s3, f"{bucket}/voc")
+    for name in ("train-000007.tar", "train-000007.tar.idx"):
+        begin_upload(s3, f"{bucket}/voc/{name}")
+    options: dict[str, Any] = {"storage_options": s3.storage_options, "on_existing": "overwrite"}
+    adopted([f"{bucket}/voc/train-000000.tar"], f"{bucket}/voc", **options)
+    left = [key for key, _ in unfinished_uploads(s3, f"{bucket}/voc")]
+    assert left == ["voc/train-000007.tar"]
 
 
 def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
