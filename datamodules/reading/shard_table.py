@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from shard_tool.dataset.shard_urls import folder_of
+from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import OptionError
 from shard_tool.format.manifest import ShardArrays, shard_arrays
 from shard_tool.format.tar import INDEX_SUFFIX
@@ -206,7 +206,7 @@ class _Whereabouts:
         return Files(numbers, np.array(files, dtype=np.bytes_))
 
     def _number_of(self, link: str, root: int) -> int:
-        folder, _ = folder_of(link, self._roots[root])
+        folder, _ = locate_shard(link, self._roots[root])
         if folder is self._roots[root]:
             return root
         self.folders.append(folder)

@@ -34,7 +34,7 @@ from shard_tool.dataset.publication import BAD_RECORDS_NAME
 from shard_tool.errors import OptionError
 from shard_tool.sources.voc.named import archives_folder, download_archives, wanted_archives
 from shard_tool.storage.location import Folder
-from shard_tool.tasks.engines import start_early
+from shard_tool.tasks.local_processes import start_early
 from shard_tool.units import human_bytes, parse_size
 
 if TYPE_CHECKING:

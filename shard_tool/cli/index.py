@@ -23,13 +23,13 @@ from shard_tool.cli.options import (
     storage_options,
 )
 from shard_tool.cli.progress import progress
-from shard_tool.dataset.index import AdoptOptions, adopt
+from shard_tool.dataset.index import IndexOptions, index_tars
 from shard_tool.dataset.scan import printable
 from shard_tool.storage.location import Folder
 from shard_tool.units import human_bytes
 
 if TYPE_CHECKING:
-    from shard_tool.dataset.index import AdoptProgress, AdoptReport
+    from shard_tool.dataset.index import IndexProgress, IndexReport
 
 
 class AdoptedTask(StrEnum):
@@ -68,7 +68,7 @@ def index_command(
 
     DEST gets a manifest and indexes; the tars stay where they are.
     """
-    options = AdoptOptions(
+    options = IndexOptions(
         shards=tuple(shards),
         dest=dest,
         split=split,
@@ -82,18 +82,18 @@ def index_command(
     try:
         with progress("indexing", unit="shards") as advance:
 
-            def show(at: AdoptProgress) -> None:
+            def show(at: IndexProgress) -> None:
                 note = f"{at.samples} samples, {human_bytes(at.num_bytes)}"
                 advance(at.shards, at.total_shards, note, num_bytes=at.num_bytes)
 
-            report = adopt(options, on_progress=show)
+            report = index_tars(options, on_progress=show)
     except KeyboardInterrupt:
         say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise
     _print_report(report, dest, format_)
 
 
-def _print_report(report: AdoptReport, dest: str, format_: Format) -> None:
+def _print_report(report: IndexReport, dest: str, format_: Format) -> None:
     folder, manifest = Folder(dest), report.manifest
     if format_ is Format.json:
         print_json(

@@ -93,6 +93,10 @@ def convert(
     names = {name for _, name in plan.shard_names()}
     if options.on_existing == "overwrite":
         check_nobody_else_s(dest, names)
+    if dest.is_of_one_process and options.engine != LOCAL:
+        problem = f"workers of {options.engine} cannot write into this process's memory"
+        raise OptionError(str(dest), problem, "choose another DEST")
+    workers = 1 if dest.is_of_one_process else min(options.workers, max(1, plan.num_shards))
     making = publishing(
         dest,
         identity(options, plan),
@@ -100,15 +104,11 @@ def convert(
         on_existing=options.on_existing,
         is_shard=lambda name: name in names or _is_of_splits(name, plan),
         of_manifest=identity_of_manifest,
+        pool=open_pool(options.engine, workers),
     )
-    if dest.is_of_one_process and options.engine != LOCAL:
-        problem = f"workers of {options.engine} cannot write into this process's memory"
-        raise OptionError(str(dest), problem, "choose another DEST")
-    workers = 1 if dest.is_of_one_process else min(options.workers, max(1, plan.num_shards))
-    # Open the pool first: if a cluster does not answer, nothing must have been deleted.
-    with open_pool(options.engine, workers) as pool, making as publication:
+    with making as publication:
         if publication.manifest is None:
-            results = _convert(pool, options, plan, publication, on_progress)
+            results = _convert(publication.pool, options, plan, publication, on_progress)
             manifest, bad_records = results.committed, results.bad_records()
             num_kept = results.num_kept
         else:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from shard_tool.convert.plan import ShardTask
-    from shard_tool.dataset.publication import Journal
+    from shard_tool.dataset.journal import Journal
     from shard_tool.pictures.reencode import Reencoding
     from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.voc.record import BuiltSample, Record
@@ -74,8 +74,7 @@ def _is_as_recorded(folder: Folder, known: dict[str, Any]) -> bool:
 
 
 def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
-    dest, counts, bad_records = job.journal.folder, SplitCounts(job.task), list[dict[str, str]]()
-    digests: list[str] = []
+    counts, bad_records, digests = SplitCounts(job.task), list[dict[str, str]](), list[str]()
 
     def bad(record: Record, exc: DataError) -> None:
         if not job.skip:
@@ -83,9 +82,8 @@ def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
         error = f"{exc.place}: {exc.problem}"  # without the hint, which is to skip the record
         bad_records.append({"split": task.split, "key": record.key, "error": error})
 
-    job.journal.check()
     built = _built(job, task, bad)
-    with suppress(_NothingToPublishError), dest.publish(task.shard_name) as file:
+    with suppress(_NothingToPublishError), job.journal.publish(task.shard_name) as file:
         writer = ShardWriter(file)
         for record, contents, sample in built:
             writer.write(record.key, sample.members)
@@ -104,7 +102,7 @@ def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
     }
     if written.num_samples:
         index = written.index.to_bytes()
-        dest.put(task.shard_name + INDEX_SUFFIX, index)
+        job.journal.put(task.shard_name + INDEX_SUFFIX, index)
         report["sizes"] = {
             task.shard_name: written.num_bytes,
             task.shard_name + INDEX_SUFFIX: len(index),

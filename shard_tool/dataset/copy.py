@@ -16,11 +16,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from shard_tool.dataset.copy_task import CopyJob, copy_shard, index_bytes, is_recorded, objects_of
 from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import (
     BAD_RECORDS_NAME,
@@ -28,27 +28,22 @@ from shard_tool.dataset.publication import (
     check_nobody_else_s,
     publishing,
 )
-from shard_tool.dataset.shard_urls import folder_of, spelled, where_seen
-from shard_tool.errors import ObjectMissing, OptionError, ShardError, StoreError
+from shard_tool.dataset.shard_urls import find_same_folder, locate_shard, with_usual_protocol
+from shard_tool.errors import ObjectMissing, OptionError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, encode_manifest, parse_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.storage.location import JOURNAL_NAME, Folder, load_manifest
-from shard_tool.storage.ranges import ObjectReplacedError
 from shard_tool.tasks.engines import LOCAL, check_engine
 from shard_tool.tasks.pool import open_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from shard_tool.dataset.publication import Journal, Publication
+    from shard_tool.dataset.publication import Publication
     from shard_tool.format.manifest import Manifest, ShardEntry
-    from shard_tool.storage.location import StoredObject
-    from shard_tool.tasks.pool import Pool
 
 _TIMES = 3
-"""Times an object elsewhere is fetched before its bytes are called wrong."""
-_PART_BYTES = 1 << 20
-_HINT = "put the original there (`shard-tool verify SRC` finds all such)"
+"""Times what has no digest is read until two readings agree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +173,7 @@ def copy_dataset(
     plan = plan or plan_copy(options)
     source, dest = options.source_folder, options.dest_folder
     check_disk_space(
-        dest, plan.num_bytes + sum(map(_index_bytes, plan.entries)), options.on_existing
+        dest, plan.num_bytes + sum(map(index_bytes, plan.entries)), options.on_existing
     )
     if options.on_existing == "overwrite":
         _check_nothing_is_lost(source, dest, plan.entries)
@@ -190,13 +185,12 @@ def copy_dataset(
         on_existing=options.on_existing,
         is_shard=names.__contains__,
         of_manifest=lambda manifest: _identity(manifest, _read_alike(dest, MANIFEST_NAME)),
+        pool=open_pool(options.engine, _workers(options, plan)),
     )
-    with ExitStack() as stack:  # the pool is there before anything is cleared
-        pool = stack.enter_context(open_pool(options.engine, _workers(options, plan)))
-        with making as publication, stack.pop_all():  # and has ended before the lock is given up
-            num_kept = len(plan.entries)
-            if publication.manifest is None:
-                num_kept = _copy(options, plan, publication, pool, on_progress)
+    with making as publication:
+        num_kept = len(plan.entries)
+        if publication.manifest is None:
+            num_kept = _copy(options, plan, publication, on_progress)
     seconds = time.monotonic() - began
     return CopyReport(manifest=plan.manifest, seconds=seconds, num_kept_shards=num_kept)
 
@@ -205,13 +199,12 @@ def _copy(
     options: CopyOptions,
     plan: CopyPlan,
     publication: Publication,
-    pool: Pool,
     on_progress: Callable[[CopyProgress], None] | None,
 ) -> int:
     """Bring over what is not there yet, and commit; how many shards were there."""
     source, dest = options.source_folder, publication.journal.folder
     shards = num_bytes = num_kept = 0
-    for entry, is_kept in _copied(source, plan, publication, pool):
+    for entry, is_kept in _copied(source, plan, publication):
         shards, num_bytes = shards + 1, num_bytes + entry.num_bytes
         num_kept += is_kept
         if on_progress:
@@ -297,8 +290,8 @@ def _not_apart(source: Folder, dest: Folder, *, is_source: bool) -> OptionError:
 
 def _folders_of(source: Folder, entries: Sequence[ShardEntry]) -> list[Folder]:
     """The source's folder, and each in which adopted shards of it lie."""
-    links = {entry.url.rpartition("/")[0]: entry.url for entry in entries if entry.url is not None}
-    return [source, *(folder_of(link, source)[0] for link in links.values())]
+    urls = {entry.url.rpartition("/")[0]: entry.url for entry in entries if entry.url is not None}
+    return [source, *(locate_shard(url, source)[0] for url in urls.values())]
 
 
 def _is_same(one: Folder, other: Folder) -> bool:
@@ -313,7 +306,7 @@ def _is_same(one: Folder, other: Folder) -> bool:
 
 
 def _spelled(folder: Folder) -> tuple[str, str, Any]:
-    protocol, _, path = spelled(str(folder)).partition("://")
+    protocol, _, path = with_usual_protocol(str(folder)).partition("://")
     return protocol, path.rstrip("/"), folder.options.get("endpoint_url")
 
 
@@ -327,41 +320,19 @@ def _check_nothing_is_lost(source: Folder, dest: Folder, entries: Sequence[Shard
     if not (names := set(dest.names())):
         return
     check_nobody_else_s(dest, [entry.name for entry in entries])
-    if (folder := where_seen(dest, _folders_of(source, entries))) is not None:
+    if (folder := find_same_folder(dest, _folders_of(source, entries))) is not None:
         raise _not_apart(source, dest, is_source=folder is source)
     if (root := dest.local) is None:
         return
     root = Path(os.path.realpath(root))
     there = [entry for entry in entries if {entry.name, entry.name + INDEX_SUFFIX} & names]
-    for item in (item for entry in there for item in _objects_of(source, entry)):
+    for item in (item for entry in there for item in objects_of(source, entry)):
         path = item.source.local
         if path is not None and Path(os.path.realpath(path)).parent == root:
             raise OptionError("DEST", f"'{dest}' is where {item.source} links to", "give another")
 
 
 # Tasks --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What every task needs to know; travels to workers."""
-
-    source: Folder
-    journal: Journal
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    """One object to copy, and what it must be."""
-
-    source: StoredObject
-    name: str
-    num_bytes: int
-    sha256: str
-
-
-class _WrongBytesError(ShardError):
-    """What came is not what the manifest says."""
 
 
 def _workers(options: CopyOptions, plan: CopyPlan) -> int:
@@ -383,132 +354,20 @@ def _workers(options: CopyOptions, plan: CopyPlan) -> int:
 
 
 def _copied(
-    source: Folder, plan: CopyPlan, publication: Publication, pool: Pool
+    source: Folder, plan: CopyPlan, publication: Publication
 ) -> Iterator[tuple[ShardEntry, bool]]:
     """(shard, whether it was there before), as they are there."""
     reports, dest = publication.reports, publication.journal.folder
-    job = _Job(source, publication.journal)
+    job = CopyJob(source, publication.journal)
     left: list[ShardEntry] = []
     for entry in plan.entries:
         # What storage elsewhere holds is what was put there; a disk may have lost power meanwhile.
-        if dest.local is None and _is_recorded(entry, reports.get(entry.name)):
+        if dest.local is None and is_recorded(entry, reports.get(entry.name)):
             yield entry, True
         else:
             left.append(entry)
     tasks = ((job, entry, reports.get(entry.name)) for entry in left)
-    for number, is_kept in pool.run(_copy_shard, tasks, label=lambda _, entry, __: entry.name):
+    for number, is_kept in publication.pool.run(
+        copy_shard, tasks, label=lambda _, entry, __: entry.name
+    ):
         yield left[number], is_kept
-
-
-def _copy_shard(job: _Job, entry: ShardEntry, known: dict[str, Any] | None) -> bool:
-    """Copy one shard and its index. Runs in a worker; depends on its arguments alone.
-
-    Args:
-        job: What all tasks share.
-        entry: The shard.
-        known: What an earlier run recorded of it, on a local disk.
-
-    Returns:
-        Whether it was there already.
-    """
-    dest, objects = job.journal.folder, _objects_of(job.source, entry)
-    if _is_recorded(entry, known) and all(_is_whole(dest, item) for item in objects):
-        return True
-    job.journal.check()
-    for item in objects:
-        _copy_object(item, dest)
-    job.journal.record(entry.name, _report(entry))
-    return False
-
-
-def _objects_of(source: Folder, entry: ShardEntry) -> tuple[_Object, _Object]:
-    """A shard, wherever it lies, and its index."""
-    folder, name = (source, entry.name) if entry.url is None else folder_of(entry.url, source)
-    shard = folder.object(name)
-    index_name = entry.name + INDEX_SUFFIX
-    index = source.object(index_name)
-    return (
-        _Object(shard, entry.name, entry.num_bytes, entry.sha256),
-        _Object(index, index_name, _index_bytes(entry), entry.index_sha256),
-    )
-
-
-def _index_bytes(entry: ShardEntry) -> int:
-    return 8 + 12 * entry.num_samples
-
-
-def _report(entry: ShardEntry) -> dict[str, Any]:
-    """What is recorded of a shard that is there."""
-    sizes = {entry.name: entry.num_bytes, entry.name + INDEX_SUFFIX: _index_bytes(entry)}
-    return {"sizes": sizes, "sha256": entry.sha256, "index_sha256": entry.index_sha256}
-
-
-def _is_recorded(entry: ShardEntry, known: dict[str, Any] | None) -> bool:
-    """Whether that very shard was recorded, and by a copy."""
-    return known == _report(entry)
-
-
-def _is_whole(folder: Folder, item: _Object) -> bool:
-    """Whether a local file still has the bytes that were written there."""
-    assert folder.local is not None
-    try:
-        with (folder.local / item.name).open("rb", buffering=0) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
-    except OSError:  # it is written again, and whatever is in the way of that is told then
-        return False
-
-
-def _copy_object(item: _Object, dest: Folder) -> None:
-    """Publish one object, once its bytes are what they must be.
-
-    Raises:
-        ShardError: They are not, however often they are fetched; a local file is read once.
-        StoreError: The storage on one side failed.
-    """
-    is_local = item.source.local is not None
-    for attempt in range(1, _TIMES + 1):
-        try:
-            with dest.publish(item.name) as file:
-                for part in _checked_parts(item):
-                    file.write(part)
-        except (_WrongBytesError, ObjectReplacedError) as exc:
-            if is_local or attempt == _TIMES:
-                problem = exc.problem if is_local else f"{exc.problem} ({_TIMES} times)"
-                raise ShardError(exc.place, problem, _HINT) from exc
-        else:
-            return
-
-
-def _checked_parts(item: _Object) -> Iterator[bytes]:
-    """The bytes of an object in parts; an error at the end where they are not the right ones."""
-    place, sha = item.source.place, hashlib.sha256()
-    path, num_bytes = item.source.local, 0
-    if path is None:
-        parts = item.source.read_parts(0, item.num_bytes, num_bytes=item.num_bytes)
-    else:
-        _check_size(item, item.source.num_bytes())
-        parts = _local_parts(path, place)
-    for part in parts:
-        sha.update(part)
-        num_bytes += len(part)
-        yield part
-    _check_size(item, num_bytes)
-    if sha.hexdigest() != item.sha256:
-        problem = f"sha256 {sha.hexdigest()}, the manifest says {item.sha256}"
-        raise _WrongBytesError(place, problem)
-
-
-def _check_size(item: _Object, found: int) -> None:
-    if found != item.num_bytes:
-        problem = f"{found} bytes, the manifest says {item.num_bytes}"
-        raise _WrongBytesError(item.source.place, problem)
-
-
-def _local_parts(path: Path, place: str) -> Iterator[bytes]:
-    try:
-        with path.open("rb", buffering=0) as file:
-            while part := file.read(_PART_BYTES):
-                yield part
-    except OSError as exc:  # not the destination's, for which `publish` would take it
-        problem = f"cannot be read: {exc.strerror or type(exc).__name__}"
-        raise StoreError(place, problem) from exc

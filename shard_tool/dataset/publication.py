@@ -1,32 +1,44 @@
 """A dataset while it is being made: locked by one process, resumable by shards, seen at the end.
 
-What is made becomes a dataset by its manifest, which is put last. Until then ``DEST/.conversion``
-holds a journal: the plan, which decides whether a later run may go on, and for each finished shard
-what was found out while writing it. Every object is published whole, so whatever moment a process
-is killed at, the journal tells the truth: a shard it names is there, one it does not name is made
-again. The journal goes when the manifest is there.
+What is made becomes a dataset by its manifest, which is put last. Until then a journal tells what
+is finished (`journal`).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from shard_tool.dataset.journal import (
+    Journal,
+    make_staging,
+    put_plan,
+    read_plan,
+    read_records,
+    recorded_shards,
+    remove_journal,
+    remove_records,
+    remove_staging,
+)
 from shard_tool.dataset.writer_lock import hold_writer_lock
-from shard_tool.errors import ObjectExists, ObjectMissing, ShardToolError, StoreError
+from shard_tool.errors import ObjectExists, ShardToolError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, Manifest, encode_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, load_manifest
 
 if TYPE_CHECKING:
-    from shard_tool.dataset.writer_lock import WriterLock
-    from shard_tool.storage.location import Folder
+    from contextlib import AbstractContextManager
 
-PLAN_NAME = "plan.json"
+    from shard_tool.storage.location import Folder
+    from shard_tool.tasks.pool import Pool
+
+log = logging.getLogger(__name__)
+
 BAD_RECORDS_NAME = "bad_records.jsonl"
 
 OnExisting = Literal["fail", "resume", "overwrite"]
@@ -37,8 +49,6 @@ _PARTIAL_OF_OURS = re.compile(
     rf"\.(?:{_SHARD_LIKE.pattern}(?:\{INDEX_SUFFIX})?|{MANIFEST_NAME}|{BAD_RECORDS_NAME})"
     rf"{PARTIAL}\w+"
 )
-_READ_AT_A_TIME = 4096
-"""Records of a journal that are read together."""
 
 UNTOLD, UNTOLD_END = ("made by",), "'s files"
 """Names of a plan that a finished dataset's manifest tells nothing of."""
@@ -46,45 +56,25 @@ Plan = Mapping[str, Any]
 """What decides the bytes of a dataset: readable names to plain values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """What workers write down; a small value that travels to them."""
-
-    folder: Folder
-    """The dataset's."""
-    lock: WriterLock
-
-    def check(self) -> None:
-        """Make sure that nobody else has taken over.
-
-        Raises:
-            StoreError: Somebody has.
-        """
-        self.lock.check()
-
-    def record(self, name: str, report: Mapping[str, Any]) -> None:
-        """Note that a shard and its index are there.
-
-        Args:
-            name: The shard's.
-            report: What a later run needs to know of it, as JSON; ``sizes`` has the bytes of each
-                object that was published for it.
-        """
-        self.folder.child(JOURNAL_NAME).put(f"{name}.json", json.dumps(report).encode())
-
-
 @dataclass(slots=True)
 class Publication:
     """A dataset that is being made."""
 
     journal: Journal
+    pool: Pool
+    """Where its tasks run; ends before the folder is given up."""
+    is_shard: Callable[[str], bool]
+    """Whether a name is that of a shard that is being made."""
     manifest: Manifest | None = None
     """The dataset, where it turned out to be finished already."""
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Finished shards to what was recorded of them."""
 
     def commit(self, manifest: Manifest, content: bytes | None = None) -> None:
-        """Make the dataset visible.
+        """Make the dataset visible; no task may run any more.
+
+        What lost workers left is removed before. So the dataset holds what the manifest names, and
+        nothing of what was unfinished.
 
         Args:
             manifest: What describes it.
@@ -94,10 +84,11 @@ class Publication:
             StoreError: Storage failed, or somebody else has taken over.
         """
         folder = self.journal.folder
-        self.journal.check()
+        self.journal.lock.check()
+        _remove_unfinished(folder, self.is_shard)
         with folder.publish(MANIFEST_NAME) as file:
             file.write(encode_manifest(manifest) if content is None else content)
-        _drop_journal(folder)
+        remove_journal(folder)
 
 
 @contextmanager
@@ -109,6 +100,7 @@ def publishing(
     on_existing: OnExisting,
     is_shard: Callable[[str], bool],
     of_manifest: Callable[[Manifest], Plan],
+    pool: AbstractContextManager[Pool],
 ) -> Iterator[Publication]:
     """Lock a folder and make it ready: empty, or with what an earlier run of this plan finished.
 
@@ -120,6 +112,8 @@ def publishing(
         is_shard: Whether a shard of this name is one of those that are being made. Without a
             manifest to tell, nothing else is ever taken away.
         of_manifest: The part of a plan that a finished dataset tells, to compare with `plan`.
+        pool: Opened before anything is touched: a cluster that does not answer takes nothing away.
+            Ends before the folder is given up: no task of this run may meet another run's.
 
     Yields:
         What to make it through. Leaving the block without `commit` leaves everything as it is.
@@ -130,31 +124,40 @@ def publishing(
         StoreError: Storage failed.
     """
     plan = {"made by": verb, **plan}
-    with hold_writer_lock(dest) as lock:
-        publication = Publication(Journal(dest, lock))
-        state = _State.of(dest, verb, is_shard)
-        if state.is_empty:
-            _put_plan(dest, plan)
-        elif on_existing == "overwrite":
-            _clear(state, plan, state.clearing or _files_of_dataset(state))
-        elif on_existing == "fail":
-            raise state.refusal()
-        else:
-            _resume(publication, plan, state, of_manifest)
-        try:
-            yield publication
-        except BaseException:
-            _leave_nothing(dest, lock, is_shard)
-            raise
+    with ExitStack() as stack:
+        its_pool = stack.enter_context(pool)
+        with hold_writer_lock(dest) as lock:
+            publication = Publication(Journal(dest, lock), its_pool, is_shard)
+            state = _State.of(dest, verb, is_shard)
+            if state.is_empty:
+                put_plan(dest, plan)
+            elif on_existing == "overwrite":
+                _clear(state, plan, state.clearing or _files_of_dataset(state))
+            elif on_existing == "fail":
+                raise state.refusal()
+            else:
+                _resume(publication, plan, state, of_manifest)
+            try:
+                with stack.pop_all():
+                    if publication.manifest is None:
+                        staging = make_staging(dest)
+                        publication.journal = replace(publication.journal, staging=staging)
+                    yield publication
+            except BaseException:
+                _clean_up(publication)
+                raise
 
 
-def _leave_nothing(dest: Folder, lock: WriterLock, is_shard: Callable[[str], bool]) -> None:
-    """Take the journal of a run away that failed before it finished a shard."""
-    with suppress(ShardToolError):  # what went wrong is told already
-        lock.check()  # else the journal is somebody else's by now
+def _clean_up(publication: Publication) -> None:
+    """Remove what a run that failed leaves unfinished, and its journal if it finished no shard."""
+    dest, is_shard = publication.journal.folder, publication.is_shard
+    with suppress(ShardToolError):  # the user is told what went wrong before
+        publication.journal.lock.check()  # else all this is somebody else's by now
+        if publication.manifest is None:
+            _remove_unfinished(dest, is_shard)
         begun = [name for name in dest.names() if _is_ours(name, is_shard)]
-        if not begun and not any(map(_is_record, dest.child(JOURNAL_NAME).names())):
-            _drop_journal(dest)
+        if not begun and not recorded_shards(dest):
+            remove_journal(dest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,7 @@ class _State:
         """Look."""
         names = dest.names()
         partial = {name for name in names if _PARTIAL_OF_OURS.fullmatch(name)}
-        document = _read_plan(dest) if JOURNAL_NAME in names else {}
+        document = read_plan(dest) if JOURNAL_NAME in names else {}
         left = tuple(name for name in names if name != JOURNAL_NAME and name not in partial)
         clearing = tuple(document.get("clearing", ()))
         return cls(dest, verb, left, document.get("plan"), clearing, bool(partial), is_shard)
@@ -227,7 +230,7 @@ def _resume(
             plan = {name: v for name, v in plan.items() if not name.endswith(UNTOLD_END)}
         _compare(dest, plan, then, "the dataset there was made with")
         if state.plan is not None:
-            _drop_journal(dest)  # killed between the manifest and this
+            remove_journal(dest)  # killed between the manifest and this
         publication.manifest = manifest
         return
     if state.plan is None:
@@ -236,8 +239,8 @@ def _resume(
     if state.clearing:
         _clear(state, plan, state.clearing)
         return
-    _drop_partials(state)
-    publication.reports = _finished(dest)
+    _remove_unfinished(dest, state.is_shard)
+    publication.reports = read_records(dest)
 
 
 def _compare(dest: Folder, now: Plan, then: Plan, what: str) -> None:
@@ -276,64 +279,6 @@ def check_nobody_else_s(dest: Folder, shards: Collection[str]) -> None:
         raise ObjectExists(str(dest), problem, "give another DEST")
 
 
-# The journal --------------------------------------------------------------------------------
-
-
-def _put_plan(dest: Folder, plan: Plan, clearing: tuple[str, ...] = ()) -> None:
-    document = {"plan": dict(plan), **({"clearing": clearing} if clearing else {})}
-    dest.child(JOURNAL_NAME).put(PLAN_NAME, json.dumps(document, indent=1).encode())
-
-
-def _read_plan(dest: Folder) -> dict[str, Any]:
-    try:
-        content = dest.child(JOURNAL_NAME).read(PLAN_NAME)
-    except ObjectMissing:
-        return {}  # a lock alone
-    try:
-        document = json.loads(content)
-        return {"plan": dict(document["plan"]), "clearing": tuple(document.get("clearing", ()))}
-    except (ValueError, KeyError, TypeError) as exc:
-        place = dest.child(JOURNAL_NAME).place(PLAN_NAME)
-        hint = "use --on-existing overwrite to start again, or another DEST"
-        raise StoreError(place, f"is damaged: {exc}", hint) from exc
-
-
-def _finished(dest: Folder) -> dict[str, dict[str, Any]]:
-    """What was recorded of shards that are there, in the size that was recorded."""
-    journal, there = dest.child(JOURNAL_NAME), dest.sizes()
-    records = {name: size for name, size in journal.sizes().items() if _is_record(name)}
-    found: dict[str, dict[str, Any]] = {}
-    names = sorted(records)
-    for first in range(0, len(names), _READ_AT_A_TIME):
-        some = names[first : first + _READ_AT_A_TIME]
-        contents = journal.read_ranges([(name, 0, records[name]) for name in some])
-        for name, content in zip(some, contents, strict=True):
-            report = _parsed(content)
-            if report is not None and report["sizes"].items() <= there.items():
-                found[name.removesuffix(".json")] = report
-    return found
-
-
-def _parsed(content: bytes) -> dict[str, Any] | None:
-    try:
-        report = json.loads(content)
-        return report if isinstance(report["sizes"], dict) else None
-    except (ValueError, KeyError, TypeError):
-        return None  # its shard is made again
-
-
-def _drop_journal(dest: Folder) -> None:
-    """Take the journal away, the plan last: without it nobody would know what the rest is."""
-    journal = dest.child(JOURNAL_NAME)
-    journal.remove_all([name for name in journal.names() if _is_record(name)])
-    journal.remove(PLAN_NAME)
-    if (folder := journal.local) is not None:
-        for path in folder.glob(f".*{PARTIAL}*"):  # records that were never published
-            path.unlink(missing_ok=True)
-        with suppress(OSError):  # signs of life lie there where a disk has no locks
-            folder.rmdir()
-
-
 # What may be taken away ---------------------------------------------------------------------
 
 
@@ -343,13 +288,13 @@ def _clear(state: _State, plan: Plan, names: tuple[str, ...]) -> None:
     The plan names what has to go before the manifest goes; from then on nobody mistakes what is
     left for a dataset, and a resume goes on clearing.
     """
-    dest, journal = state.dest, state.dest.child(JOURNAL_NAME)
-    _put_plan(dest, plan, clearing=names or (MANIFEST_NAME,))
+    dest = state.dest
+    put_plan(dest, plan, clearing=names or (MANIFEST_NAME,))
     dest.remove(MANIFEST_NAME)
     dest.remove_all(list(names))
-    _drop_partials(state)
-    journal.remove_all([name for name in journal.names() if _is_record(name)])
-    _put_plan(dest, plan)
+    _remove_unfinished(dest, state.is_shard)
+    remove_records(dest)
+    put_plan(dest, plan)
 
 
 def _files_of_dataset(state: _State) -> tuple[str, ...]:
@@ -367,11 +312,7 @@ def _files_of_dataset(state: _State) -> tuple[str, ...]:
             problem = f"{taken[0]!r} is there, and nobody recorded it here"
             raise ObjectExists(str(state.dest), problem, "give another DEST")
         return ()
-    recorded = {
-        name.removesuffix(".json")
-        for name in state.dest.child(JOURNAL_NAME).names()
-        if _is_record(name)
-    }
+    recorded = recorded_shards(state.dest)
     return tuple(
         name
         for name in state.names
@@ -379,17 +320,19 @@ def _files_of_dataset(state: _State) -> tuple[str, ...]:
     )
 
 
-def _drop_partials(state: _State) -> None:
-    """Remove what killed processes were writing: files nobody sees, uploads that cost money."""
-    dest = state.dest
+def _remove_unfinished(dest: Folder, is_shard: Callable[[str], bool]) -> None:
+    """Remove what killed and lost processes were writing: hidden files, uploads that cost money.
+
+    On a local disk no worker that was started before can publish anything afterwards.
+    """
+    remove_staging(dest)
     dest.remove_all([name for name in dest.names() if _PARTIAL_OF_OURS.fullmatch(name)])
-    dest.abort_uploads(lambda name: _is_ours(name, state.is_shard))
+    try:
+        dest.abort_uploads(lambda name: _is_ours(name, is_shard))
+    except StoreError as exc:  # not everybody who may write may also list uploads
+        log.warning("%s; unfinished uploads may be left, which cost money", exc)
 
 
 def _is_ours(name: str, is_shard: Callable[[str], bool]) -> bool:
     is_of_shard = is_shard(name.removesuffix(INDEX_SUFFIX))
     return is_of_shard or name in {MANIFEST_NAME, BAD_RECORDS_NAME}
-
-
-def _is_record(name: str) -> bool:
-    return name.endswith(".tar.json")

@@ -1,8 +1,8 @@
-"""Where adopted shards lie: how a manifest says it, and how a reader gets there.
+"""Turns the place of a shard into the URL that a manifest holds, and finds the shard by that URL.
 
-A manifest that moves together with the shards it names must still find them, so it says where they
-lie as seen from the dataset's folder wherever that means something. It never holds a secret, and
-what is given to reach the dataset is not handed to strangers a manifest names.
+A manifest that moves together with its shards must still find them. So the URL is relative to the
+dataset's folder wherever that means something. It never holds a secret. Storage options given for
+the dataset reach another server only where the user can have meant it.
 """
 
 from __future__ import annotations
@@ -21,55 +21,62 @@ if TYPE_CHECKING:
 
 
 _ALIASES = {"s3a": "s3", "gcs": "gs"}
-"""Protocols that are another one under a second name."""
+"""Second names of protocols, and the usual ones."""
 
 
-def link_to(shard: str, dest: Folder) -> str:
-    """How the manifest of the dataset in `dest` names the shard at a path or URL.
+def url_in_manifest(shard: str, dest: Folder) -> str:
+    """The URL or path by which the manifest of the dataset in `dest` names a shard.
 
-    Relative where the shard lies below `dest`, or both lie on this machine below a common folder.
+    Args:
+        shard: A path or URL of the shard.
+        dest: The folder of the manifest.
+
+    Returns:
+        A path relative to `dest` where the shard lies below it, or where both lie on this machine
+        below a common folder. Otherwise an absolute path or a URL.
 
     Raises:
-        OptionError: A URL with a user, a password or a query, which would be read by everybody who
-            reads the manifest; or a name that is not UTF-8.
+        OptionError: The URL has a user, a password or a query, which everybody who reads the
+            manifest would see; or the name is not UTF-8.
     """
-    link = _link_to(shard, dest)
+    url = _relative_to(shard, dest)
     try:
-        link.encode()
+        url.encode()
     except UnicodeEncodeError as exc:
         raise OptionError(f"shard {shard!r}", "its name is not UTF-8", "rename it") from exc
-    if not is_shard_url(link):
+    if not is_shard_url(url):
         problem = "holds what a manifest may not show (user, password, query or fragment)"
         hint = "give a public URL; secrets go into --storage-option or the environment"
         raise OptionError(public_url(shard), problem, hint)
-    return link
+    return url
 
 
-def folder_of(link: str, dest: Folder) -> tuple[Folder, str]:
-    """The folder in which the shard lies that a manifest in `dest` names so, and its name in it.
+def locate_shard(url: str, dest: Folder) -> tuple[Folder, str]:
+    """Find the shard that a manifest in `dest` names by this URL.
 
-    The folder of a shard that lies elsewhere has the storage options of `dest` only where they can
-    be meant for it: see `options_for`.
+    Returns:
+        (the folder the shard lies in, the shard's name there). A folder elsewhere gets the storage
+        options of `dest` only where `storage_options_for` allows it.
     """
-    head, slash, name = link.rpartition("/")
-    if "://" in link:
-        return Folder(head, options_for(link, dest), dest.timeout_s), name
+    head, slash, name = url.rpartition("/")
+    if "://" in url:
+        return Folder(head, storage_options_for(url, dest), dest.timeout_s), name
     if not slash:
         return dest, name
     root = dest.local
-    if root is None and not link.startswith("/"):
+    if root is None and not url.startswith("/"):
         return dest.child(head), name
     # '/.' for the root of all, whose path would be empty without its slash
     path = os.path.realpath(Path(root or "", head)) if head else "/."
     return Folder(path, {}, dest.timeout_s), name
 
 
-def _link_to(shard: str, dest: Folder) -> str:
+def _relative_to(shard: str, dest: Folder) -> str:
     path = local_path(shard)
     if path is None:
-        shard = spelled(shard)
-        return shard.removeprefix(f"{spelled(dest.url).rstrip('/')}/")
-    # The shard itself may be a link (caches keep files so): its name stays.
+        shard = with_usual_protocol(shard)
+        return shard.removeprefix(f"{with_usual_protocol(dest.url).rstrip('/')}/")
+    # The shard itself may be a symbolic link (caches keep files so): its name stays.
     path = Path(os.path.realpath(path.parent), path.name)
     root = dest.local
     if root is None:
@@ -80,14 +87,15 @@ def _link_to(shard: str, dest: Folder) -> str:
     return os.path.relpath(path, root)
 
 
-def options_for(link: str, dest: Folder) -> Mapping[str, Any]:
-    """The options of `dest`, where the shard at `link` is of the same kind and, on the web, host.
+def storage_options_for(url: str, dest: Folder) -> Mapping[str, Any]:
+    """The storage options that a shard at `url` gets: those of `dest`, or none.
 
-    A manifest is data: it must not have a token for its own server sent to another one. Options for
-    a local dataset can only be meant for its shards.
+    It gets them where its protocol is that of `dest` and, on the web, its host as well. A manifest
+    is data: it must not make us send one server's token to another. Options given for a local
+    dataset can only be meant for its shards, so they always get them.
     """
-    protocol, _, rest = spelled(link).partition("://")
-    its_protocol, separator, its_rest = spelled(dest.url).partition("://")
+    protocol, _, rest = with_usual_protocol(url).partition("://")
+    its_protocol, separator, its_rest = with_usual_protocol(dest.url).partition("://")
     if not separator or its_protocol == "file":
         return dest.options
     is_same_host = rest.partition("/")[0] == its_rest.rpartition("@")[2].partition("/")[0]
@@ -95,42 +103,46 @@ def options_for(link: str, dest: Folder) -> Mapping[str, Any]:
     return dest.options if protocol == its_protocol and (is_same_host or not is_web) else {}
 
 
-def spelled(url: str) -> str:
-    """A URL with its protocol's usual name, whichever of two it was given.
+def with_usual_protocol(url: str) -> str:
+    """Replace a protocol's second name by the usual one.
 
-    >>> spelled("s3a://bucket/voc")
+    >>> with_usual_protocol("s3a://bucket/voc")
     's3://bucket/voc'
     """
     protocol, separator, rest = url.partition("://")
     return f"{_ALIASES.get(protocol, protocol)}://{rest}" if separator else url
 
 
-def where_seen(dest: Folder, folders: Iterable[Folder]) -> Folder | None:
-    """The first of some folders that is `dest`, whatever it is called; None: none of them is.
+def find_same_folder(dest: Folder, folders: Iterable[Folder]) -> Folder | None:
+    """Find the first of some folders that is `dest` under whatever name.
 
-    A mount, a link, a proxy or another name of a server can make two places one. So something is
-    put into `dest`, and looked for elsewhere.
+    Names do not tell: a mount, a symbolic link, a proxy or a server's second name can make two
+    places one. So this puts a small object into `dest`, looks for it in each folder, and removes
+    it.
+
+    Returns:
+        The folder; None where none of them is `dest`.
 
     Raises:
-        StoreError: Nothing can be put there.
+        StoreError: `dest` cannot be written to.
     """
     probe, content = f".{MANIFEST_NAME}{PARTIAL}{secrets.token_hex(8)}", secrets.token_bytes(16)
-    dest.put(probe, content)  # where this is killed, the next run removes it
+    dest.put(probe, content)  # a run killed here leaves it to the next run to remove
     try:
-        return next((folder for folder in folders if _is_seen(folder, probe, content)), None)
+        return next((folder for folder in folders if _has(folder, probe, content)), None)
     finally:
         dest.remove(probe)
 
 
-def _is_seen(folder: Folder, name: str, content: bytes) -> bool:
+def _has(folder: Folder, name: str, content: bytes) -> bool:
     try:
         return folder.read(name) == content
-    except StoreError:  # missing; or refused, which is what missing looks like to who may not list
+    except StoreError:  # missing, or refused: a server says that to who may not list
         return False
 
 
 def local_path(place: str) -> Path | None:
-    """The local path that a path or ``file://`` URL means; None for any other URL."""
+    """The absolute local path that a path or ``file://`` URL means; None for any other URL."""
     if place.startswith("file://"):
         return Folder(place).local
     return None if "://" in place else Path(place).absolute()

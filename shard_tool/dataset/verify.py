@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from shard_tool.dataset.scan import printable, scan_stored
-from shard_tool.dataset.shard_urls import folder_of
+from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import DataError, ShardError, StoreError
 from shard_tool.format.counts import SplitCounts
 from shard_tool.format.manifest import GENERIC
@@ -129,7 +129,9 @@ def _check_shard(
     task: str,
 ) -> _Findings:
     """Check one shard. Runs in a worker."""
-    its_folder, file = (folder, entry.name) if entry.url is None else folder_of(entry.url, folder)
+    its_folder, file = (
+        (folder, entry.name) if entry.url is None else locate_shard(entry.url, folder)
+    )
     if task == GENERIC:
         return _check_generic(folder, entry, its_folder.object(file))
     findings, place = _Findings(), its_folder.place(file)

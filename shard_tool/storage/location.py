@@ -290,24 +290,30 @@ class Folder:
         fs, path = self._fs_path()
         return abort_uploads(fs, path, str(self), self.timeout_s, is_ours=is_ours)
 
-    def put(self, name: str, content: bytes) -> None:
-        """Make or replace one small object, whole or not at all."""
+    def put(self, name: str, content: bytes, *, staging: str | None = None) -> None:
+        """Make or replace one small object, whole or not at all; `staging` as for `publish`."""
         fs, path = self._fs_path()
         if isinstance(fs, LocalFileSystem):
-            with self.publish(name) as file:
+            with self.publish(name, staging=staging) as file:
                 file.write(content)
         else:
             at = (_below(path, name), self.place(name))
             upload(fs, *at, Small(content), self.timeout_s)
 
     @contextmanager
-    def publish(self, name: str) -> Iterator[IO[bytes]]:
+    def publish(self, name: str, *, staging: str | None = None) -> Iterator[IO[bytes]]:
         """Write an object that becomes visible, whole, when the block ends without an exception.
 
         On a local disk a sibling ``.partial-`` file is renamed; elsewhere the bytes are staged in a
         temporary file, put as one object, which object stores make visible only when complete, and
         compared with what storage then says that it holds. Complete, not crash-durable: nothing is
         fsynced.
+
+        Args:
+            name: The object's.
+            staging: A folder below this one, where a file on a local disk is written until it has
+                its name. It is not made: once it is gone, nothing can be published by way of it.
+                None: this folder, which is made where it is missing.
 
         Raises:
             StoreError: The storage failed or refused until the time was up; `timeout_s`, and as
@@ -317,7 +323,8 @@ class Folder:
         is_local = isinstance(fs, LocalFileSystem)
         try:
             if is_local:
-                with _publish_local(Path(path, name)) as file:
+                folder = None if staging is None else Path(path, staging)
+                with _publish_local(Path(path, name), folder) as file:
                     yield file
                 return
             # gone with its process, except where another library must be told its name
@@ -487,10 +494,11 @@ def _list_local(folder: Path) -> list[Entry]:
 
 
 @contextmanager
-def _publish_local(path: Path) -> Iterator[IO[bytes]]:
+def _publish_local(path: Path, staging: Path | None) -> Iterator[IO[bytes]]:
     """Write a file under another name, and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{PARTIAL}{secrets.token_hex(4)}")
+    if staging is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    partial = (staging or path.parent) / f".{path.name}{PARTIAL}{secrets.token_hex(4)}"
     # The kernel applies the umask. Reading it here would change it for threads beside this one.
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

@@ -11,13 +11,10 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.tasks.engines import (
-    LOCAL,
-    check_engine,
-    dask_cluster,
-    local_processes,
-    this_process,
-)
+from shard_tool.tasks.dask_cluster import dask_cluster
+from shard_tool.tasks.engines import LOCAL, check_engine
+from shard_tool.tasks.local_processes import local_processes
+from shard_tool.tasks.this_process import this_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

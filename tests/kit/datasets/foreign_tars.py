@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from webdataset.writer import TarWriter
 
-from shard_tool.dataset.index import AdoptOptions, AdoptReport, adopt
+from shard_tool.dataset.index import IndexOptions, IndexReport, index_tars
 from tests.kit.datasets.tars import webdataset_samples
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tests.kit.datasets.tars import Records
 
 
-def adopted(shards: Iterable[object], dest: object, **options: Any) -> AdoptReport:
+def adopted(shards: Iterable[object], dest: object, **options: Any) -> IndexReport:
     """Adopt in this process, unless `workers` says otherwise."""
     names = tuple(str(shard) for shard in shards)
-    return adopt(AdoptOptions(shards=names, dest=str(dest), **({"workers": 1} | options)))
+    return index_tars(IndexOptions(shards=names, dest=str(dest), **({"workers": 1} | options)))
 
 
 def by_webdataset(path: Path, records: Records) -> Path:

@@ -61,10 +61,10 @@ def _convert_and_die(options: dict[str, Any], deed: int, when: str) -> None:
         return num_deeds - 1
 
     def around(call: Any) -> Any:
-        def wrapped(folder: Folder, *arguments: Any) -> Any:
+        def wrapped(folder: Folder, *arguments: Any, **options: Any) -> Any:
             number = counted()
             reached("before", number)
-            result = call(folder, *arguments)
+            result = call(folder, *arguments, **options)
             reached("after", number)
             return result
 
@@ -73,9 +73,9 @@ def _convert_and_die(options: dict[str, Any], deed: int, when: str) -> None:
     publish = Folder.publish
 
     @contextmanager
-    def wrapped_publish(folder: Folder, name: str) -> Iterator[Any]:
+    def wrapped_publish(folder: Folder, name: str, **options: Any) -> Iterator[Any]:
         number = counted()
-        with publish(folder, name) as file:
+        with publish(folder, name, **options) as file:
             yield file
             reached("before", number)
         reached("after", number)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.dataset import copy
+from shard_tool.dataset import copy_task
 from shard_tool.dataset.copy import CopyOptions, CopyReport, copy_dataset
-from shard_tool.dataset.index import AdoptOptions, adopt
+from shard_tool.dataset.index import IndexOptions, index_tars
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import (
     ObjectExists,
@@ -191,14 +191,18 @@ def test_manifest_of_another_release_is_copied_as_it_is(mine: Path, tmp_path: Pa
 def test_our_manifests_are_the_bytes_they_are_read_from(
     mini_dataset: Path, mini_masks: Path, source: Path, tmp_path: Path
 ) -> None:
-    adopt(AdoptOptions(shards=(f"{source}/train-*.tar",), dest=str(tmp_path / "own"), workers=1))
+    index_tars(
+        IndexOptions(shards=(f"{source}/train-*.tar",), dest=str(tmp_path / "own"), workers=1)
+    )
     for folder in (mini_dataset, mini_masks, source, tmp_path / "own"):
         content = (folder / "manifest.json").read_bytes()
         assert encode_manifest(parse_manifest(content, place="")) == content
 
 
 def test_copy_of_an_adopted_dataset_has_shards_of_its_own(source: Path, tmp_path: Path) -> None:
-    adopt(AdoptOptions(shards=(f"{source}/train-*.tar",), dest=str(tmp_path / "own"), workers=1))
+    index_tars(
+        IndexOptions(shards=(f"{source}/train-*.tar",), dest=str(tmp_path / "own"), workers=1)
+    )
     copied(tmp_path / "own", tmp_path / "copy")
     copy, own = files_of(tmp_path / "copy"), manifest_of(tmp_path / "own")
     assert copy.keys() == {"manifest.json", *NAMES[:3], *(f"{name}.idx" for name in NAMES[:3])}
@@ -401,7 +405,7 @@ def test_source_that_cannot_be_read_is_not_taken_for_a_destination_that_cannot_b
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder stands in for a file on a disk that fails: it opens no better."""
-    monkeypatch.setattr(copy, "_check_size", lambda *_: None)
+    monkeypatch.setattr(copy_task, "_check_size", lambda *_: None)
     (mine / NAMES[0]).unlink()
     (mine / NAMES[0]).mkdir()
     with pytest.raises(StoreError) as caught:
@@ -597,7 +601,7 @@ def test_shards_of_somebody_else_that_a_dataset_has_adopted_are_not_overwritten(
 ) -> None:
     for name in NAMES[:2]:
         write(tmp_path / "tars" / name, (source / name).read_bytes())
-    adopt(AdoptOptions(shards=(f"{tmp_path}/tars/*",), dest=str(tmp_path / "tars"), workers=1))
+    index_tars(IndexOptions(shards=(f"{tmp_path}/tars/*",), dest=str(tmp_path / "tars"), workers=1))
     before = files_of(tmp_path / "tars")
     with pytest.raises(ObjectExists) as caught:
         copied(source, tmp_path / "tars", on_existing="overwrite")
@@ -611,7 +615,7 @@ def test_a_scheduler_nobody_reaches_clears_nothing(
     source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied(source, tmp_path / "copy")
-    monkeypatch.setattr("shard_tool.tasks.engines._CONNECT_S", 0.3)
+    monkeypatch.setattr("shard_tool.tasks.dask_cluster._CONNECT_S", 0.3)
     with pytest.raises(ShardToolError, match="no Dask scheduler answered"):
         copied(other, tmp_path / "copy", on_existing="overwrite", engine="tcp://127.0.0.1:9")
     assert files_of(tmp_path / "copy") == files_of(source)
@@ -690,7 +694,7 @@ def test_shards_that_the_source_only_names_or_links_to_are_not_overwritten(
     mine: Path, tmp_path: Path
 ) -> None:
     before = files_of(mine)
-    adopt(AdoptOptions(shards=(f"{mine}/train-*.tar",), dest=str(tmp_path / "own"), workers=1))
+    index_tars(IndexOptions(shards=(f"{mine}/train-*.tar",), dest=str(tmp_path / "own"), workers=1))
     with pytest.raises(OptionError, match="where shards of SRC lie"):
         copied(tmp_path / "own", mine, on_existing="overwrite")
     linked = tmp_path / "linked"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.dataset.index import AdoptOptions, adopt
+from shard_tool.dataset.index import IndexOptions, index_tars
 from shard_tool.dataset.scan import scan_stored
-from shard_tool.dataset.shard_urls import folder_of, link_to, options_for
+from shard_tool.dataset.shard_urls import locate_shard, storage_options_for, url_in_manifest
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import (
     DataError,
@@ -41,6 +41,7 @@ from tests.kit.datasets.foreign_tars import (
 from tests.kit.datasets.tars import END, info, members_of, tar_of
 from tests.kit.processes.shard_tool_process import group_of_processes
 from tests.kit.servers.s3 import objects, put, remove, upload
+from tests.kit.servers.uploads import begin_upload, unfinished_uploads
 from tests.kit.servers.web_server import web_server
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def reads_noted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         read.append(shard.place)
         return scan_stored(shard, *arguments, **options)
 
-    monkeypatch.setattr("shard_tool.dataset.index.scan_stored", noted)
+    monkeypatch.setattr("shard_tool.dataset.index_task.scan_stored", noted)
     return read
 
 
@@ -437,8 +438,8 @@ def test_a_shard_is_named_as_seen_from_the_dataset_and_found_again(
     shard: str, dest: str, link: str
 ) -> None:
     folder = Folder(dest)
-    assert link_to(shard, folder) == link
-    found, name = folder_of(link, folder)
+    assert url_in_manifest(shard, folder) == link
+    found, name = locate_shard(link, folder)
     expected = shard.removeprefix("file://").replace(f"me:{SECRET}@", "")
     assert found.place(name).removeprefix("file://").replace("/./", "/") == expected
 
@@ -487,7 +488,7 @@ def test_promise_8_options_are_not_handed_to_strangers_a_manifest_names(
     dest: str, shard: str, is_given: bool
 ) -> None:
     options = {"headers": {"Authorization": SECRET}}
-    assert options_for(shard, Folder(dest, options)) == (options if is_given else {})
+    assert storage_options_for(shard, Folder(dest, options)) == (options if is_given else {})
 
 
 # The destination ------------------------------------------------------------------------------
@@ -605,6 +606,18 @@ def test_bucket_under_another_spelling_keeps_its_tars(
         assert entry.url == "train-000000.tar"
 
 
+def test_upload_of_a_tar_that_somebody_else_has_begun_is_left_alone(
+    mini_dataset: Path, s3: S3, bucket: str
+) -> None:
+    upload(mini_dataset, s3, f"{bucket}/voc")
+    for name in ("train-000007.tar", "train-000007.tar.idx"):
+        begin_upload(s3, f"{bucket}/voc/{name}")
+    options: dict[str, Any] = {"storage_options": s3.storage_options, "on_existing": "overwrite"}
+    adopted([f"{bucket}/voc/train-000000.tar"], f"{bucket}/voc", **options)
+    left = [key for key, _ in unfinished_uploads(s3, f"{bucket}/voc")]
+    assert left == ["voc/train-000007.tar"]
+
+
 def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
     mini_dataset: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -618,7 +631,7 @@ def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
     assert str(caught.value).splitlines()[:2] == [text, lines[0]]
     assert str(caught.value).splitlines()[2].startswith(lines[1])
     assert files_of(tmp_path / "voc") == before
-    monkeypatch.setattr("shard_tool.tasks.engines._CONNECT_S", 0.3)
+    monkeypatch.setattr("shard_tool.tasks.dask_cluster._CONNECT_S", 0.3)
     with pytest.raises(ShardToolError, match="no Dask scheduler answered"):
         adopted(shards, tmp_path / "voc", on_existing="overwrite", engine="tcp://127.0.0.1:9")
     assert files_of(tmp_path / "voc") == before
@@ -652,15 +665,15 @@ def test_folder_of_something_else_is_refused(shards: list[Path], tmp_path: Path)
 
 STUCK_AFTER = """
 import sys, time
-from shard_tool.dataset.index import AdoptOptions, adopt
+from shard_tool.dataset.index import IndexOptions, index_tars
 pattern, dest, workers, after = sys.argv[1:]
 def get_stuck(at):
     if at.shards == int(after):
         print("stuck", flush=True)
         time.sleep(300)
 if __name__ == "__main__":
-    options = AdoptOptions(shards=(pattern,), dest=dest, workers=int(workers))
-    adopt(options, on_progress=get_stuck)
+    options = IndexOptions(shards=(pattern,), dest=dest, workers=int(workers))
+    index_tars(options, on_progress=get_stuck)
 """
 
 
@@ -898,13 +911,13 @@ def test_verify_counts_members(shards: list[Path], tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as caught:
-        adopt(AdoptOptions(**({"shards": ("a.tar",), "dest": "out"} | options)))
+        index_tars(IndexOptions(**({"shards": ("a.tar",), "dest": "out"} | options)))
     assert str(caught.value) == message
 
 
 def test_engine_nobody_can_open_is_refused_with_the_options() -> None:
     with pytest.raises(OptionError, match="--engine: 'slurm' is no engine; give 'local'"):
-        AdoptOptions(shards=("a.tar",), dest="out", engine="slurm")
+        IndexOptions(shards=("a.tar",), dest="out", engine="slurm")
 
 
 def test_manifest_of_a_conversion_says_nothing_of_adoption(

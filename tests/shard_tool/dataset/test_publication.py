@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shard_tool import ConvertOptions, convert
 from shard_tool.convert.run import prepare
-from shard_tool.dataset.index import AdoptOptions, adopt
-from shard_tool.dataset.writer_lock import WriterLock
-from shard_tool.errors import ObjectExists, SourceError, StoreError
+from shard_tool.dataset.index import IndexOptions, index_tars
+from shard_tool.dataset.publication import publishing
+from shard_tool.dataset.writer_lock import WriterLock, hold_writer_lock
+from shard_tool.errors import ObjectBusy, ObjectExists, SourceError, StoreError
 from shard_tool.release import RELEASE
+from shard_tool.storage.location import Folder, load_manifest
 from tests.kit.datasets.converted import converted, files_of, manifest_of
 from tests.kit.datasets.voc_tree import jpeg, pictures, voc_tar, voc_tree, write
 from tests.kit.processes.killed import killed_conversion
@@ -21,6 +24,7 @@ from tests.kit.processes.shard_tool_process import shard_tool
 from tests.kit.servers.web_server import web_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 JFIF = b"JFIF\0\1\1"
@@ -242,7 +246,9 @@ def test_overwriting_does_not_take_the_place_of_a_shard_the_dataset_only_adopted
     mine = (tmp_path / "out/train-000000.tar").read_bytes()
     for name in ("manifest.json", "train-000000.tar.idx"):
         (tmp_path / "out" / name).unlink()
-    adopt(AdoptOptions(shards=(f"{tmp_path}/out/train-000000.tar",), dest=str(tmp_path / "out")))
+    index_tars(
+        IndexOptions(shards=(f"{tmp_path}/out/train-000000.tar",), dest=str(tmp_path / "out"))
+    )
     with pytest.raises(ObjectExists) as caught:
         converted(tree, tmp_path / "out", on_existing="overwrite", splits=("train",))
     problem = "'train-000000.tar' is there, and is not the dataset's; give another DEST"
@@ -298,3 +304,49 @@ def test_manifest_of_a_resumed_run_counts_what_was_kept(
     report = converted(tree, unfinished, on_existing="resume", **FIRST)
     assert report.num_kept_shards == 3
     assert manifest_of(unfinished) == manifest_of(tmp_path / "undisturbed")
+
+
+def test_pool_ends_before_the_folder_is_given_up(tmp_path: Path) -> None:
+    """Else tasks of a run that failed could meet those of the next one."""
+    dest = Folder(str(tmp_path / "out"))
+    held: list[bool] = []
+
+    @contextmanager
+    def noted_pool() -> Iterator[Any]:
+        try:
+            yield None
+        finally:
+            with suppress(ObjectBusy), hold_writer_lock(dest):
+                held.append(False)
+            held.append(True)
+
+    with (
+        pytest.raises(LookupError),
+        publishing(
+            dest,
+            {},
+            verb="convert",
+            on_existing="fail",
+            is_shard=lambda _: False,
+            of_manifest=lambda _: {},
+            pool=noted_pool(),
+        ),
+    ):
+        raise LookupError
+    assert held == [True]
+
+
+def test_store_that_lists_no_uploads_does_not_keep_a_dataset_from_being_finished(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may put objects may not always list uploads."""
+
+    def refused(folder: Folder, is_ours: Any) -> int:
+        raise StoreError(str(folder), "access refused")
+
+    monkeypatch.setattr(Folder, "abort_uploads", refused)
+    converted(tree, tmp_path / "out")
+    load_manifest(Folder(str(tmp_path / "out")))
+    assert caplog.messages == [
+        f"{tmp_path}/out: access refused; unfinished uploads may be left, which cost money"
+    ]

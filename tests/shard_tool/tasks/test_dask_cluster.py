@@ -12,7 +12,7 @@ import pytest
 from shard_tool.errors import BoxError, ShardToolError
 from shard_tool.release import RELEASE
 from shard_tool.storage.location import Folder
-from shard_tool.tasks import engines
+from shard_tool.tasks import dask_cluster as engine
 from shard_tool.tasks.pool import open_pool
 from tests.kit.processes.pool_tasks import (
     be_killed,
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 SECRET = "s3cr3t-k3y"
-OTHER_RELEASE = 'import shard_tool.tasks.engines; shard_tool.tasks.engines.RELEASE = "0.0.9"'
+OTHER_RELEASE = """
+import shard_tool.tasks.dask_cluster
+shard_tool.tasks.dask_cluster.RELEASE = "0.0.9"
+"""
 NOT_INSTALLED = 'import sys; sys.modules["shard_tool"] = None'
 STOPPED = "Run out-of-band function '_stop_here'"
 ONE_DEATH_IS_ENOUGH = """
@@ -183,7 +186,7 @@ def test_a_machine_too_busy_for_a_client_is_given_time(
 
 
 def test_unreachable_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_CONNECT_S", 1.0)
+    monkeypatch.setattr(engine, "_CONNECT_S", 1.0)
     with pytest.raises(ShardToolError) as caught, open_pool("tcp://127.0.0.1:1", workers=1):
         pass
     assert str(caught.value) == (
@@ -202,7 +205,7 @@ def test_tls_without_certificates_is_an_error_of_ours() -> None:
 def test_cluster_without_workers_is_waited_for_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engines, "_WORKERS_S", 1.0)
+    monkeypatch.setattr(engine, "_WORKERS_S", 1.0)
     with (
         dask_cluster(tmp_path, workers=0) as cluster,
         pytest.raises(ShardToolError) as caught,
@@ -219,7 +222,7 @@ def test_cluster_without_workers_is_waited_for_but_not_for_ever(
 def test_cluster_that_loses_all_workers_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "_WORKERS_S", 1.0)
+    monkeypatch.setattr(engine, "_WORKERS_S", 1.0)
     with dask_cluster(tmp_path / "dask") as cluster, open_pool(cluster.address, 1) as pool:
         run = pool.run(wait_for_go, ((number, tmp_path) for number in range(10)))
         kill_when_at_work(tmp_path, cluster, cluster.pids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shard_tool.errors import BoxError, OptionError, ShardToolError
+from shard_tool.tasks import local_processes
 from shard_tool.tasks.pool import open_pool
 from tests.kit.processes.pool_tasks import (
     be_killed,
@@ -97,6 +99,12 @@ def test_tasks_are_drawn_when_there_is_room(workers: int, most: int) -> None:
         for got, _ in enumerate(pool.run(square, tasks()), start=1):
             assert got <= drawn < got + most
     assert drawn == 40
+
+
+@pytest.mark.parametrize("name", local_processes._PRELOADED)
+def test_fork_server_preloads_modules_that_exist(name: str) -> None:
+    """It passes over a name it cannot import, and each worker imports the module by itself."""
+    importlib.import_module(name)
 
 
 # What goes wrong -------------------------------------------------------------------------------

@@ -1,0 +1,161 @@
+"""Copies one shard and its index, and checks every byte on the way: what a worker does."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shard_tool.dataset.shard_urls import locate_shard
+from shard_tool.errors import ShardError, StoreError
+from shard_tool.format.tar import INDEX_SUFFIX
+from shard_tool.storage.ranges import ObjectReplacedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from shard_tool.dataset.journal import Journal
+    from shard_tool.format.manifest import ShardEntry
+    from shard_tool.storage.location import Folder, StoredObject
+
+_TIMES = 3
+"""Times an object elsewhere is fetched before its bytes are called wrong."""
+_PART_BYTES = 1 << 20
+_HINT = "put the original there (`shard-tool verify SRC` finds all such)"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyJob:
+    """What every task needs to know; travels to workers."""
+
+    source: Folder
+    journal: Journal
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One object to copy, and what it must be."""
+
+    source: StoredObject
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class _WrongBytesError(ShardError):
+    """What came is not what the manifest says."""
+
+
+def copy_shard(job: CopyJob, entry: ShardEntry, known: dict[str, Any] | None) -> bool:
+    """Copy one shard and its index. Runs in a worker; depends on its arguments alone.
+
+    Args:
+        job: What all tasks share.
+        entry: The shard.
+        known: What an earlier run recorded of it, on a local disk.
+
+    Returns:
+        Whether it was there already.
+    """
+    dest, objects = job.journal.folder, objects_of(job.source, entry)
+    if is_recorded(entry, known) and all(_is_whole(dest, item) for item in objects):
+        return True
+    for item in objects:
+        _copy_object(item, job.journal)
+    job.journal.record(entry.name, _report(entry))
+    return False
+
+
+def objects_of(source: Folder, entry: ShardEntry) -> tuple[_Object, _Object]:
+    """A shard, wherever it lies, and its index."""
+    folder, name = (source, entry.name) if entry.url is None else locate_shard(entry.url, source)
+    shard = folder.object(name)
+    index_name = entry.name + INDEX_SUFFIX
+    index = source.object(index_name)
+    return (
+        _Object(shard, entry.name, entry.num_bytes, entry.sha256),
+        _Object(index, index_name, index_bytes(entry), entry.index_sha256),
+    )
+
+
+def index_bytes(entry: ShardEntry) -> int:
+    """How long the index of a shard is."""
+    return 8 + 12 * entry.num_samples
+
+
+def _report(entry: ShardEntry) -> dict[str, Any]:
+    """What is recorded of a shard that is there."""
+    sizes = {entry.name: entry.num_bytes, entry.name + INDEX_SUFFIX: index_bytes(entry)}
+    return {"sizes": sizes, "sha256": entry.sha256, "index_sha256": entry.index_sha256}
+
+
+def is_recorded(entry: ShardEntry, known: dict[str, Any] | None) -> bool:
+    """Whether that very shard was recorded, and by a copy."""
+    return known == _report(entry)
+
+
+def _is_whole(folder: Folder, item: _Object) -> bool:
+    """Whether a local file still has the bytes that were written there."""
+    assert folder.local is not None
+    try:
+        with (folder.local / item.name).open("rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
+    except OSError:  # it is written again, and whatever is in the way of that is told then
+        return False
+
+
+def _copy_object(item: _Object, journal: Journal) -> None:
+    """Publish one object, once its bytes are what they must be.
+
+    Raises:
+        ShardError: They are not, however often they are fetched; a local file is read once.
+        StoreError: The storage on one side failed.
+    """
+    is_local = item.source.local is not None
+    for attempt in range(1, _TIMES + 1):
+        try:
+            with journal.publish(item.name) as file:
+                for part in _checked_parts(item):
+                    file.write(part)
+        except (_WrongBytesError, ObjectReplacedError) as exc:
+            if is_local or attempt == _TIMES:
+                problem = exc.problem if is_local else f"{exc.problem} ({_TIMES} times)"
+                raise ShardError(exc.place, problem, _HINT) from exc
+        else:
+            return
+
+
+def _checked_parts(item: _Object) -> Iterator[bytes]:
+    """The bytes of an object in parts; an error at the end where they are not the right ones."""
+    place, sha = item.source.place, hashlib.sha256()
+    path, num_bytes = item.source.local, 0
+    if path is None:
+        parts = item.source.read_parts(0, item.num_bytes, num_bytes=item.num_bytes)
+    else:
+        _check_size(item, item.source.num_bytes())
+        parts = _local_parts(path, place)
+    for part in parts:
+        sha.update(part)
+        num_bytes += len(part)
+        yield part
+    _check_size(item, num_bytes)
+    if sha.hexdigest() != item.sha256:
+        problem = f"sha256 {sha.hexdigest()}, the manifest says {item.sha256}"
+        raise _WrongBytesError(place, problem)
+
+
+def _check_size(item: _Object, found: int) -> None:
+    if found != item.num_bytes:
+        problem = f"{found} bytes, the manifest says {item.num_bytes}"
+        raise _WrongBytesError(item.source.place, problem)
+
+
+def _local_parts(path: Path, place: str) -> Iterator[bytes]:
+    try:
+        with path.open("rb", buffering=0) as file:
+            while part := file.read(_PART_BYTES):
+                yield part
+    except OSError as exc:  # not the destination's, for which `publish` would take it
+        problem = f"cannot be read: {exc.strerror or type(exc).__name__}"
+        raise StoreError(place, problem) from exc

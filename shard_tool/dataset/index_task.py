@@ -1,0 +1,172 @@
+"""Reads one shard, checks its samples and publishes its index: what a worker does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shard_tool.dataset.scan import ScannedShard, scan_stored
+from shard_tool.dataset.shard_urls import locate_shard
+from shard_tool.errors import DataError, ObjectMissing, ShardError
+from shard_tool.format.manifest import GENERIC
+from shard_tool.format.sample import parse_sample
+from shard_tool.format.tar import INDEX_SUFFIX
+from shard_tool.storage.ranges import ObjectReplacedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from shard_tool.dataset.journal import Journal
+    from shard_tool.storage.location import Folder, StoredObject
+
+NEEDED = {
+    GENERIC: (),
+    "detection": ("jpg", "json"),
+    "segmentation": ("jpg", "json", "class.png"),
+}
+"""Members every sample must have, by task."""
+
+_TIMES = 3
+"""Times a shard that changes while it is read is read again."""
+_MAX_PROBLEMS_OF_SHARD = 5
+"""More bad samples of one shard than this are not listed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexTask:
+    """One shard to read."""
+
+    name: str
+    """Of its entry in the manifest."""
+    url: str
+    kind: str
+    """The task its samples are for."""
+    known: dict[str, Any] | None = None
+    """What an earlier run found out, if it did."""
+
+
+def index_shard(task: IndexTask, journal: Journal) -> dict[str, Any]:
+    """Read one shard and publish its index. Runs in a worker; depends on its arguments alone.
+
+    Returns:
+        What is recorded of it; or, where it cannot be adopted, ``{"problems": [text, …]}``.
+    """
+    folder, name = locate_shard(task.url, journal.folder)
+    shard = folder.object(name)
+    checks = _Checks(task.kind, shard.place)
+    try:
+        size = shard.num_bytes()
+        version: list[int | str] = [size, *shard.version()]  # told before a byte is read
+        if task.known is not None and _is_as_recorded(task, version, journal.folder):
+            return task.known
+        scanned = _scanned(shard, size, checks)
+    except (ShardError, ObjectMissing) as exc:
+        return {"problems": [str(exc)]}
+    if checks.problems:
+        return {"problems": checks.shown_problems}
+    report = _published(task, scanned, journal) | checks.counts | {"version": version}
+    if report["num_samples"]:  # else there is nothing a later run could go on with
+        journal.record(task.name, report)
+    return report
+
+
+def _is_as_recorded(task: IndexTask, version: list[int | str], dest: Folder) -> bool:
+    """Whether a shard is that of the record; its index, too, on a disk that may have lost power."""
+    known = task.known or {}
+    if known.get("version") != version:
+        return False
+    if dest.local is None:
+        return True
+    index_sha256: str = known["index_sha256"]
+    return hashlib.sha256(dest.read(task.name + INDEX_SUFFIX)).hexdigest() == index_sha256
+
+
+def _published(task: IndexTask, scanned: ScannedShard, journal: Journal) -> dict[str, Any]:
+    index, name = scanned.index.to_bytes(), task.name + INDEX_SUFFIX
+    num_samples = len(scanned.index)
+    if num_samples:
+        journal.put(name, index)
+    return {
+        "sizes": {name: len(index)} if num_samples else {},
+        "num_samples": num_samples,
+        "num_bytes": scanned.num_bytes,
+        "sha256": scanned.sha256,
+        "index_sha256": hashlib.sha256(index).hexdigest(),
+        "members": scanned.members,
+        "num_repeated": scanned.num_repeated,
+        "has_more": scanned.has_more,
+    }
+
+
+def _scanned(shard: StoredObject, size: int, checks: _Checks) -> ScannedShard:
+    for _ in range(_TIMES - 1):
+        try:
+            return scan_stored(shard, size, on_sample=checks.check, keep=checks.kept)
+        except ObjectReplacedError:
+            checks.begin_again()
+            size = shard.num_bytes()
+    try:
+        return scan_stored(shard, size, on_sample=checks.check, keep=checks.kept)
+    except ObjectReplacedError as exc:
+        raise ShardError(exc.place, f"{exc.problem}, {_TIMES} times") from exc
+
+
+class _Checks:
+    """What samples of one shard must have for a task, and what is counted of them."""
+
+    def __init__(self, task: str, place: str) -> None:
+        self._task, self._place = task, place
+        self.kept = ("json",) if task != GENERIC else ()
+        """Extensions whose content is looked at."""
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Forget all samples."""
+        self.problems: list[str] = []
+        self._labels: dict[str, int] = {}
+        self._objects, self._difficult = Counter[str](), Counter[str]()
+
+    @property
+    def shown_problems(self) -> list[str]:
+        """The first few."""
+        shown = self.problems[:_MAX_PROBLEMS_OF_SHARD]
+        more = len(self.problems) - len(shown)
+        return shown + ([f"{self._place}: and {more} samples more"] if more else [])
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Of objects; empty for generic samples."""
+        if self._task == GENERIC:
+            return {}
+        return {
+            "labels": self._labels,
+            "objects": dict(self._objects),
+            "difficult": dict(self._difficult),
+        }
+
+    def check(self, key: str, extensions: Collection[str], kept: dict[str, bytes]) -> None:
+        """Look at one sample."""
+        if self._task == GENERIC:
+            return
+        place = f"{self._place}: sample {key!r}"
+        try:
+            self._check(key, extensions, kept, place)
+        except DataError as exc:
+            self.problems.append(str(exc))
+
+    def _check(
+        self, key: str, extensions: Collection[str], kept: dict[str, bytes], place: str
+    ) -> None:
+        if missing := [name for name in NEEDED[self._task] if name not in extensions]:
+            raise DataError(place, f"has no {missing[0]} member, which {self._task} needs")
+        sample = parse_sample(kept["json"], place=f"{place}.json")
+        if sample.key != key:
+            raise DataError(f"{place}.json", f"its key is {sample.key!r}")
+        for item in sample.objects:
+            if self._labels.setdefault(item.name, item.label) != item.label:
+                labels = f"{item.label} and {self._labels[item.name]}"
+                raise DataError(f"{place}.json", f"class {item.name!r} has labels {labels}")
+            self._objects[item.name] += 1
+            self._difficult[item.name] += bool(item.difficult)

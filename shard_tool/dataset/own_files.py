@@ -1,0 +1,121 @@
+"""Tells which files of a folder are a dataset's own, and so may be removed with it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shard_tool.dataset.publication import BAD_RECORDS_NAME
+from shard_tool.dataset.shard_urls import find_same_folder, locate_shard
+from shard_tool.errors import ObjectExists
+from shard_tool.format.manifest import MANIFEST_NAME
+from shard_tool.format.tar import INDEX_SUFFIX
+from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, Folder, load_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from pathlib import Path
+
+    from shard_tool.dataset.publication import OnExisting
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFiles(Folder):
+    """A folder in which only what belongs to the dataset is seen, and so can be cleared away.
+
+    The rest is somebody else's: above all the shards, which may lie in the very folder.
+    """
+
+    split: str = ""
+    known: frozenset[str] = frozenset()
+    """Names a manifest that is there says are its dataset's."""
+
+    def names(self) -> list[str]:
+        """Names of the dataset's own objects."""
+        return [name for name in Folder.names(self) if self.is_own(name)]
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Remove the dataset's own objects among some."""
+        Folder.remove_all(self, [name for name in names if self.is_own(name)])
+
+    def abort_uploads(self, is_ours: Callable[[str], bool]) -> int:
+        """Abort unfinished uploads of the dataset's own objects among some."""
+        return Folder.abort_uploads(self, lambda name: self.is_own(name) and is_ours(name))
+
+    def is_own(self, name: str) -> bool:
+        """Whether an object is the dataset's, or one an indexing makes, finished or not."""
+        return name in self.known or _is_of_index(self.split, name)
+
+
+def own_files(
+    dest: Folder, shards: Mapping[str, str], *, split: str, on_existing: OnExisting
+) -> OwnFiles:
+    """The dataset's part of `dest`.
+
+    Args:
+        dest: The folder of its manifest and indexes.
+        shards: What each shard is called in the manifest to where it lies.
+        split: What the shards' names begin with.
+        on_existing: What to do with a dataset that is there.
+
+    Raises:
+        ObjectExists: There are other things in it, and no shard lies there or below; or a file
+            there is called as if an index that will be made were its own.
+    """
+    there = dest.names()
+    known = load_manifest(dest).objects_beside if MANIFEST_NAME in there else set[str]()
+    tars = {name for name in known.intersection(there) if not name.endswith(INDEX_SUFFIX)}
+    is_adopting_them = any("/" not in url for url in shards.values())
+    if tars and not is_adopting_them and on_existing == "overwrite":
+        is_adopting_them = _are_reached(tars, shards.values(), dest)
+    if is_adopting_them:  # then the old dataset loses what was made for it, and no tar at all
+        known -= tars
+    own = OwnFiles(dest.url, dest.options, dest.timeout_s, split=split, known=frozenset(known))
+    strange = {name for name in there if not own.is_own(name)}
+    is_shared = is_adopting_them or any(map(_is_inside, shards.values()))
+    if strange and not is_shared and JOURNAL_NAME not in there:
+        problem = f"is not empty ({min(strange)!r} is there) and holds no dataset"
+        raise ObjectExists(str(dest), problem, "give an empty or a new folder")
+    for name, url in shards.items():
+        if name in strange and url != name:
+            problem = f"{name!r} is there, and the index of {url!r} would be called so"
+            raise ObjectExists(str(dest), problem, "give another DEST or another --split")
+    return own
+
+
+def _are_reached(tars: set[str], urls: Collection[str], dest: Folder) -> bool:
+    """Whether shards may be tars of `dest`, whatever they are called: urls, or a server's."""
+    paths = [path for name in tars if (path := dest.object(name).local) is not None]
+    places = [locate_shard(url, dest) for url in urls]
+    shards = (folder.object(name).local for folder, name in places)
+    if {_file_of(path) for path in shards if path is not None} & {_file_of(path) for path in paths}:
+        return True
+    folders = {folder.url: folder for folder, _ in places}
+    return find_same_folder(dest, folders.values()) is not None
+
+
+def _file_of(path: Path) -> tuple[int, int]:
+    """Which file a path leads to; of its own kind, where to none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return (-1, hash(path))
+    return (state.st_dev, state.st_ino)
+
+
+def _is_inside(url: str) -> bool:
+    return not ("://" in url or url.startswith(("/", "../")))
+
+
+def is_named_as_ours(split: str, name: str) -> bool:
+    """Whether a shard of this split may have that name."""
+    return bool(re.fullmatch(rf"{re.escape(split)}-\d{{6}}\.tar", name))
+
+
+def _is_of_index(split: str, name: str) -> bool:
+    if PARTIAL in name:
+        name = name.partition(PARTIAL)[0].removeprefix(".")
+    if name in (MANIFEST_NAME, BAD_RECORDS_NAME, JOURNAL_NAME):
+        return True
+    return name.endswith(INDEX_SUFFIX) and is_named_as_ours(split, name.removesuffix(INDEX_SUFFIX))

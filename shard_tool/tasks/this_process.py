@@ -1,0 +1,40 @@
+"""Runs tasks in this process, one after another."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from shard_tool.tasks.engines import Engine
+
+
+class _ThisProcess:
+    """Runs a task when it is submitted: Ctrl-C and errors are immediate, tasks take turns."""
+
+    def room(self) -> int:
+        return 1
+
+    def submit(self, function: Callable[..., Any], task: tuple[Any, ...]) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*task))
+        return future
+
+    def check(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    @contextmanager
+    def errors(self, label: str) -> Iterator[None]:  # noqa: ARG002  (it has none of its own)
+        yield
+
+
+@contextmanager
+def this_process() -> Iterator[Engine]:
+    """An engine without processes."""
+    yield _ThisProcess()
