@@ -165,9 +165,9 @@ class Store:
 
     def _wrapped_publish(self, publish: Any) -> Any:
         @contextmanager
-        def wrapped(folder: Folder, name: str) -> Iterator[Any]:
+        def wrapped(folder: Folder, name: str, **options: Any) -> Iterator[Any]:
             deed = self._begun(f"publish {name}")
-            with publish(folder, name) as file:
+            with publish(folder, name, **options) as file:
                 yield file
                 self._at(deed, "before")
             self._at(deed, "after")
