@@ -10,30 +10,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import multiprocessing
 import operator
-import os
-import threading
 import time
-import traceback
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from datamodules.loading.batch import Batch, Packing
+from datamodules.loading.shared_cursor import Place
 from datamodules.loading.targets import (
-    SERVED,
-    TASKS,
     annotated,
     load_generic,
     load_item,
     planned,
     with_areas,
 )
+from datamodules.loading.tasks import TASKS, common_task
 from datamodules.order.canonical import CanonicalOrder
 from datamodules.order.cursor import Cursor, cursor_from_state
 from datamodules.order.node_shards import NodePieces
@@ -45,7 +39,7 @@ from datamodules.reading.shard_table import ShardTable, chosen_splits
 from datamodules.transforms.fused import FusedTransform
 from datamodules.transforms.multi_scale import MultiScale
 from datamodules.transforms.seeding import preserved_generators
-from shard_tool.errors import OptionError, SampleError, ShardToolError
+from shard_tool.errors import OptionError, SampleError
 from shard_tool.keyed_random import digest_of, seed_of
 from shard_tool.storage.location import Folder, load_manifest
 from shard_tool.storage.ranges import TIMEOUT_S
@@ -56,7 +50,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from datamodules.loading.shared_memory import Parcel, Pool, Slots
     from datamodules.loading.targets import Annotated, Transform
     from datamodules.order.canonical import EpochOrder
     from datamodules.profiling.batch_cost import Cost
@@ -71,32 +64,9 @@ DEFAULT_WINDOW = 8
 _CHUNK, _SMALL_CHUNK = 1024, 32
 """Positions located at a time when a dataset is iterated bare; the small one where they are decoded
 or fetched together."""
-_LOOK_FOR_PARENT_S = 1.0
 _SUBSTITUTES = 16
 """Samples tried in place of a bad one before its error is raised after all."""
 ON_BAD_SAMPLE = ("raise", "substitute")
-
-
-class Place:
-    """Where the next pass starts: four integers in shared memory, seen by running workers."""
-
-    def __init__(self) -> None:
-        self._values = torch.zeros(4, dtype=torch.int64)
-        self._values.share_memory_()  # type: ignore[no-untyped-call]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._values.share_memory_()  # type: ignore[no-untyped-call]  # a deep copy is not shared
-
-    def set(self, cursor: Cursor) -> None:
-        """Publish a cursor; passes that start from now on begin there."""
-        values = [cursor.epoch, cursor.samples, cursor.lanes, cursor.window]
-        self._values.copy_(torch.tensor(values))
-
-    def get(self) -> tuple[int, int, int, int]:
-        """(epoch, samples, lanes, window)."""
-        epoch, samples, lanes, window = self._values.tolist()
-        return epoch, samples, lanes, window
 
 
 class ShardDataset(IterableDataset[Any]):
@@ -180,7 +150,7 @@ class ShardDataset(IterableDataset[Any]):
         if not folders:
             raise OptionError("roots", "there is no dataset in the list")
         manifests = [load_manifest(folder) for folder in folders]
-        self.task, self.classes = _common(folders, manifests, task)
+        self.task, self.classes = common_task(folders, manifests, task)
         self.is_generic = self.task not in TASKS
         _check_callable(transform, is_generic=self.is_generic)
         splits = chosen_splits(folders, manifests, split)
@@ -510,142 +480,6 @@ class Reading(NamedTuple):
     """In [0, 1): where among the pieces of a window it starts to fetch."""
 
 
-class Failure:
-    """One of our errors on its way from a worker to the parent, in place of a batch.
-
-    torch would rebuild the exception from a text alone; so it keeps its type and fields, and the
-    worker's traceback travels along as a note.
-    """
-
-    def __init__(self, error: ShardToolError) -> None:
-        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
-        self.error = error
-
-
-class Collated(NamedTuple):
-    """A batch of generic samples on its way: what the user gets, and what the loader notes.
-
-    A tuple because torch, where it pins memory, looks into those.
-    """
-
-    value: Any
-    cost: Cost
-    bad_samples: dict[int, str]
-
-
-class BatchStream(IterableDataset[Any]):
-    """What a `ShardLoader`'s workers iterate: worker w of W makes every W-th batch."""
-
-    def __init__(
-        self,
-        dataset: ShardDataset,
-        *,
-        batch_size: int,
-        drop_last: bool,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
-    ) -> None:
-        super().__init__()
-        if not dataset.decode:
-            hint = "iterate the dataset itself, or feed it to a wds.DataPipeline"
-            raise OptionError("ShardLoader", "cannot batch samples of decode=False", hint)
-        if collate_fn is not None and not dataset.is_generic:
-            problem = f"is for generic samples; those for {dataset.task} are packed into a Batch"
-            raise OptionError("collate_fn", problem)
-        _check_substitutes(dataset)
-        self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
-        self.collate_fn = collate_fn
-        self.place: Place | None = None  # set by the loader before workers start
-        self.slots: list[Slots] = []  # likewise, one or none, and only while they start
-        self._is_watched = False
-        self._pool: Pool | None = None  # in a worker
-
-    def partition(self, start: int = 0) -> EpochPartition:
-        """The batches from a position to the end of an epoch, in the present world."""
-        return EpochPartition(
-            num_samples=self.dataset.num_samples,
-            start=start,
-            world_size=self.dataset.world.world_size,
-            batch_size=self.batch_size,
-            drop_last=self.drop_last,
-        )
-
-    def __iter__(self) -> Iterator[Batch | Parcel | Collated | Failure]:
-        assert self.place is not None  # the loader sets it at every pass
-        worker = get_worker_info()
-        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        if worker is not None and not self._is_watched:
-            self._is_watched = True  # this process's copy
-            _end_with_parent()
-        epoch, samples, lanes, window = self.place.get()
-        slot, dataset = self.dataset.world.slot, self.dataset
-        if self._pool is None and worker is not None and self.slots:
-            self._pool = self.slots[0].of_worker(number)
-        partition = self.partition(samples)
-        reading = dataset.reading(lanes, window, epoch, worker=number, num_workers=count)
-        fetched_bytes = dataset.take_cost().network_bytes  # after the last batch; no more of it
-        usual_bytes = 0
-        for batch in range(number, partition.num_batches, count):
-            positions = np.array(partition.positions(batch, slot), np.int64)
-            start, stop = partition.bounds(batch)
-            memory = self._pool.memory() if self._pool else None
-            sent: Batch | Parcel | Collated
-            try:
-                if dataset.is_generic:
-                    sent = self._collated(reading, positions, start)
-                    cost = sent.cost
-                else:
-                    packing = Packing(
-                        len(positions), task=dataset.task, memory=memory, usual_bytes=usual_bytes
-                    )
-                    bad = dataset.load(reading, positions, packing.add, batch_start=start)
-                    made = packing.batch(epoch=epoch, start=start, stop=stop)
-                    made.bad_samples = bad
-                    made.cost = cost = made.cost + dataset.take_cost()
-                    usual_bytes = made.pixels.nbytes
-                    sent = memory.sent(made) if memory else made
-                cost.network_bytes += fetched_bytes
-                fetched_bytes = 0
-            except ShardToolError as exc:
-                if worker is None:
-                    raise
-                if memory:
-                    memory.release()  # before it is told
-                yield Failure(exc)
-                return
-            finally:
-                if memory:
-                    memory.release()  # nothing, where it is sent
-            cost.num_samples, cost.made_at = len(positions), time.perf_counter()
-            yield sent
-
-    def _collated(self, reading: Reading, positions: NDArray[np.int64], start: int) -> Collated:
-        """A batch of generic samples."""
-        samples: list[Any] = []
-        bad = self.dataset.load(reading, positions, samples.append, batch_start=start)
-        cost, begun = self.dataset.take_cost(), time.perf_counter()
-        value = samples if self.collate_fn is None else self.collate_fn(samples)
-        cost.collate_s = time.perf_counter() - begun
-        return Collated(value, cost, bad)
-
-
-def _end_with_parent() -> None:
-    """End this worker soon after the process it works for, whatever it is doing then.
-
-    torch lets an orphaned worker end by itself, which first waits for somebody to take its batches.
-    Until it is gone it holds its parent's sockets, so that other ranks wait for the dead one.
-    """
-    starter, parent = os.getppid(), multiprocessing.parent_process()
-
-    def watch() -> None:
-        # Forked siblings hold each other's sentinel open; a starter that was gone before we asked
-        # shows only in the sentinel.
-        while os.getppid() == starter and parent is not None and parent.is_alive():
-            time.sleep(_LOOK_FOR_PARENT_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
-
-
 def note_bad_samples(known: dict[int, str], found: dict[int, str], limit: int) -> dict[int, str]:
     """All bad samples so far, sample id to reason; a warning for each new one.
 
@@ -662,16 +496,6 @@ def note_bad_samples(known: dict[int, str], found: dict[int, str], limit: int) -
     return bad
 
 
-def _check_substitutes(dataset: ShardDataset) -> None:
-    """A picture that fails on the device fails when its batch is made already."""
-    given = dataset.transform
-    recipes = given.transforms if isinstance(given, MultiScale) else [given]
-    on_device = any(isinstance(r, FusedTransform) and r.decode == "cuda" for r in recipes)
-    if on_device and dataset.on_bad_sample != "raise":
-        problem = f"{dataset.on_bad_sample!r} cannot replace what does not decode on the device"
-        raise OptionError("on_bad_sample", problem, "take 'raise', or decode='exact'")
-
-
 def _check_callable(transform: Any, *, is_generic: bool) -> None:
     what = "(sample)" if is_generic else "(image, target)"
     given = transform.transforms if isinstance(transform, MultiScale) else [transform]
@@ -681,35 +505,6 @@ def _check_callable(transform: Any, *, is_generic: bool) -> None:
         if is_generic and isinstance(one, FusedTransform):
             problem = f"recipe {one.__name__!r} is for pictures with boxes, a mask or labels"
             raise OptionError("transform", problem, f"generic samples take a callable as {what}")
-
-
-def _common(
-    folders: list[Folder], manifests: list[Manifest], task: str | None
-) -> tuple[str, dict[str, int]]:
-    """Task, which all roots must share or be able to serve, and classes, which they must share."""
-    first = manifests[0]
-    for folder, manifest in zip(folders, manifests, strict=True):
-        if task is not None:
-            _check_serves(folder, manifest.task, task)
-        is_other_task = task is None and manifest.task != first.task
-        if is_other_task or manifest.classes != first.classes:
-            problem = f"task {manifest.task!r} and its classes differ from those of {folders[0]}"
-            raise OptionError(str(folder), f"{problem} ({first.task!r})")
-    return task or first.task, first.classes
-
-
-def _check_serves(folder: Folder, made_for: str, task: str) -> None:
-    """Refuse a task that shards made for another cannot serve."""
-    served = dict.fromkeys((made_for, *SERVED.get(made_for, ())))
-    if task in served:
-        return
-    if task not in SERVED:
-        raise OptionError("task", f"{task!r} is not one of {', '.join(TASKS)}")
-    problem = f"its samples are for {made_for}, and cannot serve task {task!r}"
-    hint = f"give task {' or '.join(map(repr, served))}, or convert the source with --task {task}"
-    if made_for not in SERVED:
-        hint = "where they hold what `convert` writes, adopt them with `shard-tool index --task`"
-    raise OptionError(str(folder), problem, hint)
 
 
 def _fingerprint(manifests: list[Manifest], splits: list[tuple[str, ...]], *, shuffle: bool) -> str:

@@ -16,14 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, SequentialSampler
 
-from datamodules.loading.dataset import (
-    BatchStream,
-    Collated,
-    Failure,
-    Place,
-    ShardDataset,
-    note_bad_samples,
-)
+from datamodules.loading.batch_stream import BatchStream, Collated, Failure
+from datamodules.loading.dataset import ShardDataset, note_bad_samples
+from datamodules.loading.shared_cursor import Place
 from datamodules.loading.shared_memory import Slots
 from datamodules.profiling.batch_cost import Cost
 from shard_tool.errors import OptionError, ResumeError, ShardError

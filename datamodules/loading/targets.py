@@ -42,19 +42,6 @@ if TYPE_CHECKING:
 Transform: TypeAlias = Callable[..., Any]
 """(image, target) -> (image, target); of generic samples, (sample) -> anything."""
 
-TASKS = ("detection", "segmentation", "classification")
-
-SERVED = {
-    "detection": ("detection", "classification"),
-    "segmentation": ("segmentation", "detection", "classification"),
-    "classification": ("classification", "detection"),
-    "layout": ("detection",),
-    "action": ("detection",),
-}
-"""Task that shards were made for, to the tasks their samples have a target for. Those of layout and
-action mark what their task is about, so that a class nobody marked may be there all the same: no
-classification."""
-
 VOC_LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
 _LABEL_OF_NUMBER = {1: 1.0, 0: -1.0, -1: 0.0}
 """VOC's number in the list of a class to ours, in which 0 is what it is in a loss: absent."""
