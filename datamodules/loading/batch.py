@@ -22,7 +22,7 @@ from shard_tool.errors import OptionError, SampleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from datamodules.loading.targets import Item
+    from datamodules.loading.items import Item
     from datamodules.transforms.device_work import Deferred
 
 _SMALL_BYTES = 1 << 14

@@ -19,14 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from datamodules.loading.annotated import annotated
+from datamodules.loading.items import load_generic, load_item, planned
 from datamodules.loading.shared_cursor import Place
-from datamodules.loading.targets import (
-    annotated,
-    load_generic,
-    load_item,
-    planned,
-    with_areas,
-)
+from datamodules.loading.targets import with_areas
 from datamodules.loading.tasks import TASKS, common_task
 from datamodules.order.canonical import CanonicalOrder
 from datamodules.order.cursor import Cursor, cursor_from_state
@@ -50,7 +46,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from datamodules.loading.targets import Annotated, Transform
+    from datamodules.loading.annotated import Annotated
+    from datamodules.loading.items import Transform
     from datamodules.order.canonical import EpochOrder
     from datamodules.profiling.batch_cost import Cost
     from shard_tool.format.manifest import Manifest

@@ -10,7 +10,8 @@ import torch
 from torchvision import tv_tensors
 
 from datamodules import presets
-from datamodules.loading.targets import annotated, detection_target
+from datamodules.loading.annotated import annotated
+from datamodules.loading.targets import detection_target
 from datamodules.pixels.decode import decode_image
 from datamodules.reading.samples import RawSample
 from tests.kit.datasets.pictures import encoded, scene

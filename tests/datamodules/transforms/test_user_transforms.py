@@ -19,7 +19,7 @@ from tests.kit.datasets.samples import BOXES, PLACE, load, refusal, sample_of, w
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from datamodules.loading.targets import Item
+    from datamodules.loading.items import Item
     from shard_tool.format.sample import Sample
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from datamodules.loading.targets import annotated, load_item
+from datamodules.loading.annotated import annotated
+from datamodules.loading.items import load_item
 from datamodules.pixels.color import ColorChange
 from datamodules.profiling.batch_cost import Cost
 from datamodules.reading.samples import RawSample
@@ -21,7 +22,7 @@ from tests.kit.datasets.pictures import encoded, scene, voc_mask
 if TYPE_CHECKING:
     import torch
 
-    from datamodules.loading.targets import Item
+    from datamodules.loading.items import Item
     from datamodules.pixels.geometry import Plan
 
 PLACE = "train-000000.tar: sample 'a'"
