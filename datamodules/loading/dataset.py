@@ -11,7 +11,6 @@ import hashlib
 import logging
 import math
 import operator
-import time
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from datamodules.loading.annotated import annotated
-from datamodules.loading.items import load_generic, load_item, planned
+from datamodules.loading.items import annotated_samples, load_item, planned_samples
 from datamodules.loading.shared_cursor import Place
 from datamodules.loading.targets import with_areas
 from datamodules.loading.tasks import TASKS, common_task
@@ -46,14 +44,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from datamodules.loading.annotated import Annotated
-    from datamodules.loading.items import Transform
+    from datamodules.loading.items import Prepared, Transform
     from datamodules.order.canonical import EpochOrder
     from datamodules.profiling.batch_cost import Cost
     from shard_tool.format.manifest import Manifest
 
-    Prepared = Annotated | RawSample | SampleError
-    """A sample before its turn: annotated, or as it is where it is generic, or a bad one."""
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +228,7 @@ class ShardDataset(IterableDataset[Any]):
         (raw,) = self._reader.read([place])
         (transform,) = self._transforms(epoch, [sample_id], None)
         with preserved_generators():
-            item = self._item(raw, sample_id, transform, self._key(epoch, sample_id))
+            item = self._load_one(raw, sample_id, transform, self._key(epoch, sample_id))
             return self._sample(item)
 
     def sample_id_at(self, position: int, *, epoch: int = 0) -> int:
@@ -321,21 +316,21 @@ class ShardDataset(IterableDataset[Any]):
             Sample id to reason of bad ones, in whose place another was handed over.
         """
         places, sample_ids = self._places(reading, positions)
-        raws, bad = self._reader.read(places), {}
-        # Small things first and for all, pictures after them: see `annotated`.
-        samples = [self._annotated(raw, i) for raw, i in zip(raws, sample_ids, strict=True)]
+        cost, bad = self._reader.cost, {}
+        samples = self._annotated(self._reader.read(places), sample_ids)
         keys = [self._key(reading.epoch.number, sample_id) for sample_id in sample_ids]
         transforms = self._transforms(reading.epoch.number, sample_ids, batch_start)
         with preserved_generators():
-            samples = [self._planned(*one) for one in zip(samples, transforms, keys, strict=True)]
+            samples = planned_samples(samples, transforms, keys, cost=cost)
             for i, (sample, sample_id) in enumerate(zip(samples, sample_ids, strict=True)):
+                transform = transforms[i]
                 try:
-                    item = self._loaded(sample, transforms[i], keys[i])
+                    item = load_item(sample, transform=transform, random_key=keys[i], cost=cost)
                 except SampleError as exc:
                     self._reader.check(*places[i])  # wrong bytes are no bad sample
                     if self.on_bad_sample == "raise":
                         raise
-                    position, transform = int(positions[i]), transforms[i]
+                    position = int(positions[i])
                     item = self._substitute(reading, position, sample_id, transform, exc)
                     bad[sample_id] = str(exc)
                 take(item)
@@ -393,40 +388,18 @@ class ShardDataset(IterableDataset[Any]):
             return [transform.drawn("batch", self.seed, epoch, batch_start)] * len(sample_ids)
         return [transform.drawn("sample", self.seed, epoch, one) for one in sample_ids]
 
-    def _item(self, raw: RawSample, sample_id: int, transform: Transform | None, key: bytes) -> Any:
-        return self._loaded(self._annotated(raw, sample_id), transform, key)
+    def _load_one(
+        self, raw: RawSample, sample_id: int, transform: Transform | None, key: bytes
+    ) -> Any:
+        """The item of one sample alone."""
+        (sample,) = self._annotated([raw], [sample_id])
+        return load_item(sample, transform=transform, random_key=key, cost=self._reader.cost)
 
-    def _annotated(self, raw: RawSample, sample_id: int) -> Prepared:
-        """The sample with its annotation, or what is wrong with it, for when its turn comes."""
+    def _annotated(self, raws: list[RawSample], sample_ids: list[int]) -> list[Prepared]:
         if self.is_generic:
-            return raw
-        begun = time.perf_counter()
-        try:
-            return annotated(raw, sample_id=sample_id, task=self.task, classes=self.classes)
-        except SampleError as exc:
-            return exc
-        finally:
-            self._reader.cost.decode_s += time.perf_counter() - begun
-
-    def _planned(self, sample: Prepared, transform: Transform | None, key: bytes) -> Prepared:
-        """The sample with what a recipe does to it, or what is wrong, for when its turn comes."""
-        if isinstance(sample, SampleError | RawSample):
-            return sample
-        begun = time.perf_counter()
-        try:
-            return planned(sample, transform=transform, random_key=key)
-        except SampleError as exc:
-            return exc
-        finally:
-            self._reader.cost.transform_s += time.perf_counter() - begun
-
-    def _loaded(self, sample: Prepared, transform: Transform | None, key: bytes) -> Any:
-        if isinstance(sample, SampleError):
-            raise sample
-        cost = self._reader.cost
-        if isinstance(sample, RawSample):
-            return load_generic(sample, transform=transform, random_key=key, cost=cost)
-        return load_item(sample, transform=transform, random_key=key, cost=cost)
+            return list(raws)
+        task, classes, cost = self.task, self.classes, self._reader.cost
+        return annotated_samples(raws, sample_ids, task=task, classes=classes, cost=cost)
 
     def _substitute(
         self,
@@ -452,7 +425,7 @@ class ShardDataset(IterableDataset[Any]):
             (other_id,) = self._table.sample_ids(shards, rows).tolist()
             try:
                 other_key = self._key(reading.epoch.number, other_id, "for", sample_id)
-                return self._item(raw, other_id, transform, other_key)
+                return self._load_one(raw, other_id, transform, other_key)
             except SampleError:
                 continue
         raise error

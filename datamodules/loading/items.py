@@ -1,12 +1,16 @@
-"""From a sample's verified bytes to what a transform takes, and back from what it returns.
+"""Makes an item of a batch from a sample's bytes, in one direction.
 
-A sample is `(image, target)`: the image uint8 [3, H, W]; for detection the target is a dict (see
-`detection_target`), for segmentation a mask [H, W], for classification labels float32 [20], or as
-many as the data has classes (see `picture_labels`). Pictures, boxes and masks are tv_tensors, so
-any `torchvision.transforms.v2` works on them, and so does anything callable as
-`(image, target) -> (image, target)`.
+Bytes are annotated (`annotated`), planned by a recipe (`planned`), then decoded and rendered, and
+what a user's transform returns is checked (`load_item`). The first two steps are done for many
+samples at once: they are twice as fast one after the other as between two pictures, which leave
+nothing of them in the processor's caches.
 
-A generic sample is what webdataset yields before decoding, a dict; its transform takes that and
+A transform takes `(image, target)`: the image uint8 [3, H, W]; for detection the target is a dict,
+for segmentation a mask [H, W], for classification labels float32 [20] (see `targets`). Pictures,
+boxes and masks are tv_tensors, so any `torchvision.transforms.v2` works on them, and so does
+anything callable as `(image, target) -> (image, target)`.
+
+A generic sample is what webdataset yields before decoding, a dict. Its transform takes that and
 returns what it likes.
 """
 
@@ -21,22 +25,27 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from datamodules.loading.targets import detection_target, planned_target
-from datamodules.pixels.decode import decode_image, decode_mask, picture_size
-from datamodules.transforms.checks import checked, name_of, plain
+from datamodules.loading.annotated import Annotated, annotated
+from datamodules.loading.targets import for_transform, target_of
+from datamodules.pixels.decode import decode_mask, decode_scaled, picture_size
+from datamodules.reading.samples import RawSample
+from datamodules.transforms.checks import checked, name_of
 from datamodules.transforms.fused import FusedTransform
-from datamodules.transforms.linked_labels import PerBox
 from datamodules.transforms.seeding import seed_generators
 from shard_tool.errors import SampleError
 
 if TYPE_CHECKING:
-    from datamodules.loading.annotated import Annotated
+    from collections.abc import Mapping, Sequence
+
     from datamodules.profiling.batch_cost import Cost
-    from datamodules.reading.samples import RawSample
     from datamodules.transforms.device_work import Deferred
 
 Transform: TypeAlias = Callable[..., Any]
 """(image, target) -> (image, target); of generic samples, (sample) -> anything."""
+
+Prepared: TypeAlias = Annotated | RawSample | SampleError
+"""A sample before its pictures are decoded: annotated, or generic, or the error to raise when its
+turn comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +62,56 @@ class Item:
     """What is left to the device; then `image` is what it is left to do it to."""
 
 
+# Many at once -----------------------------------------------------------------------------------
+
+
+def annotated_samples(
+    raws: Sequence[RawSample],
+    sample_ids: Sequence[int],
+    *,
+    task: str,
+    classes: Mapping[str, int],
+    cost: Cost,
+) -> list[Prepared]:
+    """Parse the annotation of each sample; `cost` grows by the time it took."""
+    begun, found = time.perf_counter(), list[Prepared]()
+    for raw, sample_id in zip(raws, sample_ids, strict=True):
+        try:
+            found.append(annotated(raw, sample_id=sample_id, task=task, classes=classes))
+        except SampleError as exc:
+            found.append(exc)
+    cost.decode_s += time.perf_counter() - begun
+    return found
+
+
+def planned_samples(
+    samples: Sequence[Prepared],
+    transforms: Sequence[Transform | None],
+    random_keys: Sequence[bytes],
+    *,
+    cost: Cost,
+) -> list[Prepared]:
+    """Draw what recipes do to each sample; `cost` grows by the time it took.
+
+    May seed the global generators: call it inside `preserved_generators`.
+    """
+    begun, found = time.perf_counter(), list[Prepared]()
+    for sample, transform, random_key in zip(samples, transforms, random_keys, strict=True):
+        if isinstance(sample, Annotated):
+            try:
+                found.append(planned(sample, transform=transform, random_key=random_key))
+            except SampleError as exc:
+                found.append(exc)
+        else:
+            found.append(sample)
+    cost.transform_s += time.perf_counter() - begun
+    return found
+
+
 def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes) -> Annotated:
     """The sample with what a recipe does to it; as it is for any other transform.
 
-    Apart from `load_item` for the same reason as `annotated`. May seed the global generators: call
-    it inside `preserved_generators`.
+    May seed the global generators: call it inside `preserved_generators`.
 
     Raises:
         SampleError: Drawing failed.
@@ -72,57 +126,94 @@ def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes
     return replace(sample, planned=found)
 
 
+# One by one -------------------------------------------------------------------------------------
+
+
 def load_item(
-    sample: Annotated, *, transform: Transform | None, random_key: bytes, cost: Cost
-) -> Item:
-    """Decode a sample and pass it through a user's transform; `cost` grows by what that took.
+    sample: Prepared, *, transform: Transform | None, random_key: bytes, cost: Cost
+) -> Any:
+    """Decode a sample and pass it through a transform; `cost` grows by the time that took.
 
     May leave the global generators seeded by `random_key` (see `seed_generators`): call it inside
     `preserved_generators`.
+
+    Args:
+        sample: The sample; a recipe plans it here where that was not done before.
+        transform: The transform, or None.
+        random_key: What the transform draws by; 32 bytes.
+        cost: Where time is added.
+
+    Returns:
+        An `Item`. Of a generic sample, what its transform returned, else its dict
+        ``{"__key__": str, "__url__": str, extension: bytes, …}``.
 
     Raises:
         SampleError: The bytes do not decode, or the transform fails or returns what no batch can
             hold; names the sample.
     """
-    raw = sample.raw
+    if isinstance(sample, SampleError):
+        raise sample
+    if isinstance(sample, RawSample):
+        return _generic(sample, transform, random_key, cost)
     if isinstance(transform, FusedTransform):
         if sample.planned is None:
             sample = planned(sample, transform=transform, random_key=random_key)
-        return _fused_item(sample, transform, random_key, cost)
-    begun = time.perf_counter()
-    pixels = decode_image(raw.members["jpg"], place=f"{raw.place}.jpg")
-    _check_size((pixels.shape[1], pixels.shape[2]), sample)
-    image = tv_tensors.Image(pixels)
-    given: Any
-    if sample.boxes is not None:
-        given = detection_target(sample)
-    elif sample.labels is not None:
-        given = torch.from_numpy(sample.labels)
-    else:
-        given = tv_tensors.Mask(
-            decode_mask(raw.members["class.png"], place=f"{raw.place}.class.png")
-        )
+        return _by_recipe(sample, transform, random_key, cost)
+    return _by_transform(sample, transform, random_key, cost)
+
+
+def _by_recipe(sample: Annotated, recipe: FusedTransform, random_key: bytes, cost: Cost) -> Item:
+    """Decode as much as the plan needs, render that, and apply what comes after the recipe."""
+    begun, plan, place = time.perf_counter(), sample.planned, sample.raw.place
+    assert plan is not None
+    jpeg = _checked_jpeg(sample)
+    try:
+        pixels = recipe.decoded(plan, jpeg, size_hw=sample.size_hw, place=f"{place}.jpg")
+        mask = _stored_mask(sample)
+        decoded = time.perf_counter()
+        image, mask, left = recipe.rendered(plan, pixels, mask, size_hw=sample.size_hw)
+        target = target_of(sample, mask)
+        if recipe.after:
+            given = for_transform(target, plan.drawn.plan.size_hw)
+            seed_generators(random_key)
+            returned = recipe.apply_after(tv_tensors.Image(image), given)
+    except SampleError:
+        raise
+    except Exception as exc:
+        raise _failed(recipe, exc, place) from exc
+    if recipe.after:
+        image, target = _checked(returned, recipe, sample)
+    cost.decode_s += decoded - begun
+    cost.transform_s += time.perf_counter() - decoded
+    return Item(image, target, sample.sample_id, sample.raw.key, sample.size_hw, left)
+
+
+def _by_transform(
+    sample: Annotated, transform: Transform | None, random_key: bytes, cost: Cost
+) -> Item:
+    """Decode the whole picture, and apply the transform."""
+    begun, place = time.perf_counter(), sample.raw.place
+    jpeg = _checked_jpeg(sample)
+    pixels = decode_scaled(jpeg, 1, place=f"{place}.jpg", size_hw=sample.size_hw)
+    mask = _stored_mask(sample)
     decoded = time.perf_counter()
     cost.decode_s += decoded - begun
-    result = (image, given)
+    image, target = torch.from_numpy(pixels).permute(2, 0, 1), target_of(sample, mask)
+    returned = (image, target)
     if transform is not None:
-        result = _transformed(transform, image, given, raw.place, random_key)
-    image, target = _checked(result, transform, sample)
+        given = for_transform(target, sample.size_hw)
+        try:
+            seed_generators(random_key)
+            returned = transform(tv_tensors.Image(image), given)
+        except Exception as exc:
+            raise _failed(transform, exc, place) from exc
+    image, target = _checked(returned, transform, sample)
     cost.transform_s += time.perf_counter() - decoded
-    return Item(image, target, sample.sample_id, raw.key, sample.size_hw)
+    return Item(image, target, sample.sample_id, sample.raw.key, sample.size_hw)
 
 
-def load_generic(
-    raw: RawSample, *, transform: Transform | None, random_key: bytes, cost: Cost
-) -> Any:
-    """A generic sample passed through a user's transform, or as it is.
-
-    It is ``{"__key__": str, "__url__": str, extension: bytes, …}``, its own: a transform may change
-    it. Seeds as `load_item` does.
-
-    Raises:
-        SampleError: The transform failed; names the sample.
-    """
+def _generic(raw: RawSample, transform: Transform | None, random_key: bytes, cost: Cost) -> Any:
+    """A generic sample as a dict of its own, which a transform may change."""
     sample: dict[str, Any] = {"__key__": raw.key, "__url__": raw.url}
     sample |= {extension: bytes(content) for extension, content in raw.members.items()}
     if transform is None:
@@ -137,64 +228,33 @@ def load_generic(
         cost.transform_s += time.perf_counter() - begun
 
 
-def _transformed(
-    transform: Transform, image: Any, target: Any, place: str, random_key: bytes
-) -> Any:
-    if isinstance(target, dict):
-        target = {**target, "labels": PerBox.of(target["labels"], target["difficult"])}
-    try:
-        seed_generators(random_key)
-        return transform(image, target)
-    except Exception as exc:
-        raise _failed(transform, exc, place) from exc
-
-
-def _fused_item(
-    sample: Annotated, transform: FusedTransform, random_key: bytes, cost: Cost
-) -> Item:
-    """An item by a recipe that is planned already."""
-    begun = time.perf_counter()
-    raw, planned = sample.raw, sample.planned
-    assert planned is not None
-    _check_size(picture_size(raw.members["jpg"], place=f"{raw.place}.jpg"), sample)
-    mask = raw.members["class.png"] if sample.has_mask else None
-    target: Any = None
-    if sample.boxes is not None:
-        target = planned_target(sample, planned, is_final=not transform.after)
-    elif sample.labels is not None:
-        target = torch.from_numpy(sample.labels)
-    try:
-        decoded = transform.decoded(
-            planned, raw.members["jpg"], mask, size_hw=sample.size_hw, place=raw.place
-        )
-        middle = time.perf_counter()
-        image, target = transform.carried_out(planned, decoded, target, random_key=random_key)
-    except SampleError:
-        raise
-    except Exception as exc:
-        raise _failed(transform, exc, raw.place) from exc
-    if transform.after:
-        image, target = _checked((image, target), transform, sample)
-    elif sample.boxes is None:
-        target = plain(target)
-    deferred = transform.deferred(planned, decoded)
-    cost.decode_s += middle - begun
-    cost.transform_s += time.perf_counter() - middle
-    return Item(image, target, sample.sample_id, raw.key, sample.size_hw, deferred)
-
-
-def _check_size(size_hw: tuple[int, int], sample: Annotated) -> None:
-    if size_hw != sample.size_hw:
-        problem = f"is {size_hw[1]} x {size_hw[0]} px, the JSON says"
+def _checked_jpeg(sample: Annotated) -> memoryview:
+    """The picture's bytes, whose header agrees with the annotation."""
+    jpeg, place = sample.raw.members["jpg"], f"{sample.raw.place}.jpg"
+    height, width = picture_size(jpeg, place=place)
+    if (height, width) != sample.size_hw:
         expected = f"{sample.size_hw[1]} x {sample.size_hw[0]}"
-        raise SampleError(f"{sample.raw.place}.jpg", f"{problem} {expected}")
+        raise SampleError(place, f"is {width} x {height} px, the JSON says {expected}")
+    return jpeg
 
 
-def _checked(result: Any, transform: object, sample: Annotated) -> tuple[torch.Tensor, Any]:
+def _stored_mask(sample: Annotated) -> torch.Tensor | None:
+    """uint8 [H, W], as large as the picture; None but for segmentation."""
+    if not sample.has_mask:
+        return None
+    place = f"{sample.raw.place}.class.png"
+    mask = decode_mask(sample.raw.members["class.png"], place=place)
+    height, width = mask.shape
+    if (height, width) != sample.size_hw:
+        expected = f"{sample.size_hw[1]} x {sample.size_hw[0]}"
+        raise SampleError(place, f"is {width} x {height} px, its picture {expected}")
+    return mask
+
+
+def _checked(returned: Any, transform: object, sample: Annotated) -> tuple[torch.Tensor, Any]:
     num_labels = 0 if sample.labels is None else len(sample.labels)
-    return checked(
-        result, transform, task=sample.task, num_labels=num_labels, place=sample.raw.place
-    )
+    place = sample.raw.place
+    return checked(returned, transform, task=sample.task, num_labels=num_labels, place=place)
 
 
 def _failed(transform: object, exc: Exception, place: str) -> SampleError:

@@ -1,4 +1,4 @@
-"""Makes the targets of samples: what a transform is given beside the picture."""
+"""Builds a sample's target: what a transform is given beside the picture, and returns."""
 
 from __future__ import annotations
 
@@ -11,37 +11,43 @@ from torchvision import tv_tensors
 from datamodules.transforms.linked_labels import PerBox
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from datamodules.loading.annotated import Annotated
-    from datamodules.transforms.fused import Planned
 
 
-def detection_target(sample: Annotated) -> dict[str, Any]:
-    """The target of a picture: every object that has a box.
+def target_of(sample: Annotated, mask: torch.Tensor | None) -> Any:
+    """The target as plain tensors; the boxes where the plan has put them, if there is one.
+
+    Args:
+        sample: The sample.
+        mask: uint8 [H, W], stored or rendered; None but for segmentation.
 
     Returns:
-        boxes: tv_tensors.BoundingBoxes float32 [N, 4], xyxy pixels, half-open.
+        Detection: a dict, see `_detection_target`. Segmentation: the mask. Classification: the
+        labels, float32 [20], or as many as the data has classes.
+    """
+    if sample.boxes is not None:
+        return _detection_target(sample)
+    return mask if sample.labels is None else torch.from_numpy(sample.labels)
+
+
+def _detection_target(sample: Annotated) -> dict[str, Any]:
+    """Every object that has a box, and that the plan keeps.
+
+    Returns:
+        boxes: float32 [N, 4], xyxy pixels, half-open.
         labels: int64 [N], 1 … 20.
         difficult: bool [N]; False where the source says nothing.
         image_id: int64 [], the sample id.
         orig_size: int64 [2], (height, width).
         key: str.
     """
-    boxes = sample.boxes
-    assert boxes is not None
-    corners = tv_tensors.BoundingBoxes(
-        torch.from_numpy(boxes.corners), format="XYXY", canvas_size=sample.size_hw
-    )
-    return _target(sample, corners, torch.from_numpy(boxes.labels), boxes.difficult)
-
-
-def _target(
-    sample: Annotated, corners: torch.Tensor, labels: torch.Tensor, difficult: NDArray[np.bool_]
-) -> dict[str, Any]:
+    assert sample.boxes is not None
+    corners, labels, difficult = sample.boxes
+    if (plan := sample.planned) is not None:
+        corners, labels, difficult = plan.boxes, labels[plan.is_kept], difficult[plan.is_kept]
     return {
-        "boxes": corners,
-        "labels": labels,
+        "boxes": torch.from_numpy(corners),
+        "labels": torch.from_numpy(labels),
         "difficult": torch.from_numpy(difficult),  # a third of torch.tensor's time
         "image_id": torch.tensor(sample.sample_id),
         "orig_size": torch.from_numpy(np.array(sample.size_hw, np.int64)),
@@ -49,20 +55,18 @@ def _target(
     }
 
 
-def planned_target(sample: Annotated, planned: Planned, *, is_final: bool) -> dict[str, Any]:
-    """The target with its boxes moved; plain tensors where no transform comes after."""
-    boxes, is_kept = sample.boxes, planned.is_kept
-    assert boxes is not None
-    corners = torch.from_numpy(planned.boxes)
-    if is_final:
-        labels = torch.from_numpy(boxes.labels[is_kept])
-        return _target(sample, corners, labels, boxes.difficult[is_kept])
-    size_hw = planned.drawn.plan.size_hw
-    corners = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size_hw)
-    target = _target(
-        sample, corners, torch.from_numpy(boxes.labels[is_kept]), boxes.difficult[is_kept]
-    )
-    return {**target, "labels": PerBox.of(target["labels"], target["difficult"])}
+def for_transform(target: Any, size_hw: tuple[int, int]) -> Any:
+    """A plain target as a user's transform takes it: tv_tensors, and labels linked to their flags.
+
+    Args:
+        target: What `target_of` returned.
+        size_hw: (height, width) of the picture.
+    """
+    if isinstance(target, dict):
+        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size_hw)
+        labels = PerBox.of(target["labels"], target["difficult"])
+        return {**target, "boxes": boxes, "labels": labels}
+    return tv_tensors.Mask(target) if target.ndim == 2 else target
 
 
 def with_areas(target: dict[str, Any]) -> dict[str, Any]:

@@ -425,14 +425,6 @@ def test_what_a_recipe_cannot_move_is_refused(image: Any, target: Any, message: 
         presets.ssd(30)(image, target)
 
 
-def test_a_mask_of_another_size_than_its_picture_is_a_bad_sample() -> None:
-    values, content = voc_mask()
-    height, width = values.shape
-    raw = raw_of(sample_of([], wh=(32, 24)), class_png=content)
-    expected = f"{PLACE}.class.png: is {width} x {height} px, its picture 32 x 24"
-    assert refusal(presets.segmentation_eval(20), raw=raw, task="segmentation") == expected
-
-
 def test_a_damaged_picture_is_named_as_one() -> None:
     broken = raw_of(sample_of(), jpg=encoded(scene(48, 64))[:400])
     assert refusal(presets.ssd(32), raw=broken).startswith(f"{PLACE}.jpg: ")

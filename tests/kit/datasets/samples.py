@@ -97,6 +97,5 @@ def rendered(
     planned = recipe.planned(
         np.zeros((0, 4), np.float32), size_hw=size_hw, random_key=digest_of(("t", 0))
     )
-    decoded = recipe.decoded(planned, jpeg, None, size_hw=size_hw, place="")
-    image: torch.Tensor = recipe.carried_out(planned, decoded, None, random_key=b"")[0]
-    return image
+    pixels = recipe.decoded(planned, jpeg, size_hw=size_hw, place="")
+    return recipe.rendered(planned, pixels, None, size_hw=size_hw).image
