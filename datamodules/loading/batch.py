@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from datamodules.loading.items import Item
-    from datamodules.transforms.device_work import Deferred
+    from datamodules.transforms.device_work import DeviceWork
 
 _SMALL_BYTES = 1 << 14
 
@@ -57,7 +57,7 @@ class Batch:
         stop: Position after the global batch's last.
         cost: What making it cost.
         bad_samples: Sample id to reason of bad samples that others stand here for.
-        deferred: What is left to do to each picture on the device, by `device.finish`; empty:
+        device_work: What is left to do to each picture on the device, by `device.finish`; empty:
             nothing, and only then the batch unpacks.
     """
 
@@ -80,14 +80,14 @@ class Batch:
         stop: int,
         cost: Cost | None = None,
         bad_samples: dict[int, str] | None = None,
-        deferred: tuple[Deferred, ...] = (),
+        device_work: tuple[DeviceWork, ...] = (),
     ) -> None:
         self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
         self.boxes, self.labels, self.difficult = boxes, labels, difficult
         self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
         self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
         self.cost, self.bad_samples = cost or Cost(), bad_samples or {}
-        self.deferred = deferred
+        self.device_work = device_work
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -110,7 +110,7 @@ class Batch:
     @property
     def is_encoded(self) -> bool:
         """Whether pictures are still to be decoded, or brought to their sizes."""
-        return any(left.sent is not None for left in self.deferred)
+        return any(work.sent is not None for work in self.device_work)
 
     @property
     def images(self) -> Any:
@@ -119,7 +119,7 @@ class Batch:
         Raises:
             OptionError: Something is left to do to them.
         """
-        if self.deferred:
+        if self.device_work:
             what = "decoded" if self.is_encoded else "recoloured"
             hint = "call datamodules.finish(batch) first, as VOCDataModule does"
             raise OptionError("batch", f"its pictures are not {what} yet", hint)
@@ -179,7 +179,7 @@ class Batch:
 
     def finished(self, pixels: torch.Tensor) -> Batch:
         """The same batch with these pixels, and nothing left to do."""
-        return Batch(**{**vars(self), "pixels": pixels, "deferred": ()})
+        return Batch(**{**vars(self), "pixels": pixels, "device_work": ()})
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         changed: dict[str, Any] = {
@@ -225,7 +225,7 @@ class Packing:
         self._sizes: list[tuple[int, int]] = []
         self._targets: list[Any] = []
         self._names: list[tuple[int, str, tuple[int, int]]] = []
-        self._deferred: list[Deferred] = []
+        self._device_work: list[DeviceWork] = []
         self.seconds = 0.0
         """Spent so far."""
 
@@ -245,11 +245,11 @@ class Packing:
         if stop > len(self._room):
             self._grow(image.nbytes)
         place = self._room[self._used : stop].view(self._dtype)
-        left = item.deferred
-        if left is not None:
-            self._deferred.append(left)
-        if left is not None and left.sent is not None:
-            height, width = left.size_hw
+        work = item.device_work
+        if work is not None:
+            self._device_work.append(work)
+        if work is not None and work.sent is not None:
+            height, width = work.size_hw
             place.copy_(image.reshape(-1))
         else:
             _, height, width = image.shape
@@ -290,7 +290,7 @@ class Packing:
             epoch=epoch,
             start=start,
             stop=stop,
-            deferred=tuple(self._deferred),
+            device_work=tuple(self._device_work),
         )
         batch.cost.collate_s = self.seconds + time.perf_counter() - begun
         return batch

@@ -19,7 +19,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.loading.items import annotated_samples, load_item, planned_samples
-from datamodules.loading.shared_cursor import Place
+from datamodules.loading.shared_cursor import SharedCursor
 from datamodules.loading.targets import with_areas
 from datamodules.loading.tasks import TASKS, common_task
 from datamodules.order.canonical import CanonicalOrder
@@ -164,7 +164,7 @@ class ShardDataset(IterableDataset[Any]):
                 raise OptionError(f"cache_dir {cache_dir!r}", "must be a local folder")
             self._cache = ShardCache(Path(cache_dir or default_folder()), cache_limit)
         self._reader = ShardReader(self._table, cache=self._cache, check_crc=check_crc)
-        self._place = Place()  # before any worker starts; lanes 0: not settled yet
+        self._place = SharedCursor()  # before any worker starts; lanes 0: not settled yet
         self._order: CanonicalOrder | None = None
         self._pieces: NodePieces | None = None
         self.bad_samples: dict[int, str] = {}
@@ -433,7 +433,7 @@ class ShardDataset(IterableDataset[Any]):
     def _sample(self, item: Any) -> Any:
         if self.is_generic:
             return item
-        if item.deferred is not None:
+        if item.device_work is not None:
             problem = "leaves pixels to the device, which finishes whole batches"
             hint = "iterate a ShardLoader and call datamodules.finish(batch)"
             raise OptionError("transform", problem, f"{hint}, or take a recipe that does not")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from datamodules.profiling.batch_cost import Cost
-    from datamodules.transforms.device_work import Deferred
+    from datamodules.transforms.device_work import DeviceWork
 
 Transform: TypeAlias = Callable[..., Any]
 """(image, target) -> (image, target); of generic samples, (sample) -> anything."""
@@ -58,7 +58,7 @@ class Item:
     key: str
     orig_size: tuple[int, int]
     """(height, width) of the stored picture."""
-    deferred: Deferred | None = None
+    device_work: DeviceWork | None = None
     """What is left to the device; then `image` is what it is left to do it to."""
 
 

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from datamodules.loading.batch_stream import BatchStream, Collated, Failure
 from datamodules.loading.dataset import ShardDataset, note_bad_samples
-from datamodules.loading.shared_cursor import Place
-from datamodules.loading.shared_memory import Slots
+from datamodules.loading.shared_cursor import SharedCursor
+from datamodules.loading.shared_memory import SharedSegments
 from datamodules.profiling.batch_cost import Cost
 from shard_tool.errors import OptionError, ResumeError, ShardError
 
@@ -103,7 +103,9 @@ class ShardLoader(DataLoader[Any]):
         self._num_passes = 0
         self._sampler_epoch_set = False
         self._saved_global_batch_size: int | None = None
-        self._slots: list[Slots] = []  # changed in place: Lightning may keep whatever is assigned
+        self._segments: list[
+            SharedSegments
+        ] = []  # changed in place: Lightning may keep whatever is assigned
         self.bad_samples: dict[int, str] = {}
         """Sample id to reason of the bad samples that others were substituted for, so far."""
         self.last_cost = Cost()
@@ -203,14 +205,14 @@ class ShardLoader(DataLoader[Any]):
     def __getstate__(self) -> dict[str, Any]:
         """A copy stands at the same place, with no workers, no pass and no Trainer of its own."""
         place = self.cursor if self.resumable else None
-        own: dict[str, Any] = {"_cursor": place, "_taken": None, "_iterator": None, "_slots": []}
+        own: dict[str, Any] = {"_cursor": place, "_taken": None, "_iterator": None, "_segments": []}
         own["trained_batches"] = None
         return {**self.__dict__, **own}
 
-    def _new_slots(self) -> list[Slots]:
+    def _new_segments(self) -> list[SharedSegments]:
         if not self.num_workers or self.dataset.dataset.is_generic:
             return []
-        return [Slots(self.num_workers, (self.prefetch_factor or 2) + 2)]
+        return [SharedSegments(self.num_workers, (self.prefetch_factor or 2) + 2)]
 
     def _move_to(self, cursor: Cursor) -> None:
         self._cursor, self._taken = cursor, None
@@ -224,10 +226,10 @@ class ShardLoader(DataLoader[Any]):
             # every batch was taken, but not the end of the iterator: as zip(range(n), loader) does
             cursor = replace(cursor, epoch=cursor.epoch + 1, samples=0)
         self._check_topology(cursor)
-        if stream.place is None or self._iterator is None:
-            stream.place = Place()  # of these workers alone: others may still be starting
-            self._slots[:] = stream.slots = self._new_slots()
-        stream.place.set(cursor)
+        if stream.start is None or self._iterator is None:
+            stream.start = SharedCursor()  # of these workers alone: others may still be starting
+            self._segments[:] = stream.segments = self._new_segments()
+        stream.start.set(cursor)
         trained = self.trained_batches
         taken = _Taken(
             start=cursor,
@@ -235,7 +237,7 @@ class ShardLoader(DataLoader[Any]):
             trained_before=trained() if trained else 0,
         )
         batches = super().__iter__()
-        stream.slots = []  # workers have it; what is mapped goes with the pass, or the workers
+        stream.segments = []  # workers have it; what is mapped goes with the pass, or the workers
         self._num_passes += 1
         if self.resumable:
             self._taken = taken
@@ -305,7 +307,7 @@ class _Pass:
         self._taken: _Taken | None = None
         self._batches: Iterator[Batch | Collated | Failure] = iter(())
         self._number = 0
-        self._slots: list[Slots] = []
+        self._segments: list[SharedSegments] = []
         self._error: BaseException | None = None
 
     def __iter__(self) -> _Pass:
@@ -318,9 +320,9 @@ class _Pass:
         if self._taken is None:
             self._taken, self._batches = self._loader._begin()
             self._number = self._loader._num_passes
-            self._slots = list(self._loader._slots)  # live as long as batches arrive
+            self._segments = list(self._loader._segments)  # live as long as batches arrive
             if not self._loader.persistent_workers:
-                self._loader._slots.clear()
+                self._loader._segments.clear()
         self._check_is_latest()
         try:
             batch = _unwrapped(next(self._batches))
@@ -333,7 +335,7 @@ class _Pass:
             loader.bad_samples = note_bad_samples(loader.bad_samples, batch.bad_samples, limit)
         except StopIteration:
             self._loader._finish(self._taken)
-            self._slots.clear()
+            self._segments.clear()
             raise
         except Exception as exc:
             self._error = _explained(exc, self._batches)

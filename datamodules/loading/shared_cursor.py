@@ -1,4 +1,4 @@
-"""The cursor that a pass starts from, shared with running workers."""
+"""Shares the cursor from which a pass starts with workers that are running already."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from datamodules.order.cursor import Cursor
 
 
-class Place:
-    """Where the next pass starts: four integers in shared memory, seen by running workers."""
+class SharedCursor:
+    """Where the next pass starts: four integers in shared memory."""
 
     def __init__(self) -> None:
         self._values = torch.zeros(4, dtype=torch.int64)
@@ -22,7 +22,7 @@ class Place:
         self._values.share_memory_()  # type: ignore[no-untyped-call]  # a deep copy is not shared
 
     def set(self, cursor: Cursor) -> None:
-        """Publish a cursor; passes that start from now on begin there."""
+        """Let passes that start from now on begin at this cursor."""
         values = [cursor.epoch, cursor.samples, cursor.lanes, cursor.window]
         self._values.copy_(torch.tensor(values))
 

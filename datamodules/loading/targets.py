@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from datamodules.transforms.linked_labels import PerBox
+from datamodules.transforms.linked_labels import LinkedLabels
 
 if TYPE_CHECKING:
     from datamodules.loading.annotated import Annotated
@@ -64,7 +64,7 @@ def for_transform(target: Any, size_hw: tuple[int, int]) -> Any:
     """
     if isinstance(target, dict):
         boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size_hw)
-        labels = PerBox.of(target["labels"], target["difficult"])
+        labels = LinkedLabels.of(target["labels"], target["difficult"])
         return {**target, "boxes": boxes, "labels": labels}
     return tv_tensors.Mask(target) if target.ndim == 2 else target
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torchvision import tv_tensors
 
-from datamodules.transforms.linked_labels import in_step
+from datamodules.transforms.linked_labels import linked_flags
 from shard_tool.errors import SampleError
 
 
@@ -47,7 +47,7 @@ def checked(
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory without its tv_tensor or `PerBox` type."""
+    """The same memory without its tv_tensor or `LinkedLabels` type."""
     return tensor.as_subclass(torch.Tensor)
 
 
@@ -80,7 +80,7 @@ def _checked_detection(target: Any, place: str) -> dict[str, Any]:
     if labels.is_floating_point():
         problem = f"after the transform labels are {labels.dtype}, expected integers"
         raise SampleError(place, problem, "leave target['labels'] as they are, or index them")
-    flags = in_step(flags, labels)
+    flags = linked_flags(flags, labels)
     boxes, labels = plain(boxes), plain(labels)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         problem = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} are not in step"

@@ -30,7 +30,7 @@ class Rendering(NamedTuple):
     is_flipped: bool
 
 
-class Deferred(NamedTuple):
+class DeviceWork(NamedTuple):
     """What is left to do to one picture."""
 
     size_hw: tuple[int, int]
@@ -48,7 +48,7 @@ class Deferred(NamedTuple):
     """What becomes of that; None: nothing of it is seen, or it is done."""
 
 
-def defer(
+def work_for_device(
     pixels: torch.Tensor | None,
     plan: Plan,
     size_hw: tuple[int, int],
@@ -56,7 +56,7 @@ def defer(
     change: ColorChange,
     fill: tuple[int, int, int],
     is_rendered: bool,
-) -> Deferred:
+) -> DeviceWork:
     """What is left to do to a stored picture.
 
     Args:
@@ -71,13 +71,13 @@ def defer(
     colors = None if change.is_nothing else change.of_any_mean()
     if pixels is None:
         sent = None if is_rendered else (0,)
-        return Deferred(plan.size_hw, fill, _NOTHING_SEEN, None, sent)
+        return DeviceWork(plan.size_hw, fill, _NOTHING_SEEN, None, sent)
     decoded_hw = size_hw if pixels.ndim == 1 else (pixels.shape[0], pixels.shape[1])
     rows, columns = spans(plan, size_hw, decoded_factor(decoded_hw, size_hw))
     across = columns.seen
     if plan.is_flipped:
         across = slice(plan.size_hw[1] - across.stop, plan.size_hw[1] - across.start)
-    left = Deferred(plan.size_hw, fill, (rows.seen, across), colors)
+    left = DeviceWork(plan.size_hw, fill, (rows.seen, across), colors)
     if is_rendered:
         return left
     rendering = Rendering(rows, columns, plan.is_flipped)

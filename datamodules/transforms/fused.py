@@ -23,8 +23,8 @@ from datamodules.pixels.color import ColorChange
 from datamodules.pixels.decode import decode_scaled, is_for_device
 from datamodules.pixels.geometry import Plan, decode_factor, kept_boxes
 from datamodules.pixels.render import render, render_mask
-from datamodules.transforms.device_work import Deferred, defer
-from datamodules.transforms.linked_labels import PerBox, in_step
+from datamodules.transforms.device_work import DeviceWork, work_for_device
+from datamodules.transforms.linked_labels import LinkedLabels, linked_flags
 from datamodules.transforms.seeding import seed_generators
 from shard_tool.errors import OptionError
 
@@ -65,10 +65,10 @@ class Rendered(NamedTuple):
     """What a recipe has made of a stored sample's pictures."""
 
     image: torch.Tensor
-    """uint8 [3, H, W], or what the device makes that of: see `Deferred.sent`."""
+    """uint8 [3, H, W], or what the device makes that of: see `DeviceWork.sent`."""
     mask: torch.Tensor | None
     """uint8 [H, W]; None but for segmentation."""
-    left: Deferred | None
+    left: DeviceWork | None
     """What is left to the device; None: nothing."""
 
 
@@ -77,7 +77,7 @@ Draw: TypeAlias = Callable[[tuple[int, int], "NDArray[np.float32]", np.random.Ge
 or results depend on what a worker did before. What draws is another's after the call."""
 
 
-class _Drawing(threading.local):
+class _ThreadGenerator(threading.local):
     """A generator of each thread, set to a key for each sample: a tenth of what a new one costs."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class _Drawing(threading.local):
         return self._generator
 
 
-_drawing = _Drawing()
+_thread_generator = _ThreadGenerator()
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class FusedTransform:
         elif not _is_labels(target):
             mask = _checked_mask(target, size_hw)
         seeds = torch.randint(2**63 - 1, (2,)).tolist()
-        planned = self._planned(size_hw, boxes, _drawing.keyed(np.array(seeds, np.uint64)))
+        planned = self._planned(size_hw, boxes, _thread_generator.keyed(np.array(seeds, np.uint64)))
         rendered = self.rendered(planned, pixels.permute(1, 2, 0), mask, size_hw=size_hw)
         if rendered.mask is not None:
             target = tv_tensors.Mask(rendered.mask)
@@ -207,7 +207,7 @@ class FusedTransform:
         if not self._is_ours:
             seed_generators(random_key)  # for a `draw` that takes the global ones after all
         key = np.frombuffer(random_key[:16], "<u8")
-        return self._planned(size_hw, boxes, _drawing.keyed(key))
+        return self._planned(size_hw, boxes, _thread_generator.keyed(key))
 
     def decoded(
         self, planned: Planned, jpeg: bytes | memoryview, *, size_hw: tuple[int, int], place: str
@@ -257,7 +257,7 @@ class FusedTransform:
             mask = render_mask(mask, plan)
         if self.is_for_device:
             is_rendered = self.decode != "cuda"
-            left = defer(
+            left = work_for_device(
                 pixels, plan, size_hw, change=change, fill=self.fill, is_rendered=is_rendered
             )
             if not is_rendered:
@@ -317,14 +317,14 @@ def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
     )
     rows = torch.from_numpy(np.flatnonzero(is_kept))
     labels = target.get("labels")
-    if isinstance(labels, PerBox):  # an earlier transform may have left the flags behind
-        found["difficult"] = in_step(target.get("difficult"), labels)
+    if isinstance(labels, LinkedLabels):  # an earlier transform may have left the flags behind
+        found["difficult"] = linked_flags(target.get("difficult"), labels)
     for name in _PER_BOX:
         if name in found and len(found[name]) == len(is_kept):
             found[name] = found[name][rows]
-    if isinstance(labels, PerBox):
+    if isinstance(labels, LinkedLabels):
         plain = found["labels"].as_subclass(torch.Tensor)
-        found["labels"] = PerBox.of(plain, found["difficult"])
+        found["labels"] = LinkedLabels.of(plain, found["difficult"])
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-class PerBox(torch.Tensor):
+class LinkedLabels(torch.Tensor):
     """Labels int64 [N] that hold on to the flags they came with.
 
     Indexed, they index `rows` as well, so that afterwards the flags can be picked; as the index of
@@ -26,7 +26,7 @@ class PerBox(torch.Tensor):
     """bool [M]: the flags of the target they were made for."""
 
     @classmethod
-    def of(cls, labels: torch.Tensor, given: torch.Tensor) -> PerBox:
+    def of(cls, labels: torch.Tensor, given: torch.Tensor) -> LinkedLabels:
         """Labels int64 [N] in step with flags bool [N]."""
         return cls._tagged(labels, _row_numbers(len(labels)), given)
 
@@ -44,19 +44,19 @@ class PerBox(torch.Tensor):
                 return cls._tagged(result, at.rows, at.given)
         return result
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PerBox:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LinkedLabels:
         return self._tagged(self.clone(), self.rows.clone(), copy.deepcopy(self.given, memo))
 
     @classmethod
-    def _tagged(cls, labels: torch.Tensor, rows: torch.Tensor, given: torch.Tensor) -> PerBox:
+    def _tagged(cls, labels: torch.Tensor, rows: torch.Tensor, given: torch.Tensor) -> LinkedLabels:
         tagged = labels.as_subclass(cls)
         tagged.rows, tagged.given = rows, given
         return tagged
 
 
-def in_step(flags: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor | None:
+def linked_flags(flags: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor | None:
     """The flags that go with labels: a transform's own, else those that were given, by row."""
-    if not isinstance(labels, PerBox):
+    if not isinstance(labels, LinkedLabels):
         return flags
     given = labels.given
     if flags is not None and flags is not given and flags.shape == labels.shape:

@@ -591,17 +591,17 @@ def test_what_draws_is_a_new_philox_for_each_sample_and_each_threads_own() -> No
     fresh = np.random.Generator(np.random.Philox(key=key))
     expected = [fresh.random(3).tolist(), fresh.integers(2**31, dtype=np.int32).item()]
     for before in range(4):
-        used = fused._drawing.keyed(np.array([before, 1], np.uint64))
+        used = fused._thread_generator.keyed(np.array([before, 1], np.uint64))
         used.random(before)
         used.integers(2**31, size=before, dtype=np.int32)  # leaves half a word behind
         used.standard_normal()
-        found = fused._drawing.keyed(key)
+        found = fused._thread_generator.keyed(key)
         assert [found.random(3).tolist(), found.integers(2**31, dtype=np.int32).item()] == expected
     theirs: list[object] = []
-    thread = threading.Thread(target=lambda: theirs.append(fused._drawing.keyed(key)))
+    thread = threading.Thread(target=lambda: theirs.append(fused._thread_generator.keyed(key)))
     thread.start()
     thread.join()
-    assert theirs[0] is not fused._drawing.keyed(key)
+    assert theirs[0] is not fused._thread_generator.keyed(key)
 
 
 WRONG = {
