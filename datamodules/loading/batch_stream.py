@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from datamodules.loading.bad_samples import check_can_substitute
 from datamodules.loading.batch import Batch, Packing
 from datamodules.order.partition import EpochPartition
-from datamodules.transforms.fused import FusedTransform
-from datamodules.transforms.multi_scale import MultiScale
 from shard_tool.errors import OptionError, ShardToolError
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class BatchStream(IterableDataset[Any]):
         if collate_fn is not None and not dataset.is_generic:
             problem = f"is for generic samples; those for {dataset.task} are packed into a Batch"
             raise OptionError("collate_fn", problem)
-        _check_substitutes(dataset)
+        check_can_substitute(dataset.transform, dataset.on_bad_sample)
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
         self.collate_fn = collate_fn
         self.start: SharedCursor | None = None
@@ -214,13 +213,3 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()
-
-
-def _check_substitutes(dataset: ShardDataset) -> None:
-    """Refuse substitutes where the device decodes: by then the batch is made."""
-    given = dataset.transform
-    recipes = given.transforms if isinstance(given, MultiScale) else [given]
-    on_device = any(isinstance(r, FusedTransform) and r.decode == "cuda" for r in recipes)
-    if on_device and dataset.on_bad_sample != "raise":
-        problem = f"{dataset.on_bad_sample!r} cannot replace what does not decode on the device"
-        raise OptionError("on_bad_sample", problem, "take 'raise', or decode='exact'")

@@ -1,8 +1,8 @@
-"""Shards as a PyTorch IterableDataset, and the stream of batches a loader's workers make of it.
+"""Yields samples of shards in the canonical order, as a PyTorch IterableDataset.
 
-The dataset binds the pure parts (order, partition, cursor) to bytes and pixels. What changes while
-workers live (the place to start from) is in one small shared tensor, so that it reaches
-persistent workers; everything else travels to them as a value.
+The dataset connects the arithmetic of `order` to verified bytes (`reading`) and to items (`items`).
+Workers receive it as a value, but for the cursor to start from: that is in shared memory, so that
+it also reaches persistent workers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from datamodules.loading.bad_samples import (
+    check_on_bad_sample,
+    note_bad_samples,
+    substitute_positions,
+)
 from datamodules.loading.items import annotated_samples, load_item, planned_samples
 from datamodules.loading.shared_cursor import SharedCursor
 from datamodules.loading.targets import with_areas
@@ -30,11 +35,11 @@ from datamodules.order.world import World, detect_world
 from datamodules.reading.cache import ShardCache, default_folder
 from datamodules.reading.samples import RawSample, ShardReader
 from datamodules.reading.shard_table import ShardTable, chosen_splits
-from datamodules.transforms.fused import FusedTransform
-from datamodules.transforms.multi_scale import MultiScale
+from datamodules.transforms.checks import check_callable
+from datamodules.transforms.multi_scale import drawn_transforms
 from datamodules.transforms.seeding import preserved_generators
 from shard_tool.errors import OptionError, SampleError
-from shard_tool.keyed_random import digest_of, seed_of
+from shard_tool.keyed_random import digest_of
 from shard_tool.storage.location import Folder, load_manifest
 from shard_tool.storage.ranges import TIMEOUT_S
 from shard_tool.units import parse_size
@@ -54,53 +59,51 @@ log = logging.getLogger(__name__)
 
 DEFAULT_WINDOW = 8
 _CHUNK, _SMALL_CHUNK = 1024, 32
-"""Positions located at a time when a dataset is iterated bare; the small one where they are decoded
-or fetched together."""
-_SUBSTITUTES = 16
-"""Samples tried in place of a bad one before its error is raised after all."""
-ON_BAD_SAMPLE = ("raise", "substitute")
+"""Samples read at a time when a dataset is iterated by itself; the smaller number where they are
+decoded or come from a cache."""
 
 
 class ShardDataset(IterableDataset[Any]):
     """Samples of one or more datasets of shards, in the canonical order.
 
-    Iterated bare, it yields this rank's samples; inside the workers of a plain DataLoader, worker w
-    of W yields every W-th of them from the w-th on. `ShardLoader` makes batches of it.
+    Iterated by itself, it yields this rank's samples. In the workers of a plain DataLoader, worker
+    w of W yields every W-th of them, from the w-th on. `ShardLoader` makes batches of it.
 
     Args:
         roots: A folder (path or URL), or several: one order runs over all their shards.
         split: One name or several. 'trainval' means train and val where there is no such split.
-        seed: Of the order and of the transforms' randomness.
+        seed: Decides the order and what transforms draw.
         shuffle: False: manifest order.
-        transform: `(image, target) -> (image, target)`, or None. Of generic samples
+        transform: `(image, target) -> (image, target)`, or None. For generic samples
             `(sample) -> anything`, where sample is the dict that `decode=False` yields; None leaves
-            it as it is. One of `presets.multi_scale` has a size for each batch of a `ShardLoader`;
-            iterated bare, each sample is a batch of its own, whose size its id draws.
-        task: What samples become targets for: 'detection', 'segmentation' or 'classification'.
-            None: what the shards were made for. Those made for another task can serve too: for
-            detection all whose annotation marks boxes, for classification those made for detection
-            or segmentation, for segmentation those alone that hold masks.
+            it as it is. A `presets.multi_scale` draws a size for each batch of a `ShardLoader`;
+            where the dataset is iterated by itself, for each sample.
+        task: What targets are for: 'detection', 'segmentation' or 'classification'. None: what the
+            shards were made for. Shards made for another task can serve too: for detection all
+            whose annotations have boxes, for classification those made for detection or
+            segmentation, for segmentation only those with masks.
         decode: False yields what webdataset yields before decoding:
             `{"__key__": str, "__url__": str, "jpg": bytes, "json": bytes, …}`.
-        world: This process's place among all; None: detected at the first iteration.
-        lanes: Lanes of the order; None: the number of nodes, or what a loaded state says. Give a
-            multiple of the node counts you expect, to compare runs on different numbers of nodes.
+        world: This process's place among all processes; None: detected at the first iteration.
+        lanes: Lanes of the order; None: the number of nodes, or what a loaded state says. To
+            compare runs on different numbers of nodes, give a common multiple of them.
         window: Shards mixed together; a loaded state's number wins over the default.
-        cache_dir: Where remote shards are kept, shared by all processes of a node; best on a disk
-            of its own, or /dev/shm. None: ``~/.cache/voc-shards``. Local shards are mapped instead.
-        cache_limit: Bytes it may hold, also as '200GB', whatever put them there; the least recently
-            used shards go first. None: half of what is free.
+        cache_dir: Folder for copies of remote shards, shared by all processes of a node; best on a
+            disk of its own, or /dev/shm. None: ``~/.cache/voc-shards``. Local shards are mapped
+            into memory and not cached.
+        cache_limit: Bytes the folder may hold, also as '200GB', whoever wrote them; the least
+            recently used shards go first. None: half of the free space.
         storage_options: fsspec's options for `roots`.
         on_bad_sample: What happens to a sample whose verified bytes fail to decode or to transform:
-            'raise', or 'substitute' another of its window, chosen by its key, so that counts stay
-            equal. Without `shuffle`, as in evaluation, always 'raise'.
-        max_bad_samples: More substituted samples than this, on one rank, are an error.
-        check_crc: Compare every sample of a local shard with its CRC-32; those of remote ones
-            always are.
-        fetch_timeout_s: Seconds one request to storage is repeated before its failure is raised.
+            'raise', or 'substitute' another sample of its window, chosen by its key, so that counts
+            stay equal. Without `shuffle`, as in evaluation, always 'raise'.
+        max_bad_samples: Most samples substituted on one rank; one more is an error.
+        check_crc: Compare every sample of a local shard with its CRC-32. Samples of remote shards
+            are always compared.
+        fetch_timeout_s: Seconds for which a request to storage is repeated before it fails.
 
     Raises:
-        OptionError: An argument that cannot be used.
+        OptionError: An argument cannot be used.
         ObjectMissing: A root holds no dataset.
         ManifestError: A manifest is of an unknown version or damaged.
     """
@@ -127,9 +130,7 @@ class ShardDataset(IterableDataset[Any]):
         task: str | None = None,
     ) -> None:
         super().__init__()
-        if on_bad_sample not in ON_BAD_SAMPLE:
-            problem = f"{on_bad_sample!r} is not one of {', '.join(ON_BAD_SAMPLE)}"
-            raise OptionError("on_bad_sample", problem)
+        check_on_bad_sample(on_bad_sample, max_bad_samples)
         if fetch_timeout_s <= 0:
             raise OptionError("fetch_timeout_s", f"{fetch_timeout_s} is not above 0")
         lanes = None if lanes is None else operator.index(lanes)  # a NumPy integer is no plain type
@@ -144,14 +145,12 @@ class ShardDataset(IterableDataset[Any]):
         manifests = [load_manifest(folder) for folder in folders]
         self.task, self.classes = common_task(folders, manifests, task)
         self.is_generic = self.task not in TASKS
-        _check_callable(transform, is_generic=self.is_generic)
+        check_callable(transform, is_generic=self.is_generic)
         splits = chosen_splits(folders, manifests, split)
         self.seed, self.shuffle = operator.index(seed), shuffle
         self.transform, self.decode = transform, decode
         self.on_bad_sample = on_bad_sample if shuffle else "raise"
         self.max_bad_samples = operator.index(max_bad_samples)
-        if self.max_bad_samples < 0:
-            raise OptionError("max_bad_samples", f"{max_bad_samples} is below 0")
         self.fingerprint = _fingerprint(manifests, splits, shuffle=shuffle)
         self._lanes, self._window = lanes, window
         self._world, self._world_is_given = world, world is not None
@@ -164,12 +163,12 @@ class ShardDataset(IterableDataset[Any]):
                 raise OptionError(f"cache_dir {cache_dir!r}", "must be a local folder")
             self._cache = ShardCache(Path(cache_dir or default_folder()), cache_limit)
         self._reader = ShardReader(self._table, cache=self._cache, check_crc=check_crc)
-        self._place = SharedCursor()  # before any worker starts; lanes 0: not settled yet
+        self._start = SharedCursor()  # made before any worker starts; lanes 0: not known yet
         self._order: CanonicalOrder | None = None
         self._pieces: NodePieces | None = None
         self.bad_samples: dict[int, str] = {}
-        """Sample id to reason of bad samples that iterating this in this process substituted."""
-        self._said: set[str] = set()
+        """Sample id to reason, of the bad samples substituted while this process iterated."""
+        self._logged: set[str] = set()
 
     @property
     def num_samples(self) -> int:
@@ -178,11 +177,11 @@ class ShardDataset(IterableDataset[Any]):
 
     @property
     def world(self) -> World:
-        """This process's place among all: as given, else as it was when iteration began."""
+        """This process's place among all processes: given, or detected when iteration began."""
         return self._world or detect_world()
 
     def settle_world(self) -> World:
-        """Detect the world now and keep it; workers receive it as a value."""
+        """Detect the world now and keep it: workers receive it as a value."""
         world = self._world = self.world
         lanes = self._lanes or world.num_nodes
         readers = world.num_nodes // math.gcd(world.num_nodes, lanes)
@@ -190,7 +189,7 @@ class ShardDataset(IterableDataset[Any]):
             text = (
                 "each of the %d lanes is read by %d of %d nodes: give lanes a multiple of the nodes"
             )
-            self._say(text, lanes, readers, world.num_nodes)
+            self._log_once(text, lanes, readers, world.num_nodes)
         return world
 
     def __len__(self) -> int:
@@ -202,7 +201,7 @@ class ShardDataset(IterableDataset[Any]):
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         world = self.settle_world()
-        epoch, samples, lanes, window = self._place.get()
+        epoch, samples, lanes, window = self._start.get()
         lanes, window = lanes or self.first_cursor().lanes, window or self._window
         mine = range(
             samples + (world.slot - samples) % world.world_size, self.num_samples, world.world_size
@@ -213,8 +212,8 @@ class ShardDataset(IterableDataset[Any]):
             yield from self._samples(reading, np.array(mine[start : start + chunk], np.int64))
 
     def set_epoch(self, epoch: int) -> None:
-        """Start the next bare iteration at the beginning of `epoch`."""
-        self._place.set(self.first_cursor(epoch))
+        """Start the next iteration of the dataset itself at the beginning of `epoch`."""
+        self._start.set(self.first_cursor(epoch))
 
     def read(self, sample_id: int, *, epoch: int = 0) -> Any:
         """One sample by its id, as iteration would yield it in `epoch`; for debugging.
@@ -226,7 +225,7 @@ class ShardDataset(IterableDataset[Any]):
         if not self.decode:
             return next(self._reader.copies([place]))
         (raw,) = self._reader.read([place])
-        (transform,) = self._transforms(epoch, [sample_id], None)
+        (transform,) = drawn_transforms(self.transform, self.seed, epoch, [sample_id])
         with preserved_generators():
             item = self._load_one(raw, sample_id, transform, self._key(epoch, sample_id))
             return self._sample(item)
@@ -239,7 +238,7 @@ class ShardDataset(IterableDataset[Any]):
         return int(self._table.sample_ids(shards, rows)[0])
 
     def first_cursor(self, epoch: int = 0) -> Cursor:
-        """The beginning of an epoch, with the lanes and the window given or default."""
+        """The beginning of an epoch, with the given lanes and window or the default ones."""
         return Cursor(
             fingerprint=self.fingerprint,
             seed=self.seed,
@@ -253,7 +252,7 @@ class ShardDataset(IterableDataset[Any]):
         """A saved cursor, checked against this dataset.
 
         Raises:
-            ResumeError: It belongs to something else; says both sides.
+            ResumeError: It belongs to other data or another order; the message has both sides.
         """
         cursor = cursor_from_state(
             state,
@@ -265,7 +264,7 @@ class ShardDataset(IterableDataset[Any]):
         )
         default = self.first_cursor()
         if (cursor.lanes, cursor.window) != (default.lanes, default.window):
-            self._say("taking lanes %d, window %d from the state", cursor.lanes, cursor.window)
+            self._log_once("taking lanes %d, window %d from the state", cursor.lanes, cursor.window)
         return cursor
 
     def order(self, lanes: int, window: int) -> CanonicalOrder:
@@ -284,7 +283,7 @@ class ShardDataset(IterableDataset[Any]):
     def reading(
         self, lanes: int, window: int, epoch: int, *, worker: int, num_workers: int
     ) -> Reading:
-        """What one worker needs to know to read an epoch; a new pass begins."""
+        """Begin a pass of one worker over an epoch."""
         order, world = self.order(lanes, window), self.world
         if self._pieces is None or self._pieces.order is not order:
             self._pieces = NodePieces(order, world)
@@ -301,25 +300,26 @@ class ShardDataset(IterableDataset[Any]):
         *,
         batch_start: int | None = None,
     ) -> dict[int, str]:
-        """Read, decode and transform the samples at these positions, and hand over one by one.
-
-        Each is handed over as an `Item`; a generic one as its transform made it.
+        """Read, decode and transform the samples at these positions, and pass on one by one.
 
         Args:
-            reading: What is read of which epoch.
-            positions: Where they stand in it.
-            take: Called with each in turn.
-            batch_start: First position of their global batch, by which its size is drawn; None:
-                they are no batch.
+            reading: The worker's pass.
+            positions: Positions in its epoch.
+            take: Called with the `Item` of each sample in turn; of a generic sample, with what its
+                transform returned.
+            batch_start: First position of the global batch, by which `multi_scale` draws a size;
+                None: these positions are not a batch.
 
         Returns:
-            Sample id to reason of bad ones, in whose place another was handed over.
+            Sample id to reason, of bad samples: `take` was called with a substitute.
         """
         places, sample_ids = self._places(reading, positions)
         cost, bad = self._reader.cost, {}
         samples = self._annotated(self._reader.read(places), sample_ids)
         keys = [self._key(reading.epoch.number, sample_id) for sample_id in sample_ids]
-        transforms = self._transforms(reading.epoch.number, sample_ids, batch_start)
+        transforms = drawn_transforms(
+            self.transform, self.seed, reading.epoch.number, sample_ids, batch_start=batch_start
+        )
         with preserved_generators():
             samples = planned_samples(samples, transforms, keys, cost=cost)
             for i, (sample, sample_id) in enumerate(zip(samples, sample_ids, strict=True)):
@@ -337,18 +337,18 @@ class ShardDataset(IterableDataset[Any]):
         return bad
 
     def take_cost(self) -> Cost:
-        """What reading has cost this process since this was last asked."""
+        """What reading cost in this process since the last call."""
         return self._reader.take_cost()
 
-    def _say(self, text: str, *values: int) -> None:
-        """Log something once."""
-        if text % values not in self._said:
-            self._said.add(text % values)
+    def _log_once(self, text: str, *values: int) -> None:
+        """Log a message unless it was logged before."""
+        if text % values not in self._logged:
+            self._logged.add(text % values)
             log.info(text, *values)
 
     def __getstate__(self) -> dict[str, Any]:
-        # On the way to a spawned worker, which cannot ask torch.distributed who it is. The order
-        # is cheap to make again and large to send.
+        # A spawned worker cannot ask torch.distributed for its rank, so the world travels along.
+        # The order does not: it is large to send and cheap to make.
         world: World | None = self.world
         if not self._world_is_given and self.world.world_size == 1:
             world = None
@@ -366,7 +366,7 @@ class ShardDataset(IterableDataset[Any]):
     def _places(
         self, reading: Reading, positions: NDArray[np.int64]
     ) -> tuple[list[tuple[int, int]], list[int]]:
-        """(shard, row) and sample id at these positions, which are read next."""
+        """(shard, row) and sample id at these positions; tells the reader that they come next."""
         first, last = int(positions[0]), int(positions[-1])
         self._reader.follow(reading.pieces, reading.epoch, first, last, reading.share)
         shards, rows = reading.epoch.locate(positions)
@@ -374,19 +374,8 @@ class ShardDataset(IterableDataset[Any]):
         return places, self._table.sample_ids(shards, rows).tolist()
 
     def _key(self, epoch: int, sample_id: int, *more: int | str) -> bytes:
-        """What a sample's transform draws by."""
+        """The key by which a sample's transform draws."""
         return digest_of(("transform", self.seed, epoch, sample_id, *more))
-
-    def _transforms(
-        self, epoch: int, sample_ids: list[int], batch_start: int | None
-    ) -> list[Transform | None]:
-        """Of each sample: the one of its batch, or where it is in none, one of its own."""
-        transform = self.transform
-        if not isinstance(transform, MultiScale):
-            return [transform] * len(sample_ids)
-        if batch_start is not None:
-            return [transform.drawn("batch", self.seed, epoch, batch_start)] * len(sample_ids)
-        return [transform.drawn("sample", self.seed, epoch, one) for one in sample_ids]
 
     def _load_one(
         self, raw: RawSample, sample_id: int, transform: Transform | None, key: bytes
@@ -409,22 +398,25 @@ class ShardDataset(IterableDataset[Any]):
         transform: Transform | None,
         error: SampleError,
     ) -> Any:
-        """Another sample of the window at `position`; the same on every topology.
+        """The item of another sample of the window at `position`; the same on every topology.
 
         Raises:
-            SampleError: `error`, where none of those tried is any better.
+            SampleError: `error`, if all samples tried are bad too.
         """
-        window = reading.epoch.window_positions(position)
-        for attempt in range(_SUBSTITUTES):
-            key = ("substitute", self.seed, reading.epoch.number, sample_id, attempt)
-            other = np.array([window[seed_of(key) % len(window)]], np.int64)
-            if other[0] == position:
-                continue
-            shards, rows = reading.epoch.locate(other)
+        epoch = reading.epoch
+        others = substitute_positions(
+            position,
+            epoch.window_positions(position),
+            seed=self.seed,
+            epoch=epoch.number,
+            sample_id=sample_id,
+        )
+        for other in others:
+            shards, rows = epoch.locate(np.array([other], np.int64))
             (raw,) = self._reader.read([(int(shards[0]), int(rows[0]))])
             (other_id,) = self._table.sample_ids(shards, rows).tolist()
             try:
-                other_key = self._key(reading.epoch.number, other_id, "for", sample_id)
+                other_key = self._key(epoch.number, other_id, "for", sample_id)
                 return self._load_one(raw, other_id, transform, other_key)
             except SampleError:
                 continue
@@ -442,43 +434,16 @@ class ShardDataset(IterableDataset[Any]):
 
 
 class Reading(NamedTuple):
-    """One worker's view of an epoch."""
+    """One worker's pass over an epoch."""
 
     epoch: EpochOrder
     pieces: NodePieces
     share: float
-    """In [0, 1): where among the pieces of a window it starts to fetch."""
-
-
-def note_bad_samples(known: dict[int, str], found: dict[int, str], limit: int) -> dict[int, str]:
-    """All bad samples so far, sample id to reason; a warning for each new one.
-
-    Raises:
-        SampleError: They are more than `limit`.
-    """
-    for sample_id, reason in found.items():
-        if sample_id not in known:
-            log.warning("sample %d substituted: %s", sample_id, reason)
-    bad = known | found
-    if len(bad) > limit:
-        problem = f"{len(bad)} exceed max_bad_samples {limit}"
-        raise SampleError("bad samples", problem, f"the first: {'; '.join(list(bad.values())[:3])}")
-    return bad
-
-
-def _check_callable(transform: Any, *, is_generic: bool) -> None:
-    what = "(sample)" if is_generic else "(image, target)"
-    given = transform.transforms if isinstance(transform, MultiScale) else [transform]
-    for one in given if transform is not None else ():
-        if not callable(one):
-            raise OptionError("transform", f"{type(one).__name__} is not callable as {what}")
-        if is_generic and isinstance(one, FusedTransform):
-            problem = f"recipe {one.__name__!r} is for pictures with boxes, a mask or labels"
-            raise OptionError("transform", problem, f"generic samples take a callable as {what}")
+    """In [0, 1): where in a window the worker starts to fetch."""
 
 
 def _fingerprint(manifests: list[Manifest], splits: list[tuple[str, ...]], *, shuffle: bool) -> str:
-    """Of everything that decides which sample stands where, except seed, lanes and window."""
+    """A digest of all that decides the order of samples, except seed, lanes and window."""
     parts = [manifest.fingerprint for manifest in manifests]
     parts += [*chain.from_iterable(splits), "shuffled" if shuffle else "in order"]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

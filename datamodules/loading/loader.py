@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, SequentialSampler
 
+from datamodules.loading.bad_samples import note_bad_samples
 from datamodules.loading.batch_stream import BatchStream, Collated, Failure
-from datamodules.loading.dataset import ShardDataset, note_bad_samples
 from datamodules.loading.shared_cursor import SharedCursor
 from datamodules.loading.shared_memory import SharedSegments
 from datamodules.profiling.batch_cost import Cost
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from datamodules.loading.batch import Batch
+    from datamodules.loading.dataset import ShardDataset
     from datamodules.order.cursor import Cursor
     from datamodules.order.partition import EpochPartition
 

@@ -1,4 +1,4 @@
-"""Checks what a user's transform returned, and makes plain tensors of it."""
+"""Checks a user's transform: that it can be called, and what it returned."""
 
 from __future__ import annotations
 
@@ -7,8 +7,31 @@ from typing import Any
 import torch
 from torchvision import tv_tensors
 
+from datamodules.transforms.fused import FusedTransform
 from datamodules.transforms.linked_labels import linked_flags
-from shard_tool.errors import SampleError
+from datamodules.transforms.multi_scale import MultiScale
+from shard_tool.errors import OptionError, SampleError
+
+
+def check_callable(transform: Any, *, is_generic: bool) -> None:
+    """Refuse a transform that the samples of a dataset cannot be given to.
+
+    Args:
+        transform: The transform or `MultiScale`; None: there is none.
+        is_generic: Whether samples are generic.
+
+    Raises:
+        OptionError: It is not callable, or is a recipe for generic samples.
+    """
+    signature = "(sample)" if is_generic else "(image, target)"
+    given = transform.transforms if isinstance(transform, MultiScale) else [transform]
+    for one in given if transform is not None else ():
+        if not callable(one):
+            raise OptionError("transform", f"{type(one).__name__} is not callable as {signature}")
+        if is_generic and isinstance(one, FusedTransform):
+            problem = f"recipe {one.__name__!r} is for pictures with boxes, a mask or labels"
+            hint = f"generic samples take a callable as {signature}"
+            raise OptionError("transform", problem, hint)
 
 
 def name_of(transform: object) -> str:
