@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VOC_LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
 _LABEL_OF_NUMBER = {1: 1.0, 0: -1.0, -1: 0.0}
-"""VOC's number in the list of a class to ours, in which 0 is what it is in a loss: absent."""
+"""VOC's number in the list of a class, to our label: 1 shown, 0 absent, -1 only difficult."""
 
 
 class Boxes(NamedTuple):
@@ -36,7 +36,7 @@ class Boxes(NamedTuple):
 
     @classmethod
     def of(cls, sample: Sample) -> Boxes:
-        """A sample's."""
+        """The objects of a sample that have a box."""
         objects = [item for item in sample.objects if item.bbox is not None]
         return cls(
             np.array([item.bbox for item in objects], np.float32).reshape(-1, 4),
@@ -47,24 +47,24 @@ class Boxes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """A sample whose annotation is parsed, and whose pictures are not decoded yet."""
+    """A sample whose annotation is parsed and whose pictures are not decoded yet."""
 
     raw: RawSample
     sample_id: int
     task: str
     """What its target is for."""
     size_hw: tuple[int, int]
-    """Of the picture, as the annotation says."""
+    """(height, width) of the picture, by the annotation."""
     boxes: Boxes | None
-    """For detection alone."""
+    """None but for detection."""
     planned: Planned | None = None
-    """What a recipe does to it, once that is drawn."""
+    """What a recipe will do to it; None: nothing is drawn yet, or there is no recipe."""
     labels: NDArray[np.float32] | None = None
-    """For classification alone: see `picture_labels`."""
+    """See `picture_labels`; None but for classification."""
 
     @property
     def has_mask(self) -> bool:
-        """Whether its target is a picture too, as for segmentation."""
+        """Whether its target is a mask."""
         return self.task == "segmentation"
 
 
@@ -73,14 +73,11 @@ def annotated(
 ) -> Annotated:
     """Parse a sample's annotation.
 
-    Apart from `load_item` because parsing is twice as fast for many samples one after the other as
-    between two pictures, which leave nothing of it in the processor's caches.
-
     Args:
         raw: The sample.
         sample_id: Its number.
-        task: What it becomes a target for.
-        classes: Class to label, from 1; what classification has a column for.
+        task: What its target is for.
+        classes: Class to label, from 1; classification has a column for each.
 
     Raises:
         SampleError: A member the task needs is missing, or the JSON is not a sample's.
@@ -99,13 +96,14 @@ def annotated(
 def picture_labels(
     sample: Sample, classes: Mapping[str, int], *, place: str
 ) -> NDArray[np.float32]:
-    """Which classes a picture shows: float32 [20] of VOC, column k for the class of label k + 1.
+    """Which classes a picture shows: float32 [number of classes], 20 for VOC.
 
-    1: it shows one. 0: none. -1: only difficult ones, which neither loss nor metric should count.
-    By the lists of a classification set where the sample has their numbers, else by its objects.
+    Column k is about the class of label k + 1. 1: the picture shows it. 0: it does not. -1: it
+    shows only difficult ones, which neither loss nor metric should count. The numbers come from the
+    lists of a classification set if the sample has them, else from its objects.
 
     Raises:
-        SampleError: The lists lack a class, or an object's label is none of the classes'.
+        SampleError: The lists lack a class, or an object has the label of no class.
     """
     labels: NDArray[np.float32] = np.zeros(max(classes.values(), default=0), np.float32)
     if (numbers := sample.image_labels) is not None:

@@ -1,9 +1,8 @@
-"""Makes an item of a batch from a sample's bytes, in one direction.
+"""Makes items of a batch from samples' bytes: annotated, planned, rendered, checked.
 
-Bytes are annotated (`annotated`), planned by a recipe (`planned`), then decoded and rendered, and
-what a user's transform returns is checked (`load_item`). The first two steps are done for many
-samples at once: they are twice as fast one after the other as between two pictures, which leave
-nothing of them in the processor's caches.
+The walk has one direction. `annotated_samples` parses annotations, `planned_samples` draws what
+recipes do, and `load_item` decodes, renders and checks. The first two take many samples at once:
+that is twice as fast as between two pictures, which push their data out of the processor's caches.
 
 A transform takes `(image, target)`: the image uint8 [3, H, W]; for detection the target is a dict,
 for segmentation a mask [H, W], for classification labels float32 [20] (see `targets`). Pictures,
@@ -44,8 +43,8 @@ Transform: TypeAlias = Callable[..., Any]
 """(image, target) -> (image, target); of generic samples, (sample) -> anything."""
 
 Prepared: TypeAlias = Annotated | RawSample | SampleError
-"""A sample before its pictures are decoded: annotated, or generic, or the error to raise when its
-turn comes."""
+"""A sample before its pictures are decoded: annotated; or generic; or bad, then the error that
+`load_item` raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,10 @@ class Item:
     orig_size: tuple[int, int]
     """(height, width) of the stored picture."""
     device_work: DeviceWork | None = None
-    """What is left to the device; then `image` is what it is left to do it to."""
+    """What is left to the device, and then `image` is what the device gets; None: nothing."""
 
 
-# Many at once -----------------------------------------------------------------------------------
+# Many samples at once ---------------------------------------------------------------------------
 
 
 def annotated_samples(
@@ -73,7 +72,7 @@ def annotated_samples(
     classes: Mapping[str, int],
     cost: Cost,
 ) -> list[Prepared]:
-    """Parse the annotation of each sample; `cost` grows by the time it took."""
+    """Parse the annotation of each sample; the time is added to `cost`."""
     begun, found = time.perf_counter(), list[Prepared]()
     for raw, sample_id in zip(raws, sample_ids, strict=True):
         try:
@@ -91,7 +90,7 @@ def planned_samples(
     *,
     cost: Cost,
 ) -> list[Prepared]:
-    """Draw what recipes do to each sample; `cost` grows by the time it took.
+    """Draw what recipes do to each sample; the time is added to `cost`.
 
     May seed the global generators: call it inside `preserved_generators`.
     """
@@ -109,7 +108,7 @@ def planned_samples(
 
 
 def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes) -> Annotated:
-    """The sample with what a recipe does to it; as it is for any other transform.
+    """The sample with what a recipe will do to it; unchanged for any other transform.
 
     May seed the global generators: call it inside `preserved_generators`.
 
@@ -126,22 +125,22 @@ def planned(sample: Annotated, *, transform: Transform | None, random_key: bytes
     return replace(sample, planned=found)
 
 
-# One by one -------------------------------------------------------------------------------------
+# One sample -------------------------------------------------------------------------------------
 
 
 def load_item(
     sample: Prepared, *, transform: Transform | None, random_key: bytes, cost: Cost
 ) -> Any:
-    """Decode a sample and pass it through a transform; `cost` grows by the time that took.
+    """Decode a sample, apply its transform and check the result.
 
     May leave the global generators seeded by `random_key` (see `seed_generators`): call it inside
     `preserved_generators`.
 
     Args:
-        sample: The sample; a recipe plans it here where that was not done before.
+        sample: The sample. A recipe plans it here if it is not planned yet.
         transform: The transform, or None.
-        random_key: What the transform draws by; 32 bytes.
-        cost: Where time is added.
+        random_key: The key by which the transform draws, 32 bytes.
+        cost: The time is added to it.
 
     Returns:
         An `Item`. Of a generic sample, what its transform returned, else its dict
@@ -163,7 +162,7 @@ def load_item(
 
 
 def _by_recipe(sample: Annotated, recipe: FusedTransform, random_key: bytes, cost: Cost) -> Item:
-    """Decode as much as the plan needs, render that, and apply what comes after the recipe."""
+    """Decode as much as the plan needs, render it, and apply the transforms after the recipe."""
     begun, plan, place = time.perf_counter(), sample.planned, sample.raw.place
     assert plan is not None
     jpeg = _checked_jpeg(sample)
@@ -213,7 +212,7 @@ def _by_transform(
 
 
 def _generic(raw: RawSample, transform: Transform | None, random_key: bytes, cost: Cost) -> Any:
-    """A generic sample as a dict of its own, which a transform may change."""
+    """The dict of a generic sample, new each time, so that a transform may change it."""
     sample: dict[str, Any] = {"__key__": raw.key, "__url__": raw.url}
     sample |= {extension: bytes(content) for extension, content in raw.members.items()}
     if transform is None:
@@ -239,7 +238,7 @@ def _checked_jpeg(sample: Annotated) -> memoryview:
 
 
 def _stored_mask(sample: Annotated) -> torch.Tensor | None:
-    """uint8 [H, W], as large as the picture; None but for segmentation."""
+    """The mask, uint8 [H, W], as large as the picture; None but for segmentation."""
     if not sample.has_mask:
         return None
     place = f"{sample.raw.place}.class.png"

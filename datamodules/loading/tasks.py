@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shard_tool.storage.location import Folder
 
 TASKS = ("detection", "segmentation", "classification")
+"""Tasks that samples have a target for; shards of any other task hold generic samples."""
 
 SERVED = {
     "detection": ("detection", "classification"),
@@ -19,15 +20,23 @@ SERVED = {
     "layout": ("detection",),
     "action": ("detection",),
 }
-"""Task that shards were made for, to the tasks their samples have a target for. Those of layout and
-action mark what their task is about, so that a class nobody marked may be there all the same: no
-classification."""
+"""Task that shards were made for, to the tasks they can serve. Layout and action mark only what
+their task is about: a picture may show other classes too, so they cannot serve classification."""
 
 
 def common_task(
     folders: list[Folder], manifests: list[Manifest], task: str | None
 ) -> tuple[str, dict[str, int]]:
-    """Task, which all roots must share or be able to serve, and classes, which they must share."""
+    """The task and the classes (class to label) of several datasets read as one.
+
+    Args:
+        folders: The datasets, for messages.
+        manifests: Their manifests.
+        task: A task that all must be able to serve; None: the one that all were made for.
+
+    Raises:
+        OptionError: A dataset cannot serve the task, or datasets differ in task or classes.
+    """
     first = manifests[0]
     for folder, manifest in zip(folders, manifests, strict=True):
         if task is not None:
@@ -40,7 +49,7 @@ def common_task(
 
 
 def _check_serves(folder: Folder, made_for: str, task: str) -> None:
-    """Refuse a task that shards made for another cannot serve."""
+    """Refuse a task that shards made for another task cannot serve."""
     served = dict.fromkeys((made_for, *SERVED.get(made_for, ())))
     if task in served:
         return
