@@ -1,8 +1,8 @@
-"""What is done to a batch on the device it was sent to: the rest of a recipe, scaling, normalising.
+"""Finishes batches on their device: the rest of a recipe, scaling to [0, 1], normalising.
 
-The same code runs on every device, the CPU among them. Pixels are floating from the decoder on and
-never rounded, so before colours are changed they differ from a worker's, which rounds twice as it
-scales, by 1.1 levels at most.
+The same code runs on every device, also on the CPU. Pixels are floats from the decoder on and are
+never rounded. A worker rounds twice as it scales, so before colours change the two differ by 1.1
+levels at most.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SAME_COLORS = np.eye(3, 6, dtype=np.float32)
 
 
 def finish(batch: Batch, *, normalize: bool = False) -> Batch:
-    """A batch as a model takes it: pixels float32 in [0, 1], and nothing left to do.
+    """A batch as a model takes it: pixels float32 in [0, 1], and no device work.
 
-    Does what workers left to the device (recipes with `decode="cuda"` or `recolor_on="device"`), on
-    the device the batch was moved to. Floating pixels, as a user's transform may make them, are
-    taken as scaled already.
+    It does what workers left to the device (recipes with `decode="cuda"` or `recolor_on="device"`),
+    on the device that the batch is on. Pixels that are floats already, by a user's transform, are
+    taken as scaled.
 
     Args:
-        batch: The batch; stays as it is.
+        batch: The batch; it does not change.
         normalize: Subtract ImageNet's mean and divide by its standard deviation.
 
     Raises:
@@ -54,10 +54,9 @@ def finish(batch: Batch, *, normalize: bool = False) -> Batch:
 
 
 def check_decoder(device: torch.device) -> None:
-    """Look, before anything is read, whether a device can decode.
+    """Check whether a device can decode, before anything is read.
 
-    On another than CUDA pictures are decoded by the process that trains, on the CPU: a way to try
-    things out, which a warning says.
+    Warns if it is not a CUDA device: then the training process decodes, on the CPU.
 
     Raises:
         OptionError: It is a CUDA device, and there is no nvJPEG.
@@ -70,7 +69,7 @@ def check_decoder(device: torch.device) -> None:
 
 
 class _Scaling(NamedTuple):
-    """From levels 0 … 255 to what a model takes, float32 [3] each."""
+    """Mean and standard deviation for pixels in [0, 1], float32 [3] each."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -92,12 +91,12 @@ class _Scaling(NamedTuple):
 
     @property
     def high(self) -> torch.Tensor:
-        """What 255 becomes; 0 becomes `offset`."""
+        """The value that 255 becomes; 0 becomes `offset`."""
         return (1 - self.mean) / self.std
 
 
 def _finished(batch: Batch, scaling: _Scaling) -> torch.Tensor:
-    """All that is left of a batch: float32 [sum of H·W·3]."""
+    """Pixels after the batch's device work: float32 [sum of H·W·3]."""
     todo = batch.device_work
     pixels = _rendered(batch) if batch.is_encoded else batch.pixels.to(torch.float32)
     sizes = [work.size_hw for work in todo]
@@ -115,11 +114,11 @@ def _finished(batch: Batch, scaling: _Scaling) -> torch.Tensor:
 
 
 def _recolored(pixels: torch.Tensor, todo: Sequence[DeviceWork], scaling: _Scaling) -> torch.Tensor:
-    """Colours changed where something of the picture is seen, and all of it scaled, in one product.
+    """Change the colours of what is seen of each picture, and scale all, by one matrix product.
 
     Args:
         pixels: float32 [B, H, W, 3] in 0 … 255.
-        todo: What is left to each.
+        todo: The device work of each picture.
         scaling: How levels are scaled.
 
     Returns:
@@ -155,7 +154,7 @@ def _marked(length: int, spans: Sequence[slice], device: torch.device) -> torch.
 
 
 def _fills(todo: Sequence[DeviceWork], device: torch.device) -> torch.Tensor:
-    """float32 [B, 3]: what lies beyond each picture."""
+    """float32 [B, 3]: the fill of each picture."""
     return torch.tensor([work.fill for work in todo], dtype=torch.float32, device=device)
 
 
@@ -163,7 +162,7 @@ def _fills(todo: Sequence[DeviceWork], device: torch.device) -> torch.Tensor:
 
 
 def _rendered(batch: Batch) -> torch.Tensor:
-    """Pictures decoded and brought to their outputs: float32 [sum of H·W·3] in 0 … 255."""
+    """Decode and render all pictures: float32 [sum of H·W·3] in 0 … 255."""
     pictures, device = _decoded(batch), batch.device
     sizes = [3 * work.size_hw[0] * work.size_hw[1] for work in batch.device_work]
     flat = torch.empty(sum(sizes), dtype=torch.float32, device=device)
@@ -190,7 +189,7 @@ def _rendered(batch: Batch) -> torch.Tensor:
 
 
 def _decoded(batch: Batch) -> list[torch.Tensor | None]:
-    """Of each picture uint8 [3, h, w] on the device; None: nothing of it is seen."""
+    """Each picture, uint8 [3, h, w] on the device; None: nothing of it is seen."""
     shapes = [work.sent or (0,) for work in batch.device_work]
     contents = torch.split(batch.pixels, [int(np.prod(shape)) for shape in shapes])
     found: list[torch.Tensor | None] = [
