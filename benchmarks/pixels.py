@@ -48,7 +48,8 @@ from benchmarks.data import ARCHIVE
 from benchmarks.harness import circumstances
 from benchmarks.report import Verdict
 from datamodules import ShardDataset, presets
-from datamodules.loading.targets import annotated, load_item, planned
+from datamodules.loading.annotated import annotated
+from datamodules.loading.items import load_item, planned
 from datamodules.pixels.decode import decode_image, decode_mask
 from datamodules.profiling.batch_cost import Cost
 from datamodules.reading.samples import RawSample
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.synchronize import Barrier
 
-    from datamodules.loading.targets import Annotated, Item
+    from datamodules.loading.annotated import Annotated
+    from datamodules.loading.items import Item
 
 RESULTS = Path(__file__).parent / "results"
 CORES = (1, 2)

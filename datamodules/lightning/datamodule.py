@@ -24,9 +24,9 @@ from datamodules import presets
 from datamodules.lightning import loop_counters
 from datamodules.loading.batch import Batch
 from datamodules.loading.dataset import DEFAULT_WINDOW, ShardDataset
+from datamodules.loading.items import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.loading.loader import ShardLoader
 from datamodules.loading.on_device import check_decoder, finish
-from datamodules.loading.targets import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.order.world import World
 from datamodules.preview import sheet
 from datamodules.profiling.device_clock import Copied, Moment

@@ -1,1 +1,1 @@
-"""Samples become batches: datasets, worker processes, shared memory, the DataLoader."""
+"""Turns samples into batches: dataset, items, workers, shared memory, the DataLoader."""

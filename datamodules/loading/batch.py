@@ -1,11 +1,11 @@
-"""A batch, packed flat: a handful of tensors, however many pictures and boxes it holds.
+"""Packs samples into a `Batch` of a few flat tensors, however many pictures and boxes there are.
 
-Pictures of any size lie end to end in one tensor, boxes in another. Only the pixels cross from
-worker to parent through shared memory; the small tensors travel inside the message, which costs
-less than a file descriptor each.
+Pictures of any size lie end to end in one tensor, boxes in another. Only pixels go from worker to
+parent through shared memory. Small tensors travel inside the message, which is cheaper than a file
+descriptor for each.
 
-A picture's rows of RGB stay together (channels last, as decoders give them), so that packing one is
-a plain copy, made while it is still in the processor's caches.
+Pictures are channels last, as decoders give them, so packing a picture is a plain copy, made while
+it is still in the processor's caches.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from shard_tool.errors import OptionError, SampleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from datamodules.loading.targets import Item
-    from datamodules.transforms.device_work import Deferred
+    from datamodules.loading.items import Item
+    from datamodules.transforms.device_work import DeviceWork
 
 _SMALL_BYTES = 1 << 14
 
 
 class Batch:
-    """Samples of one rank's part of a global batch. Unpacks: ``images, targets = batch``.
+    """One rank's samples of a global batch. Unpacks: ``images, targets = batch``.
 
     Detection: images is a list of [3, H, W] (views of one tensor), targets a list of dicts.
     Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void. Classification: images
     [B, 3, H, W], labels float32 [B, 20]: 1 where the picture shows the class of label k + 1 in
     column k, 0 where not, -1 where only difficult ones. Images are channels last in memory.
 
-    Not a dataclass on purpose: Lightning looks into those, and under ``bf16-true`` would round the
-    boxes to 8 bits of mantissa.
+    Not a dataclass: Lightning converts the tensors of dataclasses, and under ``bf16-true`` would
+    round boxes to 8 bits of mantissa.
 
     Attributes:
         task: 'detection', 'segmentation' or 'classification'.
@@ -52,13 +52,13 @@ class Batch:
         sample_ids: int64 [B].
         orig_sizes: int64 [B, 2]: (height, width) of each stored picture.
         keys: The samples' keys.
-        epoch: Epoch the batch belongs to.
+        epoch: The epoch.
         start: First position of the global batch in its epoch.
         stop: Position after the global batch's last.
-        cost: What making it cost.
-        bad_samples: Sample id to reason of bad samples that others stand here for.
-        deferred: What is left to do to each picture on the device, by `device.finish`; empty:
-            nothing, and only then the batch unpacks.
+        cost: What the batch cost.
+        bad_samples: Sample id to reason, of bad samples; the batch has substitutes for them.
+        device_work: What `datamodules.finish` has to do to each picture on the device. The batch
+            unpacks only when this is empty.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Batch:
         stop: int,
         cost: Cost | None = None,
         bad_samples: dict[int, str] | None = None,
-        deferred: tuple[Deferred, ...] = (),
+        device_work: tuple[DeviceWork, ...] = (),
     ) -> None:
         self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
         self.boxes, self.labels, self.difficult = boxes, labels, difficult
         self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
         self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
         self.cost, self.bad_samples = cost or Cost(), bad_samples or {}
-        self.deferred = deferred
+        self.device_work = device_work
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -97,29 +97,29 @@ class Batch:
         yield self.targets
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: _shrunk(value) for name, value in vars(self).items()}
+        return {name: _pickled(value) for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: _grown(value) for name, value in state.items()})
+        self.__dict__.update({name: _unpickled(value) for name, value in state.items()})
 
     @property
     def device(self) -> torch.device:
-        """Where the batch was moved to."""
+        """The device that the batch is on."""
         return self.sample_ids.device
 
     @property
     def is_encoded(self) -> bool:
-        """Whether pictures are still to be decoded, or brought to their sizes."""
-        return any(left.sent is not None for left in self.deferred)
+        """Whether pictures still have to be decoded or scaled."""
+        return any(work.sent is not None for work in self.device_work)
 
     @property
     def images(self) -> Any:
         """Detection: list of [3, H, W]; other tasks: [B, 3, H, W]. Views, no copies.
 
         Raises:
-            OptionError: Something is left to do to them.
+            OptionError: `device_work` is not done yet.
         """
-        if self.deferred:
+        if self.device_work:
             what = "decoded" if self.is_encoded else "recoloured"
             hint = "call datamodules.finish(batch) first, as VOCDataModule does"
             raise OptionError("batch", f"its pictures are not {what} yet", hint)
@@ -162,10 +162,10 @@ class Batch:
         return self._map(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch on another device, but for what the CPU goes by.
+        """The batch on another device, except for what the CPU reads.
 
-        That is sizes and numbers of boxes, which cut the tensors into pictures and targets (read
-        from a GPU, each would wait for all it has to do), and pictures that are still files.
+        `sizes` and `num_boxes` stay on the CPU: they cut the tensors into pictures and targets, and
+        reading them from a GPU would wait for all its work. So do pictures not decoded yet.
         """
         stay = {"sizes": self.sizes, "num_boxes": self.num_boxes}
         if self.is_encoded:
@@ -174,12 +174,12 @@ class Batch:
         return Batch(**{**vars(moved), **stay})
 
     def with_pixels(self, pixels: torch.Tensor) -> Batch:
-        """The same batch with other pixel values, same layout."""
+        """The same batch with other pixels in the same layout."""
         return Batch(**{**vars(self), "pixels": pixels})
 
     def finished(self, pixels: torch.Tensor) -> Batch:
-        """The same batch with these pixels, and nothing left to do."""
-        return Batch(**{**vars(self), "pixels": pixels, "deferred": ()})
+        """The same batch with these pixels and no device work."""
+        return Batch(**{**vars(self), "pixels": pixels, "device_work": ()})
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         changed: dict[str, Any] = {
@@ -199,13 +199,13 @@ class Batch:
 
 
 class Packing:
-    """A batch being packed, one sample after the other.
+    """Packs a batch, one sample after the other.
 
     Args:
-        num_samples: Samples there will be.
+        num_samples: Samples of the batch.
         task: 'detection', 'segmentation' or 'classification'.
-        memory: `(num_bytes) -> uint8 [at least num_bytes]`, where the pixels shall lie; asked again
-            where they turn out to be more. None: in memory of the process, just enough.
+        memory: `(num_bytes) -> uint8 [at least num_bytes]`, memory for the pixels; called again if
+            that is too small. None: memory of this process, just enough.
         usual_bytes: Bytes of pixels of the batch before, as a first guess.
     """
 
@@ -219,21 +219,21 @@ class Packing:
     ) -> None:
         self._num_samples, self._task = num_samples, task
         self._memory, self._usual_bytes = memory, usual_bytes
-        self._room = torch.empty(0, dtype=torch.uint8)
+        self._buffer = torch.empty(0, dtype=torch.uint8)
         self._used = 0
         self._dtype: torch.dtype | None = None
         self._sizes: list[tuple[int, int]] = []
         self._targets: list[Any] = []
         self._names: list[tuple[int, str, tuple[int, int]]] = []
-        self._deferred: list[Deferred] = []
+        self._device_work: list[DeviceWork] = []
         self.seconds = 0.0
-        """Spent so far."""
+        """Seconds spent so far."""
 
     def add(self, item: Item) -> None:
         """Pack one more sample.
 
         Raises:
-            SampleError: Its picture has not the dtype of those before.
+            SampleError: Its picture's dtype differs from that of the pictures before.
         """
         begun = time.perf_counter()
         image = item.image
@@ -242,14 +242,14 @@ class Packing:
             problem = f"one batch holds pictures of {self._dtype} and {image.dtype}"
             raise SampleError(f"sample {item.key!r}", problem)
         stop = self._used + image.nbytes
-        if stop > len(self._room):
+        if stop > len(self._buffer):
             self._grow(image.nbytes)
-        place = self._room[self._used : stop].view(self._dtype)
-        left = item.deferred
-        if left is not None:
-            self._deferred.append(left)
-        if left is not None and left.sent is not None:
-            height, width = left.size_hw
+        place = self._buffer[self._used : stop].view(self._dtype)
+        work = item.device_work
+        if work is not None:
+            self._device_work.append(work)
+        if work is not None and work.sent is not None:
+            height, width = work.size_hw
             place.copy_(image.reshape(-1))
         else:
             _, height, width = image.shape
@@ -261,7 +261,7 @@ class Packing:
         self.seconds += time.perf_counter() - begun
 
     def batch(self, *, epoch: int, start: int, stop: int) -> Batch:
-        """What was added, as a batch of these positions; nothing can be added afterwards."""
+        """The packed batch of positions `start` to `stop`; nothing can be added afterwards."""
         begun, targets = time.perf_counter(), self._targets
         sample_ids, keys, orig_sizes = zip(*self._names, strict=True)
         is_detection = self._task == "detection"
@@ -272,9 +272,9 @@ class Packing:
         if self._task == "classification":
             labels = [torch.stack(targets)]
         masks = [target.reshape(-1) for target in targets if self._task == "segmentation"]
-        pixels = self._room[: self._used]
-        if self._memory is None and len(self._room) > self._used:
-            pixels = pixels.clone()  # else a pickled batch would hold the room as well
+        pixels = self._buffer[: self._used]
+        if self._memory is None and len(self._buffer) > self._used:
+            pixels = pixels.clone()  # pickling a view would pickle the whole buffer
         batch = Batch(
             task=self._task,
             pixels=pixels.view(self._dtype or torch.uint8),
@@ -290,27 +290,27 @@ class Packing:
             epoch=epoch,
             start=start,
             stop=stop,
-            deferred=tuple(self._deferred),
+            device_work=tuple(self._device_work),
         )
         batch.cost.collate_s = self.seconds + time.perf_counter() - begun
         return batch
 
     def _grow(self, num_bytes: int) -> None:
-        """Have room for a picture of so many bytes, and for others of the mean size.
+        """Take a larger buffer: for one more picture, and for the rest at the mean size so far.
 
-        But at most for twice as much, or as usual: one picture may be large among small ones, and
-        shared memory is short in containers.
+        At most twice what is used, or the usual size: one large picture says little about the
+        others, and containers have little shared memory.
         """
         used, count = self._used + num_bytes, len(self._sizes) + 1
         expected = used * self._num_samples // count
         size = max(used, min(expected, max(2 * used, self._usual_bytes)))
-        room = self._memory(size) if self._memory else torch.empty(size, dtype=torch.uint8)
-        room[: self._used].copy_(self._room[: self._used])
-        self._room = room
+        buffer = self._memory(size) if self._memory else torch.empty(size, dtype=torch.uint8)
+        buffer[: self._used].copy_(self._buffer[: self._used])
+        self._buffer = buffer
 
 
-def _shrunk(value: Any) -> Any:
-    """A small CPU tensor as a NumPy array, which pickles into the message itself."""
+def _pickled(value: Any) -> Any:
+    """A small CPU tensor as a NumPy array, whose bytes travel inside the message."""
     if not torch.is_tensor(value) or value.nbytes > _SMALL_BYTES:
         return value
     if value.device.type != "cpu" or value.dtype == torch.bfloat16:  # NumPy has neither
@@ -318,5 +318,5 @@ def _shrunk(value: Any) -> Any:
     return value.numpy()
 
 
-def _grown(value: Any) -> Any:
+def _unpickled(value: Any) -> Any:
     return torch.from_numpy(value) if type(value).__module__ == "numpy" else value

@@ -1,8 +1,8 @@
-"""`ShardLoader`: a DataLoader whose place is a cursor.
+"""Loads batches of a `ShardDataset`, and resumes at a cursor: `ShardLoader`.
 
-A pass starts at the cursor when its first batch is asked for, not when `iter` is called: Lightning
-calls `iter(loader)`, then `sampler.set_epoch`, then `next`. What was handed out (or, under
-`VOCDataModule`, trained) moves the cursor.
+A pass begins when its first batch is asked for, not at `iter`: Lightning calls `iter(loader)`, then
+`sampler.set_epoch`, then `next`. Batches that were handed out move the cursor; under
+`VOCDataModule`, batches that were trained.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, SequentialSampler
 
-from datamodules.loading.dataset import (
-    BatchStream,
-    Collated,
-    Failure,
-    Place,
-    ShardDataset,
-    note_bad_samples,
-)
-from datamodules.loading.shared_memory import Slots
+from datamodules.loading.bad_samples import note_bad_samples
+from datamodules.loading.batch_stream import BatchStream, Collated, Failure
+from datamodules.loading.shared_cursor import SharedCursor
+from datamodules.loading.shared_memory import SharedSegments
 from datamodules.profiling.batch_cost import Cost
 from shard_tool.errors import OptionError, ResumeError, ShardError
 
@@ -32,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from datamodules.loading.batch import Batch
+    from datamodules.loading.dataset import ShardDataset
     from datamodules.order.cursor import Cursor
     from datamodules.order.partition import EpochPartition
 
@@ -39,31 +35,32 @@ log = logging.getLogger(__name__)
 
 
 class ShardLoader(DataLoader[Any]):
-    """Batches of a `ShardDataset`, the same global batches on any number of ranks and workers.
+    """Loads the same global batches of a `ShardDataset` on any number of ranks and workers.
 
-    An evaluation loader (of a dataset with `shuffle=False`, and `drop_last=False`) has no cursor:
-    it starts at the first sample at every `iter` and ignores `set_epoch`.
+    An evaluation loader (`shuffle=False` in the dataset, and `drop_last=False`) has no cursor: it
+    starts at the first sample at every `iter` and ignores `set_epoch`.
 
-    A batch of generic samples is what `collate_fn` makes of the list of what the dataset's
-    transform returned for each; without one, the list.
+    Generic samples come as the list of what the dataset's transform returned, or as what
+    `collate_fn` makes of that list.
 
     Args:
-        dataset: What to load.
+        dataset: The samples to load.
         batch_size: Samples of a batch on each rank.
-        sampler: Must be None: the order is the dataset's. Named so that Lightning can rebuild it.
+        sampler: Must be None: the dataset decides the order. It has a name so that Lightning can
+            rebuild the loader.
         batch_sampler: Must be None, likewise.
-        num_workers: Processes that decode; does not change what is loaded.
-        drop_last: Only full batches; else the last samples spread evenly over the last batches.
-        pin_memory: As DataLoader, as are all below.
-        timeout: Seconds.
+        num_workers: Processes that decode; their number does not change what is loaded.
+        drop_last: Only full batches; else the last samples are spread evenly over the last batches.
+        pin_memory: As in DataLoader, like all arguments up to `pin_memory_device`.
+        timeout: Seconds to wait for a batch.
         worker_init_fn: Called in each worker with its number.
         multiprocessing_context: 'fork', 'forkserver' or 'spawn'.
-        prefetch_factor: Batches made ahead by each worker.
+        prefetch_factor: Batches that each worker makes ahead.
         persistent_workers: Keep workers between epochs.
-        pin_memory_device: As DataLoader.
-        resumable: Whether there is a cursor; None: unless this is an evaluation loader.
-        collate_fn: For generic samples alone; runs in the workers. Batches of other tasks are
-            packed.
+        pin_memory_device: As in DataLoader.
+        resumable: Whether there is a cursor; None: yes, except in an evaluation loader.
+        collate_fn: Only for generic samples; runs in the workers. Samples of a task are packed into
+            a `Batch`.
 
     Raises:
         OptionError: `batch_size` below 1, a sampler, or a `collate_fn` for samples of a task.
@@ -98,7 +95,7 @@ class ShardLoader(DataLoader[Any]):
             raise OptionError("batch_size", f"{batch_size} is below 1")
         source = dataset.dataset if isinstance(dataset, BatchStream) else dataset
         if isinstance(dataset, BatchStream) and collate_fn in (None, _as_it_is):
-            collate_fn = dataset.collate_fn  # Lightning, rebuilding this, knows only torch's
+            collate_fn = dataset.collate_fn  # Lightning rebuilds the loader with torch's own
         stream = BatchStream(
             source, batch_size=batch_size, drop_last=drop_last, collate_fn=collate_fn
         )
@@ -108,13 +105,16 @@ class ShardLoader(DataLoader[Any]):
         self._num_passes = 0
         self._sampler_epoch_set = False
         self._saved_global_batch_size: int | None = None
-        self._slots: list[Slots] = []  # changed in place: Lightning may keep whatever is assigned
+        self._segments: list[
+            SharedSegments
+        ] = []  # changed in place: Lightning may keep whatever is assigned
         self.bad_samples: dict[int, str] = {}
-        """Sample id to reason of the bad samples that others were substituted for, so far."""
+        """Sample id to reason, of the bad samples substituted so far."""
         self.last_cost = Cost()
-        """What the batch handed out last has cost; a `Batch` says so itself."""
+        """What the batch handed out last cost."""
         self.trained_batches: Callable[[], int] | None = None
-        """Under `VOCDataModule`: batches of this epoch trained so far, by Lightning's count."""
+        """Returns the batches of this epoch trained so far, by Lightning's count; set by
+        `VOCDataModule`."""
         super().__init__(
             stream,
             batch_size=None,
@@ -132,13 +132,14 @@ class ShardLoader(DataLoader[Any]):
         object.__setattr__(self, "batch_size", batch_size)
         object.__setattr__(self, "drop_last", drop_last)
 
-    # The order of samples is not a sampler's business, but Lightning announces epochs through
-    # `loader.sampler`. torch itself keeps its own sampler behind `_index_sampler`.
+    # No sampler decides the order of samples, but Lightning announces epochs to `loader.sampler`.
+    # torch reads its own sampler from `_index_sampler`.
 
     @property  # type: ignore[override]  # nothing iterates it
-    def sampler(self) -> _EpochDoor:
-        """Where Lightning calls `set_epoch`."""
-        return _EpochDoor(self) if self.dataset.dataset.shuffle else _SequentialDoor(self)
+    def sampler(self) -> _LightningSampler:
+        """The object on which Lightning calls `set_epoch`."""
+        shuffle = self.dataset.dataset.shuffle
+        return _LightningSampler(self) if shuffle else _LightningSequentialSampler(self)
 
     @sampler.setter
     def sampler(self, value: Any) -> None:
@@ -150,7 +151,7 @@ class ShardLoader(DataLoader[Any]):
 
     @property
     def cursor(self) -> Cursor:
-        """The place of the next sample not yet handed out (or trained, see `state_dict`)."""
+        """The next position that was not handed out (or not trained, see `state_dict`)."""
         if self._taken is not None:
             return self._taken.cursor(self.trained_batches)
         if self._cursor is None:
@@ -163,13 +164,13 @@ class ShardLoader(DataLoader[Any]):
         return self.dataset.partition(self.cursor.samples).num_batches
 
     def __len__(self) -> int:
-        """Batches of a full epoch in the present world, wherever the cursor is."""
+        """Batches of a full epoch in the present world, whatever the cursor."""
         return self.dataset.partition().num_batches
 
     def num_samples_of(self, num_batches: int) -> int:
-        """Samples over all ranks in the first batches of a full epoch; of all, where it has fewer.
+        """Samples, over all ranks, in the first `num_batches` of a full epoch, or in all it has.
 
-        What an evaluation that is not cut short must have counted.
+        An evaluation that is complete has counted as many.
         """
         partition = self.dataset.partition()
         return partition.bounds(min(num_batches, partition.num_batches))[0]
@@ -178,26 +179,27 @@ class ShardLoader(DataLoader[Any]):
         return _Pass(self)
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to the beginning of `epoch`; nothing happens where the cursor is in it already."""
+        """Move to the beginning of `epoch`, unless the cursor is in that epoch already."""
         if self.resumable and epoch != self.cursor.epoch:
             self._move_to(replace(self.cursor, epoch=epoch, samples=0))
 
     def state_dict(self) -> dict[str, Any]:
-        """The place to resume from, as plain types; the same on every rank.
+        """The cursor to resume from, as plain types; the same on every rank.
 
-        Counts what was handed out; under `VOCDataModule` what was trained. `global_batch_size` is
-        not part of the place: it lets a change of topology under plain Lightning be noticed.
+        It counts batches that were handed out, under `VOCDataModule` batches that were trained.
+        `global_batch_size` is not part of the cursor: by it a loader notices a change of topology
+        under plain Lightning.
         """
         state: dict[str, Any] = dict(self.cursor.to_state())
         state["global_batch_size"] = self.dataset.partition().global_batch_size
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Start the next pass at a saved place.
+        """Start the next pass at a saved cursor.
 
         Raises:
             ResumeError: The state is empty, of another version, or of other data, another seed,
-                lanes or window; says both sides.
+                lanes or window; the message has both sides.
         """
         cursor = self.dataset.dataset.cursor_from_state(state)
         if not self.resumable:
@@ -206,33 +208,38 @@ class ShardLoader(DataLoader[Any]):
         self._move_to(cursor)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy stands at the same place, with no workers, no pass and no Trainer of its own."""
-        place = self.cursor if self.resumable else None
-        own: dict[str, Any] = {"_cursor": place, "_taken": None, "_iterator": None, "_slots": []}
+        """A copy has the same cursor, but no workers, no pass and no Trainer."""
+        cursor = self.cursor if self.resumable else None
+        own: dict[str, Any] = {
+            "_cursor": cursor,
+            "_taken": None,
+            "_iterator": None,
+            "_segments": [],
+        }
         own["trained_batches"] = None
         return {**self.__dict__, **own}
 
-    def _new_slots(self) -> list[Slots]:
+    def _new_segments(self) -> list[SharedSegments]:
         if not self.num_workers or self.dataset.dataset.is_generic:
             return []
-        return [Slots(self.num_workers, (self.prefetch_factor or 2) + 2)]
+        return [SharedSegments(self.num_workers, (self.prefetch_factor or 2) + 2)]
 
     def _move_to(self, cursor: Cursor) -> None:
         self._cursor, self._taken = cursor, None
 
     def _begin(self) -> tuple[_Taken, Iterator[Batch | Collated | Failure]]:
-        """Start a pass: settle where, tell the workers, and start them."""
+        """Begin a pass: find its cursor, share it with the workers, and start them."""
         stream = self.dataset
         stream.dataset.settle_world()
         cursor = self.cursor if self.resumable else stream.dataset.first_cursor()
         if self._taken is not None and self._taken.is_all:
-            # every batch was taken, but not the end of the iterator: as zip(range(n), loader) does
+            # All batches were taken, but StopIteration was not: zip(range(n), loader) does so.
             cursor = replace(cursor, epoch=cursor.epoch + 1, samples=0)
         self._check_topology(cursor)
-        if stream.place is None or self._iterator is None:
-            stream.place = Place()  # of these workers alone: others may still be starting
-            self._slots[:] = stream.slots = self._new_slots()
-        stream.place.set(cursor)
+        if stream.start is None or self._iterator is None:
+            stream.start = SharedCursor()  # a new one: workers of before may still be starting
+            self._segments[:] = stream.segments = self._new_segments()
+        stream.start.set(cursor)
         trained = self.trained_batches
         taken = _Taken(
             start=cursor,
@@ -240,7 +247,7 @@ class ShardLoader(DataLoader[Any]):
             trained_before=trained() if trained else 0,
         )
         batches = super().__iter__()
-        stream.slots = []  # workers have it; what is mapped goes with the pass, or the workers
+        stream.segments = []  # the workers have it; the pass, or the loader, holds what is mapped
         self._num_passes += 1
         if self.resumable:
             self._taken = taken
@@ -251,7 +258,7 @@ class ShardLoader(DataLoader[Any]):
             self._move_to(replace(done.start, epoch=done.start.epoch + 1, samples=0))
 
     def _check_topology(self, cursor: Cursor) -> None:
-        """Under Lightning, without our data module, a loader cannot restate Lightning's count."""
+        """Refuse another global batch size where nobody corrects Lightning's count of batches."""
         saved, here = self._saved_global_batch_size, self.dataset.partition().global_batch_size
         alone = not self._sampler_epoch_set or self.trained_batches is not None
         if cursor.samples and saved not in (None, here) and not alone:
@@ -260,8 +267,8 @@ class ShardLoader(DataLoader[Any]):
             raise ResumeError("ShardLoader under Lightning", problem, hint)
 
 
-class _EpochDoor:
-    """`loader.sampler`, as far as Lightning looks at it."""
+class _LightningSampler:
+    """`loader.sampler`, as far as Lightning uses it."""
 
     def __init__(self, loader: ShardLoader) -> None:
         self._loader = loader
@@ -271,31 +278,31 @@ class _EpochDoor:
         self._loader.set_epoch(epoch)
 
 
-class _SequentialDoor(_EpochDoor, SequentialSampler):
-    """The same for manifest order; its type tells Lightning that nothing is shuffled."""
+class _LightningSequentialSampler(_LightningSampler, SequentialSampler):
+    """The same for manifest order: by its type Lightning knows that nothing is shuffled."""
 
     def __init__(self, loader: ShardLoader) -> None:
-        _EpochDoor.__init__(self, loader)
+        _LightningSampler.__init__(self, loader)
         SequentialSampler.__init__(self, loader.dataset.dataset)
 
 
 @dataclass
 class _Taken:
-    """How far a pass has come: all the loader needs to know of it."""
+    """How many batches of a pass were taken."""
 
     start: Cursor
     partition: EpochPartition
     trained_before: int
-    """Batches Lightning had counted in this epoch when the pass began."""
+    """Batches of this epoch that Lightning had counted when the pass began."""
     handed_out: int = 0
 
     @property
     def is_all(self) -> bool:
-        """True when every batch was handed out."""
+        """Whether every batch was handed out."""
         return self.handed_out >= self.partition.num_batches
 
     def cursor(self, trained: Callable[[], int] | None) -> Cursor:
-        """The place after what was trained, where that is known, else handed out."""
+        """The cursor after the batches trained, if that is known, else handed out."""
         done = self.handed_out
         if trained is not None:
             done = min(done, max(0, trained() - self.trained_before))
@@ -303,14 +310,14 @@ class _Taken:
 
 
 class _Pass:
-    """One iteration over a loader; begins when the first batch is asked for."""
+    """One iteration over a loader. It begins when the first batch is asked for."""
 
     def __init__(self, loader: ShardLoader) -> None:
         self._loader = loader
         self._taken: _Taken | None = None
         self._batches: Iterator[Batch | Collated | Failure] = iter(())
         self._number = 0
-        self._slots: list[Slots] = []
+        self._segments: list[SharedSegments] = []
         self._error: BaseException | None = None
 
     def __iter__(self) -> _Pass:
@@ -318,14 +325,14 @@ class _Pass:
 
     def __next__(self) -> Any:
         if self._error is not None:
-            raise self._error  # the batches after it would hide that one is missing
+            raise self._error  # later batches would hide that one is missing
         begun = time.perf_counter()
         if self._taken is None:
             self._taken, self._batches = self._loader._begin()
             self._number = self._loader._num_passes
-            self._slots = list(self._loader._slots)  # live as long as batches arrive
+            self._segments = list(self._loader._segments)  # needed as long as batches arrive
             if not self._loader.persistent_workers:
-                self._loader._slots.clear()
+                self._loader._segments.clear()
         self._check_is_latest()
         try:
             batch = _unwrapped(next(self._batches))
@@ -338,12 +345,12 @@ class _Pass:
             loader.bad_samples = note_bad_samples(loader.bad_samples, batch.bad_samples, limit)
         except StopIteration:
             self._loader._finish(self._taken)
-            self._slots.clear()
+            self._segments.clear()
             raise
         except Exception as exc:
             self._error = _explained(exc, self._batches)
-            # The error's traceback holds this pass: torch's iterator must not hang on that cycle,
-            # whose collection, in any order, waits 5 s for each worker.
+            # The error's traceback refers to this pass. If the pass still held torch's iterator,
+            # collecting that cycle would wait 5 s for each worker.
             self._batches = iter(())
             if self._error is exc:
                 raise
@@ -352,7 +359,7 @@ class _Pass:
         return batch.value if isinstance(batch, Collated) else batch
 
     def _check_is_latest(self) -> None:
-        """Persistent workers serve one pass at a time: an older one would take the newer's."""
+        """Refuse an older pass: persistent workers serve one, and it would take their batches."""
         loader = self._loader
         if loader.persistent_workers and self._number != loader._num_passes:
             problem = "another iteration has begun, and persistent workers serve one at a time"
@@ -366,7 +373,7 @@ def _unwrapped(batch: Batch | Collated | Failure) -> Batch | Collated:
 
 
 def _num_ready(batches: object) -> int:
-    """Batches that workers have made already; torch has no public way to ask."""
+    """Batches that workers have ready; torch has no public way to ask."""
     queue = getattr(batches, "_data_queue", None)
     try:
         return int(queue.qsize()) if queue is not None else 0
@@ -375,7 +382,7 @@ def _num_ready(batches: object) -> int:
 
 
 def _explained(exc: Exception, batches: object) -> Exception:
-    """The error itself, or what a worker's death by SIGBUS means; torch's own text may not say."""
+    """The error itself, or what a worker's SIGBUS means, which torch's message may not say."""
     workers = getattr(batches, "_workers", ())
     if not any(worker.exitcode == -signal.SIGBUS for worker in workers):
         return exc

@@ -1,8 +1,8 @@
-"""What is done to a batch on the device it was sent to: the rest of a recipe, scaling, normalising.
+"""Finishes batches on their device: the rest of a recipe, scaling to [0, 1], normalising.
 
-The same code runs on every device, the CPU among them. Pixels are floating from the decoder on and
-never rounded, so before colours are changed they differ from a worker's, which rounds twice as it
-scales, by 1.1 levels at most.
+The same code runs on every device, also on the CPU. Pixels are floats from the decoder on and are
+never rounded. A worker rounds twice as it scales, so before colours change the two differ by 1.1
+levels at most.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datamodules.loading.batch import Batch
-    from datamodules.transforms.device_work import Deferred
+    from datamodules.transforms.device_work import DeviceWork
 
 _SAME_COLORS = np.eye(3, 6, dtype=np.float32)
 
 
 def finish(batch: Batch, *, normalize: bool = False) -> Batch:
-    """A batch as a model takes it: pixels float32 in [0, 1], and nothing left to do.
+    """A batch as a model takes it: pixels float32 in [0, 1], and no device work.
 
-    Does what workers left to the device (recipes with `decode="cuda"` or `recolor_on="device"`), on
-    the device the batch was moved to. Floating pixels, as a user's transform may make them, are
-    taken as scaled already.
+    It does what workers left to the device (recipes with `decode="cuda"` or `recolor_on="device"`),
+    on the device that the batch is on. Pixels that are floats already, by a user's transform, are
+    taken as scaled.
 
     Args:
-        batch: The batch; stays as it is.
+        batch: The batch; it does not change.
         normalize: Subtract ImageNet's mean and divide by its standard deviation.
 
     Raises:
@@ -43,7 +43,7 @@ def finish(batch: Batch, *, normalize: bool = False) -> Batch:
     """
     with torch.autocast(batch.device.type, enabled=False):  # 8 bits of mantissa are too few
         scaling = _Scaling.of(batch.device, normalize=normalize)
-        if batch.deferred:
+        if batch.device_work:
             return batch.finished(_finished(batch, scaling))
         pixels = batch.pixels
         if pixels.dtype == torch.uint8:
@@ -54,10 +54,9 @@ def finish(batch: Batch, *, normalize: bool = False) -> Batch:
 
 
 def check_decoder(device: torch.device) -> None:
-    """Look, before anything is read, whether a device can decode.
+    """Check whether a device can decode, before anything is read.
 
-    On another than CUDA pictures are decoded by the process that trains, on the CPU: a way to try
-    things out, which a warning says.
+    Warns if it is not a CUDA device: then the training process decodes, on the CPU.
 
     Raises:
         OptionError: It is a CUDA device, and there is no nvJPEG.
@@ -70,7 +69,7 @@ def check_decoder(device: torch.device) -> None:
 
 
 class _Scaling(NamedTuple):
-    """From levels 0 … 255 to what a model takes, float32 [3] each."""
+    """Mean and standard deviation for pixels in [0, 1], float32 [3] each."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -92,21 +91,21 @@ class _Scaling(NamedTuple):
 
     @property
     def high(self) -> torch.Tensor:
-        """What 255 becomes; 0 becomes `offset`."""
+        """The value that 255 becomes; 0 becomes `offset`."""
         return (1 - self.mean) / self.std
 
 
 def _finished(batch: Batch, scaling: _Scaling) -> torch.Tensor:
-    """All that is left of a batch: float32 [sum of H·W·3]."""
-    todo = batch.deferred
+    """Pixels after the batch's device work: float32 [sum of H·W·3]."""
+    todo = batch.device_work
     pixels = _rendered(batch) if batch.is_encoded else batch.pixels.to(torch.float32)
-    sizes = [left.size_hw for left in todo]
+    sizes = [work.size_hw for work in todo]
     if len(set(sizes)) == 1:
         return _recolored(pixels.view(len(todo), *sizes[0], 3), todo, scaling).view(-1)
     flat = torch.split(pixels, [3 * height * width for height, width in sizes])
     parts = [
-        _recolored(part.view(1, *size, 3), [left], scaling).view(-1)
-        for part, size, left in zip(flat, sizes, todo, strict=True)
+        _recolored(part.view(1, *size, 3), [work], scaling).view(-1)
+        for part, size, work in zip(flat, sizes, todo, strict=True)
     ]
     return torch.cat(parts)
 
@@ -114,24 +113,24 @@ def _finished(batch: Batch, scaling: _Scaling) -> torch.Tensor:
 # Colours ----------------------------------------------------------------------------------------
 
 
-def _recolored(pixels: torch.Tensor, todo: Sequence[Deferred], scaling: _Scaling) -> torch.Tensor:
-    """Colours changed where something of the picture is seen, and all of it scaled, in one product.
+def _recolored(pixels: torch.Tensor, todo: Sequence[DeviceWork], scaling: _Scaling) -> torch.Tensor:
+    """Change the colours of what is seen of each picture, and scale all, by one matrix product.
 
     Args:
         pixels: float32 [B, H, W, 3] in 0 … 255.
-        todo: What is left to each.
+        todo: The device work of each picture.
         scaling: How levels are scaled.
 
     Returns:
         float32 [B, H, W, 3], contiguous.
     """
-    if all(left.colors is None for left in todo):
+    if all(work.colors is None for work in todo):
         return pixels * scaling.factor + scaling.offset
     count, height, width, _ = pixels.shape
     device = pixels.device
-    rows = _marked(height, [left.seen[0] for left in todo], device)
-    columns = _marked(width, [left.seen[1] for left in todo], device)
-    known = [_SAME_COLORS if left.colors is None else left.colors for left in todo]
+    rows = _marked(height, [work.seen[0] for work in todo], device)
+    columns = _marked(width, [work.seen[1] for work in todo], device)
+    known = [_SAME_COLORS if work.colors is None else work.colors for work in todo]
     colors = torch.from_numpy(np.stack(known)).to(device)
 
     sums = (rows[:, None] @ pixels.view(count, height, -1)).view(count, width, 3)
@@ -154,32 +153,34 @@ def _marked(length: int, spans: Sequence[slice], device: torch.device) -> torch.
     return ((places >= bounds[:, :1]) & (places < bounds[:, 1:])).to(torch.float32)
 
 
-def _fills(todo: Sequence[Deferred], device: torch.device) -> torch.Tensor:
-    """float32 [B, 3]: what lies beyond each picture."""
-    return torch.tensor([left.fill for left in todo], dtype=torch.float32, device=device)
+def _fills(todo: Sequence[DeviceWork], device: torch.device) -> torch.Tensor:
+    """float32 [B, 3]: the fill of each picture."""
+    return torch.tensor([work.fill for work in todo], dtype=torch.float32, device=device)
 
 
 # Geometry ---------------------------------------------------------------------------------------
 
 
 def _rendered(batch: Batch) -> torch.Tensor:
-    """Pictures decoded and brought to their outputs: float32 [sum of H·W·3] in 0 … 255."""
+    """Decode and render all pictures: float32 [sum of H·W·3] in 0 … 255."""
     pictures, device = _decoded(batch), batch.device
-    sizes = [3 * left.size_hw[0] * left.size_hw[1] for left in batch.deferred]
+    sizes = [3 * work.size_hw[0] * work.size_hw[1] for work in batch.device_work]
     flat = torch.empty(sum(sizes), dtype=torch.float32, device=device)
-    fills = _fills(batch.deferred, device)
+    fills = _fills(batch.device_work, device)
     outputs = torch.split(flat, sizes)
-    for left, output, picture, fill in zip(batch.deferred, outputs, pictures, fills, strict=True):
-        output = output.view(*left.size_hw, 3)
+    for work, output, picture, fill in zip(
+        batch.device_work, outputs, pictures, fills, strict=True
+    ):
+        output = output.view(*work.size_hw, 3)
         output.copy_(fill)
-        if picture is not None and (rendering := left.rendering) is not None:
+        if picture is not None and (rendering := work.rendering) is not None:
             resample_by_torch(
                 picture.permute(1, 2, 0),
                 rendering.rows,
                 rendering.columns,
                 fill=fill,
                 is_flipped=rendering.is_flipped,
-                out=output[left.seen],
+                out=output[work.seen],
             )
     return flat
 
@@ -188,8 +189,8 @@ def _rendered(batch: Batch) -> torch.Tensor:
 
 
 def _decoded(batch: Batch) -> list[torch.Tensor | None]:
-    """Of each picture uint8 [3, h, w] on the device; None: nothing of it is seen."""
-    shapes = [left.sent or (0,) for left in batch.deferred]
+    """Each picture, uint8 [3, h, w] on the device; None: nothing of it is seen."""
+    shapes = [work.sent or (0,) for work in batch.device_work]
     contents = torch.split(batch.pixels, [int(np.prod(shape)) for shape in shapes])
     found: list[torch.Tensor | None] = [
         content.view(shape).permute(2, 0, 1).to(batch.device) if len(shape) == 3 else None
@@ -199,7 +200,7 @@ def _decoded(batch: Batch) -> list[torch.Tensor | None]:
     places = [f"sample {batch.keys[i]!r}" for i in files]
     pictures = decode_on_device([contents[i] for i in files], batch.device, places=places)
     for i, picture, place in zip(files, pictures, places, strict=True):
-        rendering = batch.deferred[i].rendering
+        rendering = batch.device_work[i].rendering
         assert rendering is not None
         expected = (rendering.rows.decoded, rendering.columns.decoded)
         if tuple(picture.shape[1:]) != expected:

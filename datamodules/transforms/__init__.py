@@ -1,1 +1,1 @@
-"""Transforms: recipes fused with decoding, and users' own, seeded by sample."""
+"""Transforms pictures and targets: recipes fused with decoding, and users' own transforms."""

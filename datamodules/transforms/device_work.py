@@ -1,7 +1,7 @@
-"""What of a picture a worker leaves to the device, as plain numbers.
+"""Says what a worker leaves to the device to do to a picture, as plain numbers.
 
-Everything is drawn in the worker, by the sample's key. What is sent along with a batch says which
-pixels become which and which colours become which; `device.finish` carries it out.
+The worker draws everything, by the sample's key. The numbers travel with the batch and say how
+pixels are scaled and colours are changed. `datamodules.finish` does it.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ _NOTHING_SEEN = (slice(0, 0), slice(0, 0))
 
 
 class Rendering(NamedTuple):
-    """How decoded pixels become an output picture."""
+    """How decoded pixels are scaled and placed."""
 
     rows: Span
     columns: Span
     is_flipped: bool
 
 
-class Deferred(NamedTuple):
-    """What is left to do to one picture."""
+class DeviceWork(NamedTuple):
+    """What the device has to do to one picture."""
 
     size_hw: tuple[int, int]
     """(height, width) of the output."""
     fill: tuple[int, int, int]
-    """RGB of what lies beyond the picture: no change of colours touches it."""
+    """RGB of what lies beyond the picture; no colour change applies to it."""
     seen: tuple[slice, slice]
     """Rows and columns of the output that show something of the picture."""
     colors: NDArray[np.float32] | None
-    """float32 [3, 6], see `ColorChange.of_any_mean`; None: colours stay."""
+    """float32 [3, 6], see `ColorChange.of_any_mean`; None: colours do not change."""
     sent: tuple[int, ...] | None = None
-    """Shape of what is sent in place of the output: (n,) bytes of a JPEG file, none where nothing
-    of it is seen; or (h, w, 3) where the worker had to decode it. None: the output is sent."""
+    """Shape of what is sent instead of the output: (n,) bytes of a JPEG file, n = 0 if nothing of
+    the picture is seen; (h, w, 3) if the worker had to decode it. None: the output is sent."""
     rendering: Rendering | None = None
-    """What becomes of that; None: nothing of it is seen, or it is done."""
+    """How what is sent is rendered; None: nothing of it is seen, or the worker rendered it."""
 
 
-def defer(
+def work_for_device(
     pixels: torch.Tensor | None,
     plan: Plan,
     size_hw: tuple[int, int],
@@ -56,28 +56,28 @@ def defer(
     change: ColorChange,
     fill: tuple[int, int, int],
     is_rendered: bool,
-) -> Deferred:
-    """What is left to do to a stored picture.
+) -> DeviceWork:
+    """The device work of one stored picture.
 
     Args:
-        pixels: uint8 [h, w, 3], as it was decoded, or [n], the JPEG file; None: nothing of it is
-            seen.
-        plan: What becomes of it.
+        pixels: The decoded picture, uint8 [h, w, 3], or the JPEG file, uint8 [n]; None: nothing of
+            it is seen.
+        plan: How it is rendered.
         size_hw: (height, width) of the stored picture.
-        change: What becomes of its colours.
+        change: How its colours change.
         fill: RGB of what lies beyond it.
-        is_rendered: Whether only colours are left.
+        is_rendered: Whether the worker renders it, so that only colours are left.
     """
     colors = None if change.is_nothing else change.of_any_mean()
     if pixels is None:
         sent = None if is_rendered else (0,)
-        return Deferred(plan.size_hw, fill, _NOTHING_SEEN, None, sent)
+        return DeviceWork(plan.size_hw, fill, _NOTHING_SEEN, None, sent)
     decoded_hw = size_hw if pixels.ndim == 1 else (pixels.shape[0], pixels.shape[1])
     rows, columns = spans(plan, size_hw, decoded_factor(decoded_hw, size_hw))
     across = columns.seen
     if plan.is_flipped:
         across = slice(plan.size_hw[1] - across.stop, plan.size_hw[1] - across.start)
-    left = Deferred(plan.size_hw, fill, (rows.seen, across), colors)
+    left = DeviceWork(plan.size_hw, fill, (rows.seen, across), colors)
     if is_rendered:
         return left
     rendering = Rendering(rows, columns, plan.is_flipped)

@@ -20,13 +20,13 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import convert_bounding_box_format
 
 from datamodules.pixels.color import ColorChange
-from datamodules.pixels.decode import decode_mask, decode_scaled, is_for_device
+from datamodules.pixels.decode import decode_scaled, is_for_device
 from datamodules.pixels.geometry import Plan, decode_factor, kept_boxes
 from datamodules.pixels.render import render, render_mask
-from datamodules.transforms.device_work import Deferred, defer
-from datamodules.transforms.linked_labels import PerBox, in_step
+from datamodules.transforms.device_work import DeviceWork, work_for_device
+from datamodules.transforms.linked_labels import LinkedLabels, linked_flags
 from datamodules.transforms.seeding import seed_generators
-from shard_tool.errors import OptionError, SampleError
+from shard_tool.errors import OptionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,16 +61,15 @@ class Planned(NamedTuple):
     """bool [N]: which they are."""
 
 
-class Decoded(NamedTuple):
-    """A stored sample's pixels, as far as a plan needs them."""
+class Rendered(NamedTuple):
+    """What a recipe has made of a stored sample's pictures."""
 
-    pixels: torch.Tensor | None
-    """uint8 [h, w, 3], perhaps decoded smaller; or [n], the JPEG file, where that is the device's
-    to decode. None: nothing of the picture is seen."""
+    image: torch.Tensor
+    """uint8 [3, H, W], or what the device makes that of: see `DeviceWork.sent`."""
     mask: torch.Tensor | None
-    """uint8 [H, W]."""
-    size_hw: tuple[int, int]
-    """(height, width) of the stored picture."""
+    """uint8 [H, W]; None but for segmentation."""
+    left: DeviceWork | None
+    """What is left to the device; None: nothing."""
 
 
 Draw: TypeAlias = Callable[[tuple[int, int], "NDArray[np.float32]", np.random.Generator], Drawn]
@@ -78,7 +77,7 @@ Draw: TypeAlias = Callable[[tuple[int, int], "NDArray[np.float32]", np.random.Ge
 or results depend on what a worker did before. What draws is another's after the call."""
 
 
-class _Drawing(threading.local):
+class _ThreadGenerator(threading.local):
     """A generator of each thread, set to a key for each sample: a tenth of what a new one costs."""
 
     def __init__(self) -> None:
@@ -93,7 +92,7 @@ class _Drawing(threading.local):
         return self._generator
 
 
-_drawing = _Drawing()
+_thread_generator = _ThreadGenerator()
 
 
 @dataclass(frozen=True)
@@ -187,12 +186,13 @@ class FusedTransform:
         elif not _is_labels(target):
             mask = _checked_mask(target, size_hw)
         seeds = torch.randint(2**63 - 1, (2,)).tolist()
-        planned = self._planned(size_hw, boxes, _drawing.keyed(np.array(seeds, np.uint64)))
-        if isinstance(target, dict):
+        planned = self._planned(size_hw, boxes, _thread_generator.keyed(np.array(seeds, np.uint64)))
+        rendered = self.rendered(planned, pixels.permute(1, 2, 0), mask, size_hw=size_hw)
+        if rendered.mask is not None:
+            target = tv_tensors.Mask(rendered.mask)
+        elif isinstance(target, dict):
             target = _moved(target, planned)
-        decoded = Decoded(pixels.permute(1, 2, 0), mask, size_hw)
-        image, target = self._rendered(planned, decoded, target)
-        return self._finished(tv_tensors.Image(image), target)
+        return self.apply_after(tv_tensors.Image(rendered.image), target)
 
     def planned(
         self, boxes: NDArray[np.float32], *, size_hw: tuple[int, int], random_key: bytes
@@ -207,69 +207,70 @@ class FusedTransform:
         if not self._is_ours:
             seed_generators(random_key)  # for a `draw` that takes the global ones after all
         key = np.frombuffer(random_key[:16], "<u8")
-        return self._planned(size_hw, boxes, _drawing.keyed(key))
+        return self._planned(size_hw, boxes, _thread_generator.keyed(key))
 
     def decoded(
-        self,
-        planned: Planned,
-        jpeg: bytes | memoryview,
-        mask: bytes | memoryview | None,
-        *,
-        size_hw: tuple[int, int],
-        place: str,
-    ) -> Decoded:
-        """Decode as much as the plan needs.
+        self, planned: Planned, jpeg: bytes | memoryview, *, size_hw: tuple[int, int], place: str
+    ) -> torch.Tensor | None:
+        """Decode as much of a picture as the plan needs.
 
         Args:
             planned: What is to be done.
             jpeg: The picture's bytes.
-            mask: The mask's bytes; None but for segmentation.
             size_hw: (height, width) of the stored picture, as its header says.
-            place: What errors call the sample.
+            place: What errors call the picture.
+
+        Returns:
+            uint8 [h, w, 3], perhaps decoded smaller; or [n], the JPEG file, where that is the
+            device's to decode. None: nothing of the picture is seen.
 
         Raises:
-            SampleError: The bytes do not decode, or the mask has another size.
+            SampleError: The bytes do not decode.
         """
-        plan, pixels, fast = planned.drawn.plan, None, self.decode == "fast"
-        if plan.view.meets(size_hw):
-            if self.decode == "cuda" and is_for_device(jpeg):
-                pixels = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
-            else:
-                factor = decode_factor(plan, size_hw, fast=fast)
-                values = decode_scaled(
-                    jpeg, factor, place=f"{place}.jpg", size_hw=size_hw, fast=fast
-                )
-                pixels = torch.from_numpy(values)
-        if mask is None:
-            return Decoded(pixels, None, size_hw)
-        mask_place = f"{place}.class.png"
-        labels = decode_mask(mask, place=mask_place)
-        if tuple(labels.shape) != size_hw:
-            problem = f"is {labels.shape[1]} x {labels.shape[0]} px, its picture"
-            raise SampleError(mask_place, f"{problem} {size_hw[1]} x {size_hw[0]}")
-        return Decoded(pixels, labels, size_hw)
+        plan, fast = planned.drawn.plan, self.decode == "fast"
+        if not plan.view.meets(size_hw):
+            return None
+        if self.decode == "cuda" and is_for_device(jpeg):
+            return torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+        factor = decode_factor(plan, size_hw, fast=fast)
+        values = decode_scaled(jpeg, factor, place=place, size_hw=size_hw, fast=fast)
+        return torch.from_numpy(values)
 
-    def carried_out(
+    def rendered(
         self,
         planned: Planned,
-        decoded: Decoded,
-        target: dict[str, Any] | torch.Tensor | None,
+        pixels: torch.Tensor | None,
+        mask: torch.Tensor | None,
         *,
-        random_key: bytes,
-    ) -> tuple[Any, Any]:
-        """(image, target): what was planned, and the transforms after it.
+        size_hw: tuple[int, int],
+    ) -> Rendered:
+        """Do what was planned to decoded pictures, but for what is left to the device.
 
         Args:
             planned: What is to be done.
-            decoded: The pixels.
-            target: The target, its boxes moved already, or labels; None where there is a mask.
-            random_key: What the transforms after it draw by; 32 bytes.
+            pixels: What `decoded` returned.
+            mask: uint8 [h, w] of the stored picture; None but for segmentation.
+            size_hw: (height, width) of the stored picture.
         """
-        image, moved = self._rendered(planned, decoded, target, leaves=self.is_for_device)
-        if not self.after:  # nobody asks for the type of an image, and wrapping takes time
-            return image, moved
-        seed_generators(random_key)
-        return self._finished(tv_tensors.Image(image), moved)
+        plan, change, left = planned.drawn.plan, planned.drawn.change, None
+        if mask is not None:
+            mask = render_mask(mask, plan)
+        if self.is_for_device:
+            is_rendered = self.decode != "cuda"
+            left = work_for_device(
+                pixels, plan, size_hw, change=change, fill=self.fill, is_rendered=is_rendered
+            )
+            if not is_rendered:
+                return Rendered(_NO_BYTES if pixels is None else pixels, mask, left)
+            change = _NOTHING
+        image = render(pixels, plan, size_hw, change=change, fill=self.fill)
+        return Rendered(image, mask, left)
+
+    def apply_after(self, image: Any, target: Any) -> tuple[Any, Any]:
+        """(image, target) of what was rendered, after the transforms that follow."""
+        for transform in self.after:
+            image, target = transform(image, target)
+        return image, target
 
     def _planned(
         self, size_hw: tuple[int, int], boxes: NDArray[np.float32], generator: np.random.Generator
@@ -283,37 +284,6 @@ class FusedTransform:
         if drawn.is_kept is not None:
             is_kept &= drawn.is_kept
         return Planned(drawn, moved[is_kept], is_kept)
-
-    def deferred(self, planned: Planned, decoded: Decoded) -> Deferred | None:
-        """What `carried_out` leaves to the device; None: nothing."""
-        if not self.is_for_device:
-            return None
-        return defer(
-            decoded.pixels,
-            planned.drawn.plan,
-            decoded.size_hw,
-            change=planned.drawn.change,
-            fill=self.fill,
-            is_rendered=self.decode != "cuda",
-        )
-
-    def _rendered(
-        self, planned: Planned, decoded: Decoded, target: Any, *, leaves: bool = False
-    ) -> tuple[torch.Tensor, Any]:
-        """(image, target), the image without what is left to the device where it `leaves` that."""
-        plan, change = planned.drawn.plan, planned.drawn.change
-        if decoded.mask is not None:
-            target = tv_tensors.Mask(render_mask(decoded.mask, plan))
-        if leaves and self.decode == "cuda":
-            return _NO_BYTES if decoded.pixels is None else decoded.pixels, target
-        change = _NOTHING if leaves else change
-        image = render(decoded.pixels, plan, decoded.size_hw, change=change, fill=self.fill)
-        return image, target
-
-    def _finished(self, image: Any, target: Any) -> tuple[Any, Any]:
-        for transform in self.after:
-            image, target = transform(image, target)
-        return image, target
 
 
 def _is_level(value: object) -> bool:
@@ -347,14 +317,14 @@ def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
     )
     rows = torch.from_numpy(np.flatnonzero(is_kept))
     labels = target.get("labels")
-    if isinstance(labels, PerBox):  # an earlier transform may have left the flags behind
-        found["difficult"] = in_step(target.get("difficult"), labels)
+    if isinstance(labels, LinkedLabels):  # an earlier transform may have left the flags behind
+        found["difficult"] = linked_flags(target.get("difficult"), labels)
     for name in _PER_BOX:
         if name in found and len(found[name]) == len(is_kept):
             found[name] = found[name][rows]
-    if isinstance(labels, PerBox):
+    if isinstance(labels, LinkedLabels):
         plain = found["labels"].as_subclass(torch.Tensor)
-        found["labels"] = PerBox.of(plain, found["difficult"])
+        found["labels"] = LinkedLabels.of(plain, found["difficult"])
     return found
 
 

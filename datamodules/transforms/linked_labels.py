@@ -1,7 +1,7 @@
-"""Labels that remember which boxes they belong to, for what torchvision's transforms leave behind.
+"""Links labels to the `difficult` flags of their boxes, through transforms that drop boxes.
 
-`SanitizeBoundingBoxes` and `RandomIoUCrop` drop boxes and index the labels with them, but know
-nothing of our `difficult` flags.
+torchvision's `SanitizeBoundingBoxes` and `RandomIoUCrop` index the labels with the boxes they keep,
+but leave our flags as they were.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 import torch
 
 
-class PerBox(torch.Tensor):
-    """Labels int64 [N] that hold on to the flags they came with.
+class LinkedLabels(torch.Tensor):
+    """Labels int64 [N] that know which flags they came with.
 
-    Indexed, they index `rows` as well, so that afterwards the flags can be picked; as the index of
-    a table they hand `rows` on; every other operation gives a plain tensor.
+    Indexing them indexes `rows` too, by which `linked_flags` picks the flags afterwards. Used as
+    the index of a table, they pass `rows` on. Any other operation gives a plain tensor.
     """
 
     rows: torch.Tensor
-    """int64 [N]: rows of `given`."""
+    """int64 [N]: the row in `given` of each label."""
     given: torch.Tensor
-    """bool [M]: the flags of the target they were made for."""
+    """bool [M]: the flags of the target before any transform."""
 
     @classmethod
-    def of(cls, labels: torch.Tensor, given: torch.Tensor) -> PerBox:
-        """Labels int64 [N] in step with flags bool [N]."""
+    def of(cls, labels: torch.Tensor, given: torch.Tensor) -> LinkedLabels:
+        """Link labels int64 [N] to flags bool [N]."""
         return cls._tagged(labels, _row_numbers(len(labels)), given)
 
     @classmethod
@@ -44,19 +44,19 @@ class PerBox(torch.Tensor):
                 return cls._tagged(result, at.rows, at.given)
         return result
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PerBox:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LinkedLabels:
         return self._tagged(self.clone(), self.rows.clone(), copy.deepcopy(self.given, memo))
 
     @classmethod
-    def _tagged(cls, labels: torch.Tensor, rows: torch.Tensor, given: torch.Tensor) -> PerBox:
+    def _tagged(cls, labels: torch.Tensor, rows: torch.Tensor, given: torch.Tensor) -> LinkedLabels:
         tagged = labels.as_subclass(cls)
         tagged.rows, tagged.given = rows, given
         return tagged
 
 
-def in_step(flags: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor | None:
-    """The flags that go with labels: a transform's own, else those that were given, by row."""
-    if not isinstance(labels, PerBox):
+def linked_flags(flags: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor | None:
+    """The flags of labels: those a transform changed itself, else the given ones, by row."""
+    if not isinstance(labels, LinkedLabels):
         return flags
     given = labels.given
     if flags is not None and flags is not given and flags.shape == labels.shape:
@@ -66,5 +66,5 @@ def in_step(flags: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor | 
 
 @lru_cache(64)
 def _row_numbers(length: int) -> torch.Tensor:
-    """int64 [length]: 0, 1, …; shared, so never written to."""
+    """int64 [length]: 0, 1, … Shared, so never write to it."""
     return torch.arange(length)

@@ -425,14 +425,6 @@ def test_what_a_recipe_cannot_move_is_refused(image: Any, target: Any, message: 
         presets.ssd(30)(image, target)
 
 
-def test_a_mask_of_another_size_than_its_picture_is_a_bad_sample() -> None:
-    values, content = voc_mask()
-    height, width = values.shape
-    raw = raw_of(sample_of([], wh=(32, 24)), class_png=content)
-    expected = f"{PLACE}.class.png: is {width} x {height} px, its picture 32 x 24"
-    assert refusal(presets.segmentation_eval(20), raw=raw, task="segmentation") == expected
-
-
 def test_a_damaged_picture_is_named_as_one() -> None:
     broken = raw_of(sample_of(), jpg=encoded(scene(48, 64))[:400])
     assert refusal(presets.ssd(32), raw=broken).startswith(f"{PLACE}.jpg: ")
@@ -599,17 +591,17 @@ def test_what_draws_is_a_new_philox_for_each_sample_and_each_threads_own() -> No
     fresh = np.random.Generator(np.random.Philox(key=key))
     expected = [fresh.random(3).tolist(), fresh.integers(2**31, dtype=np.int32).item()]
     for before in range(4):
-        used = fused._drawing.keyed(np.array([before, 1], np.uint64))
+        used = fused._thread_generator.keyed(np.array([before, 1], np.uint64))
         used.random(before)
         used.integers(2**31, size=before, dtype=np.int32)  # leaves half a word behind
         used.standard_normal()
-        found = fused._drawing.keyed(key)
+        found = fused._thread_generator.keyed(key)
         assert [found.random(3).tolist(), found.integers(2**31, dtype=np.int32).item()] == expected
     theirs: list[object] = []
-    thread = threading.Thread(target=lambda: theirs.append(fused._drawing.keyed(key)))
+    thread = threading.Thread(target=lambda: theirs.append(fused._thread_generator.keyed(key)))
     thread.start()
     thread.join()
-    assert theirs[0] is not fused._drawing.keyed(key)
+    assert theirs[0] is not fused._thread_generator.keyed(key)
 
 
 WRONG = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules.loading.batch import Batch, Packing
-from datamodules.loading.targets import Item
+from datamodules.loading.items import Item
 from shard_tool.errors import SampleError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datamodules import ShardDataset, ShardLoader, VOCDataModule, presets
-from datamodules.loading.targets import SERVED, TASKS, VOC_LABELS, picture_labels
+from datamodules.loading.annotated import VOC_LABELS, picture_labels
+from datamodules.loading.tasks import SERVED, TASKS
 from shard_tool.errors import OptionError, SampleError
 from shard_tool.format.sample import VOC_CLASSES, Sample, SampleObject
 from tests.kit.datasets.converted import converted, manifest_of, reworded

@@ -191,7 +191,7 @@ def test_what_is_left_undone_is_said_and_a_batch_of_files_stays_here() -> None:
         again = finish(pickle.loads(pickle.dumps(batch)))
         assert torch.equal(again.pixels, finish(batch).pixels)
         assert again.pixels.dtype == torch.float32
-        assert len(batch.deferred) == 1, "finish leaves what it is given as it is"
+        assert len(batch.device_work) == 1, "finish leaves what it is given as it is"
 
 
 def test_a_finished_batch_keeps_all_else() -> None:
@@ -385,7 +385,7 @@ def test_what_is_not_a_photographs_jpeg_is_decoded_by_the_worker() -> None:
     jpegs = [PHOTOGRAPH, *files.values()]
     here = finish(batch_of([recipe] * 5, jpegs))
     batch = batch_of([replace(recipe, decode="cuda")] * 5, jpegs)
-    assert [len(left.sent or ()) for left in batch.deferred] == [1, 3, 3, 3, 3]
+    assert [len(left.sent or ()) for left in batch.device_work] == [1, 3, 3, 3, 3]
     assert float((here.pixels - finish(batch).pixels).abs().max()) < ROUNDED / 255
 
 

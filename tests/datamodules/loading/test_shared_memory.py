@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from datamodules import ShardDataset, ShardLoader
 from datamodules.loading import shared_memory
-from datamodules.loading.shared_memory import Slots
+from datamodules.loading.shared_memory import SharedSegments
 from shard_tool.errors import SampleError
 from tests.kit.models.recorder import digest
 from tests.kit.processes.shard_tool_process import eventually
@@ -47,15 +47,15 @@ def loader(
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Slots]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[SharedSegments]:
     """The slots of each pass, or of each set of persistent workers, in turn."""
-    found: list[Slots] = []
+    found: list[SharedSegments] = []
 
-    def recorded(*options: Any) -> Slots:
-        found.append(Slots(*options))
+    def recorded(*options: Any) -> SharedSegments:
+        found.append(SharedSegments(*options))
         return found[-1]
 
-    monkeypatch.setattr("datamodules.loading.loader.Slots", recorded)
+    monkeypatch.setattr("datamodules.loading.loader.SharedSegments", recorded)
     return found
 
 
@@ -68,11 +68,11 @@ def expected(mini_dataset: Path) -> list[str]:
 def test_a_batch_that_is_kept_stays_as_it_is(
     mini_dataset: Path,
     expected: list[str],
-    made: list[Slots],
+    made: list[SharedSegments],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All of an epoch, more than there are segments, so the last come in memory of their own."""
-    monkeypatch.setattr(shared_memory, "SLOTS", 2)
+    monkeypatch.setattr(shared_memory, "MAX_SEGMENTS", 2)
     assert len(expected) > 2 * 2
     found = loader(mini_dataset)
     batches = list(found)
@@ -84,7 +84,7 @@ def test_a_batch_that_is_kept_stays_as_it_is(
 
 @pytest.mark.parametrize("context", ["fork", "forkserver", "spawn"])
 def test_segments_are_used_again_once_let_go(
-    mini_dataset: Path, expected: list[str], made: list[Slots], context: str
+    mini_dataset: Path, expected: list[str], made: list[SharedSegments], context: str
 ) -> None:
     found = loader(mini_dataset, multiprocessing_context=context, prefetch_factor=1)
     digests = []
@@ -96,7 +96,9 @@ def test_segments_are_used_again_once_let_go(
     assert made[0].num_taken == 0
 
 
-def test_persistent_workers_keep_their_segments(mini_dataset: Path, made: list[Slots]) -> None:
+def test_persistent_workers_keep_their_segments(
+    mini_dataset: Path, made: list[SharedSegments]
+) -> None:
     found = loader(mini_dataset, persistent_workers=True, prefetch_factor=1)
     first = [digest(batch) for batch in found]
     count = made[0].num_segments
@@ -107,7 +109,7 @@ def test_persistent_workers_keep_their_segments(mini_dataset: Path, made: list[S
     assert 0 < made[0].num_segments <= count + 2
 
 
-def test_any_view_keeps_the_memory(mini_dataset: Path, made: list[Slots]) -> None:
+def test_any_view_keeps_the_memory(mini_dataset: Path, made: list[SharedSegments]) -> None:
     found = loader(mini_dataset, batch_size=1, prefetch_factor=1)
     kept, copies = [], []
     for number, batch in enumerate(found):
@@ -122,7 +124,9 @@ def test_any_view_keeps_the_memory(mini_dataset: Path, made: list[Slots]) -> Non
     assert made[0].num_taken == 0
 
 
-def test_a_forked_child_lets_go_of_its_copy_only(mini_dataset: Path, made: list[Slots]) -> None:
+def test_a_forked_child_lets_go_of_its_copy_only(
+    mini_dataset: Path, made: list[SharedSegments]
+) -> None:
     batches = list(islice(loader(mini_dataset), 4))
     before = made[0].num_taken
     child = os.fork()
@@ -134,7 +138,9 @@ def test_a_forked_child_lets_go_of_its_copy_only(mini_dataset: Path, made: list[
     assert made[0].num_taken >= before >= 4
 
 
-def test_a_batch_in_a_forked_child_stays_as_it_is(mini_dataset: Path, made: list[Slots]) -> None:
+def test_a_batch_in_a_forked_child_stays_as_it_is(
+    mini_dataset: Path, made: list[SharedSegments]
+) -> None:
     """Where its parent lets go of its own: the pages are those of both."""
     found = loader(mini_dataset, batch_size=1, prefetch_factor=1, persistent_workers=True)
     batches = iter(found)
@@ -167,17 +173,17 @@ def test_what_a_pass_mapped_goes_with_it(
 def check_that_what_a_pass_mapped_goes_with_it(
     mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: weakref.WeakSet[Slots] = weakref.WeakSet()
+    made: weakref.WeakSet[SharedSegments] = weakref.WeakSet()
 
-    def recorded(*options: Any) -> Slots:
-        found = Slots(*options)
+    def recorded(*options: Any) -> SharedSegments:
+        found = SharedSegments(*options)
         made.add(found)
         return found
 
     def holders() -> list[list[object]]:
         return [gc.get_referrers(one) for one in made]
 
-    monkeypatch.setattr("datamodules.loading.loader.Slots", recorded)
+    monkeypatch.setattr("datamodules.loading.loader.SharedSegments", recorded)
     found = loader(mini_dataset)
     for _ in range(2):
         kept = list(found)
@@ -190,7 +196,9 @@ def check_that_what_a_pass_mapped_goes_with_it(
     assert eventually(lambda: gc.collect() >= 0 and not made), holders()
 
 
-def test_only_so_many_idle_segments_are_kept(mini_dataset: Path, made: list[Slots]) -> None:
+def test_only_so_many_idle_segments_are_kept(
+    mini_dataset: Path, made: list[SharedSegments]
+) -> None:
     found = loader(mini_dataset, batch_size=1, prefetch_factor=1, persistent_workers=True)
     kept = list(found)
     assert made[0].num_segments > 2 * 5
@@ -203,7 +211,7 @@ def test_only_so_many_idle_segments_are_kept(mini_dataset: Path, made: list[Slot
 
 
 def test_a_large_picture_among_small_ones_does_not_take_room_for_many(
-    mini_dataset: Path, made: list[Slots]
+    mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
     def first_is_large(image: Any, target: Any) -> tuple[Any, Any]:
         size = 1000 if int(target["image_id"]) == first else 20
@@ -219,7 +227,9 @@ def test_a_large_picture_among_small_ones_does_not_take_room_for_many(
     assert alone.pixels.untyped_storage().nbytes() == alone.pixels.nbytes
 
 
-def test_a_finaliser_is_no_part_of_a_traced_graph(mini_dataset: Path, made: list[Slots]) -> None:
+def test_a_finaliser_is_no_part_of_a_traced_graph(
+    mini_dataset: Path, made: list[SharedSegments]
+) -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     batches = list(islice(loader(mini_dataset), 3))
@@ -248,7 +258,9 @@ def test_batches_outlive_their_loader(mini_dataset: Path, expected: list[str]) -
     assert [digest(batch) for batch in batches] == expected[:5]
 
 
-def test_a_sample_that_fails_gives_its_segment_back(mini_dataset: Path, made: list[Slots]) -> None:
+def test_a_sample_that_fails_gives_its_segment_back(
+    mini_dataset: Path, made: list[SharedSegments]
+) -> None:
     def failing(image: Any, target: Any) -> Any:
         if int(target["image_id"]) == last:
             raise ValueError
@@ -263,7 +275,7 @@ def test_a_sample_that_fails_gives_its_segment_back(mini_dataset: Path, made: li
     assert made[-1].num_taken == 0
 
 
-def are_new(sizes: list[int], home: Slots) -> list[bool]:
+def are_new(sizes: list[int], home: SharedSegments) -> list[bool]:
     """Whether batches of these sizes, one after the other, came in a new segment."""
     pool, found = home.of_worker(0), []
     for size in sizes:
@@ -276,13 +288,13 @@ def are_new(sizes: list[int], home: Slots) -> list[bool]:
 
 def test_a_segment_serves_smaller_batches_but_not_far_smaller_ones() -> None:
     sizes = [9 << 20, 8 << 20, 9 << 20, 10 << 20, 3 << 20, 1 << 10, 1 << 10, 10 << 20]
-    home = Slots(1, 4)
+    home = SharedSegments(1, 4)
     assert are_new(sizes, home) == [True, False, False, True, False, True, False, True]
     assert len(home._segments) == 1
 
 
 def test_a_segment_given_back_unsent_is_kept_only_where_the_parent_knows_it() -> None:
-    home = Slots(1, 4)
+    home = SharedSegments(1, 4)
     pool = home.of_worker(0)
     memory = pool.memory()
     memory(100)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from datamodules import presets
-from datamodules.loading.targets import annotated, detection_target
+from datamodules.loading.annotated import annotated
+from datamodules.loading.targets import for_transform, target_of
 from datamodules.pixels.decode import decode_image
 from datamodules.reading.samples import RawSample
 from tests.kit.datasets.pictures import encoded, scene
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
     from shard_tool.format.sample import Sample
 
 
-def target_of(sample: Sample, sample_id: int) -> dict[str, Any]:
-    return detection_target(annotated(raw_of(sample), sample_id=sample_id, task="detection"))
+def given_target(sample: Sample, sample_id: int) -> dict[str, Any]:
+    """What a user's transform is given."""
+    found = annotated(raw_of(sample), sample_id=sample_id, task="detection")
+    target: dict[str, Any] = for_transform(target_of(found, None), found.size_hw)
+    return target
 
 
 def test_detection_target_has_the_fields_of_the_contract() -> None:
-    target = target_of(sample_of(), 17)
+    target = given_target(sample_of(), 17)
     boxes = target["boxes"]
     assert isinstance(boxes, tv_tensors.BoundingBoxes)
     assert (boxes.format, boxes.canvas_size) == (tv_tensors.BoundingBoxFormat.XYXY, (48, 64))
@@ -43,14 +48,14 @@ def test_detection_target_has_the_fields_of_the_contract() -> None:
 
 def test_detection_target_skips_objects_without_a_box() -> None:
     """Layout marks some by a point only; numbers of the others stay theirs."""
-    target = target_of(sample_of([BOXES[0], None, BOXES[2]]), 0)
+    target = given_target(sample_of([BOXES[0], None, BOXES[2]]), 0)
     assert target["labels"].tolist() == [1, 3]
     assert target["boxes"].tolist() == [list(BOXES[0]), list(BOXES[2])]
     assert target["difficult"].tolist() == [False, False]
 
 
 def test_detection_target_takes_unknown_difficulty_for_none() -> None:
-    target = target_of(sample_of(BOXES[:3], difficult=[None, True, None]), 0)
+    target = given_target(sample_of(BOXES[:3], difficult=[None, True, None]), 0)
     assert target["difficult"].tolist() == [False, True, False]
 
 
@@ -110,3 +115,11 @@ def test_loaded_mask_is_the_stored_one() -> None:
     item = load(raw=raw, task="segmentation")
     assert (type(item.target), item.target.dtype) == (torch.Tensor, torch.uint8)
     assert item.target.numpy().tolist() == values.tolist()
+
+
+def test_mask_of_another_size_than_its_picture_is_refused_whatever_comes_after_it() -> None:
+    _, raw = with_mask()
+    raw.members["class.png"] = memoryview(encoded(scene(12, 15, 1), "PNG"))
+    for transform in (None, v2.Resize((8, 8)), presets.segmentation_eval(8)):
+        message = refusal(transform, raw=raw, task="segmentation")
+        assert message == f"{PLACE}.class.png: is 15 x 12 px, its picture 16 x 12"

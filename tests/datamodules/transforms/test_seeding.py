@@ -1,17 +1,30 @@
-"""A user's transform draws by key, whichever process it runs in, and leaves no trace."""
+"""A user's transform draws the same by the same key, and global generators are restored."""
 
 from __future__ import annotations
 
 import random
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from datamodules.transforms.seeding import seeded_generators
+from datamodules.transforms.seeding import preserved_generators, seed_generators
+from shard_tool.keyed_random import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # ruff: noqa: NPY002, TID251  (the global generators are what is under test)
+
+
+@contextmanager
+def seeded_generators(*key: int | str) -> Iterator[None]:
+    """Seeded inside the block, restored after it: as a dataset does it for each sample."""
+    with preserved_generators():
+        seed_generators(digest_of(key))
+        yield
 
 
 def draws() -> list[Any]:

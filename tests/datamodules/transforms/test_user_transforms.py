@@ -12,14 +12,14 @@ import torch
 from torchvision.transforms import v2
 
 from datamodules import presets
-from datamodules.transforms.linked_labels import PerBox
+from datamodules.transforms.linked_labels import LinkedLabels
 from shard_tool.errors import SampleError
 from tests.kit.datasets.samples import BOXES, PLACE, load, refusal, sample_of, with_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from datamodules.loading.targets import Item
+    from datamodules.loading.items import Item
     from shard_tool.format.sample import Sample
 
 
@@ -161,7 +161,7 @@ def test_transform_may_calculate_with_labels() -> None:
 
 
 def test_indexed_labels_remember_their_rows_and_results_do_not() -> None:
-    labels = PerBox.of(torch.tensor([7, 8, 9]), torch.zeros(3, dtype=torch.bool))
+    labels = LinkedLabels.of(torch.tensor([7, 8, 9]), torch.zeros(3, dtype=torch.bool))
     assert labels[torch.tensor([2, 0])].rows.tolist() == [2, 0]  # type: ignore[attr-defined]
     assert type(labels + 0) is torch.Tensor
     assert type(labels[1]) is torch.Tensor

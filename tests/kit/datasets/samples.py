@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from datamodules.loading.targets import annotated, load_item
+from datamodules.loading.annotated import annotated
+from datamodules.loading.items import load_item
 from datamodules.pixels.color import ColorChange
 from datamodules.profiling.batch_cost import Cost
 from datamodules.reading.samples import RawSample
@@ -21,7 +22,7 @@ from tests.kit.datasets.pictures import encoded, scene, voc_mask
 if TYPE_CHECKING:
     import torch
 
-    from datamodules.loading.targets import Item
+    from datamodules.loading.items import Item
     from datamodules.pixels.geometry import Plan
 
 PLACE = "train-000000.tar: sample 'a'"
@@ -96,6 +97,5 @@ def rendered(
     planned = recipe.planned(
         np.zeros((0, 4), np.float32), size_hw=size_hw, random_key=digest_of(("t", 0))
     )
-    decoded = recipe.decoded(planned, jpeg, None, size_hw=size_hw, place="")
-    image: torch.Tensor = recipe.carried_out(planned, decoded, None, random_key=b"")[0]
-    return image
+    pixels = recipe.decoded(planned, jpeg, size_hw=size_hw, place="")
+    return recipe.rendered(planned, pixels, None, size_hw=size_hw).image

@@ -1,0 +1,124 @@
+"""Parses a sample's annotation, before its pictures are decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from shard_tool.errors import SampleError
+from shard_tool.format.sample import VOC_CLASSES, parse_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from datamodules.reading.samples import RawSample
+    from datamodules.transforms.fused import Planned
+    from shard_tool.format.sample import Sample
+
+VOC_LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
+_LABEL_OF_NUMBER = {1: 1.0, 0: -1.0, -1: 0.0}
+"""VOC's number in the list of a class, to our label: 1 shown, 0 absent, -1 only difficult."""
+
+
+class Boxes(NamedTuple):
+    """A picture's objects that have a box."""
+
+    corners: NDArray[np.float32]
+    """float32 [N, 4], xyxy pixels, half-open."""
+    labels: NDArray[np.int64]
+    """int64 [N], 1 … 20."""
+    difficult: NDArray[np.bool_]
+    """bool [N]; False where the source says nothing."""
+
+    @classmethod
+    def of(cls, sample: Sample) -> Boxes:
+        """The objects of a sample that have a box."""
+        objects = [item for item in sample.objects if item.bbox is not None]
+        return cls(
+            np.array([item.bbox for item in objects], np.float32).reshape(-1, 4),
+            np.array([item.label for item in objects], np.int64),
+            np.array([bool(item.difficult) for item in objects], np.bool_),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated:
+    """A sample whose annotation is parsed and whose pictures are not decoded yet."""
+
+    raw: RawSample
+    sample_id: int
+    task: str
+    """What its target is for."""
+    size_hw: tuple[int, int]
+    """(height, width) of the picture, by the annotation."""
+    boxes: Boxes | None
+    """None but for detection."""
+    planned: Planned | None = None
+    """What a recipe will do to it; None: nothing is drawn yet, or there is no recipe."""
+    labels: NDArray[np.float32] | None = None
+    """See `picture_labels`; None but for classification."""
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether its target is a mask."""
+        return self.task == "segmentation"
+
+
+def annotated(
+    raw: RawSample, *, sample_id: int, task: str, classes: Mapping[str, int] = VOC_LABELS
+) -> Annotated:
+    """Parse a sample's annotation.
+
+    Args:
+        raw: The sample.
+        sample_id: Its number.
+        task: What its target is for.
+        classes: Class to label, from 1; classification has a column for each.
+
+    Raises:
+        SampleError: A member the task needs is missing, or the JSON is not a sample's.
+    """
+    for needed in ("jpg", "json", *(("class.png",) if task == "segmentation" else ())):
+        if needed not in raw.members:
+            raise SampleError(raw.place, f"has no {needed} member, which {task} needs")
+    sample = parse_sample(bytes(raw.members["json"]), place=f"{raw.place}.json")
+    boxes = Boxes.of(sample) if task == "detection" else None
+    labels = None
+    if task == "classification":
+        labels = picture_labels(sample, classes, place=f"{raw.place}.json")
+    return Annotated(raw, sample_id, task, (sample.height, sample.width), boxes, labels=labels)
+
+
+def picture_labels(
+    sample: Sample, classes: Mapping[str, int], *, place: str
+) -> NDArray[np.float32]:
+    """Which classes a picture shows: float32 [number of classes], 20 for VOC.
+
+    Column k is about the class of label k + 1. 1: the picture shows it. 0: it does not. -1: it
+    shows only difficult ones, which neither loss nor metric should count. The numbers come from the
+    lists of a classification set if the sample has them, else from its objects.
+
+    Raises:
+        SampleError: The lists lack a class, or an object has the label of no class.
+    """
+    labels: NDArray[np.float32] = np.zeros(max(classes.values(), default=0), np.float32)
+    if (numbers := sample.image_labels) is not None:
+        if missing := [name for name in classes if name not in numbers]:
+            raise SampleError(place, f"image_labels have no {', '.join(missing)}")
+        for name, label in classes.items():
+            labels[label - 1] = _LABEL_OF_NUMBER[numbers[name]]
+        return labels
+    for item in sample.objects:
+        if not 1 <= item.label <= len(labels):
+            raise SampleError(
+                place, f"an object has label {item.label}, expected 1 … {len(labels)}"
+            )
+        if not item.difficult:
+            labels[item.label - 1] = 1
+        elif labels[item.label - 1] == 0:
+            labels[item.label - 1] = -1
+    return labels
