@@ -1,7 +1,8 @@
-"""The verbs about streaming: ``plan``, ``bench`` and ``preview``.
+"""Adds the verbs about streaming to ``shard-tool``: ``plan``, ``bench`` and ``preview``.
 
-They run the code that trains, so they alone of ``shard_tool`` use ``datamodules``, and import it
-(with PyTorch) only when they are called.
+`shard_tool.cli.plugins` finds them by the entry points in ``pyproject.toml``. They run the code
+that trains, and import it (with PyTorch) only when they are called: ``shard-tool --help`` imports
+this module.
 """
 
 from __future__ import annotations
