@@ -28,7 +28,7 @@ release:
 
 tools: preview loading presets reading profiling order ·cli ·storage ·keyed_random ·units ·errors
 lightning: preview loading presets transforms profiling order
-    ·convert ·dataset ·sources ·storage ·errors
+    ·convert ·storage ·errors
 preview: loading ·format
 loading: presets transforms reading pixels profiling order
     ·storage ·format ·keyed_random ·units ·errors

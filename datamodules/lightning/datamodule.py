@@ -8,12 +8,11 @@ restates Lightning's count when training starts.
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Callable  # noqa: TC003  (LightningCLI reads annotations)
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path  # noqa: TC003
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +21,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules import presets
 from datamodules.lightning import loop_counters
+from datamodules.lightning.preparation import is_needed_on_each_node, make_missing_datasets
 from datamodules.loading.batch import Batch
 from datamodules.loading.dataset import DEFAULT_WINDOW, ShardDataset
 from datamodules.loading.loader import ShardLoader
@@ -31,7 +31,7 @@ from datamodules.order.world import World
 from datamodules.preview import sheet
 from datamodules.profiling.device_clock import Copied, Moment
 from datamodules.transforms.fused import check_places
-from shard_tool.errors import ObjectBusy, ObjectMissing, OptionError, ShardToolError
+from shard_tool.errors import OptionError, ShardToolError
 from shard_tool.storage.location import Folder, load_manifest, public_url
 from shard_tool.storage.ranges import TIMEOUT_S
 
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
     from datamodules.transforms.fused import FusedTransform
-
-log = logging.getLogger(__name__)
-
 
 _WORKERS_PER_CORE = 2
 """A few more workers than cores are no harm: they wait for storage, too."""
@@ -207,7 +204,7 @@ class VOCDataModule(LightningDataModule):
         self.multiprocessing_context = multiprocessing_context
         self.storage_options = storage_options or {}
         if prepare_data_per_node is None:
-            prepare_data_per_node = not all(map(_is_elsewhere, roots))
+            prepare_data_per_node = is_needed_on_each_node(roots)
         self.prepare_data_per_node = prepare_data_per_node  # Lightning reads it
         self.collate_fn = collate_fn
         public = {
@@ -282,9 +279,14 @@ class VOCDataModule(LightningDataModule):
             ObjectExists: The folder holds other files, or an unfinished conversion with other
                 options (says which).
         """
-        for root in self.roots:
-            if not self._is_made(root):
-                self._make(root)
+        make_missing_datasets(
+            self.roots,
+            source=self.source,
+            download=self.download,
+            year=self.year,
+            task=self.task,
+            storage_options=self.storage_options,
+        )
 
     def setup(self, stage: str) -> None:
         """Open the stage's datasets, so that what is wrong with them is said before all else.
@@ -382,57 +384,6 @@ class VOCDataModule(LightningDataModule):
         return live if isinstance(live, ShardLoader) else self._train_loader
 
     # Parts --------------------------------------------------------------------------------
-
-    def _folder(self, root: str) -> Folder:
-        return Folder(root, self.storage_options)
-
-    def _is_made(self, root: str) -> bool:
-        try:
-            load_manifest(self._folder(root))
-        except ObjectMissing:
-            if self.source is None and not self.download:
-                raise
-            return False
-        return True
-
-    def _make(self, root: str) -> None:
-        from shard_tool.dataset.writer_lock import wait_until_free
-
-        while not self._is_made(root):
-            try:
-                self._convert(root)
-            except ObjectBusy as exc:
-                log.warning("%s: %s; waiting for its end", exc.place, exc.problem)
-                wait_until_free(self._folder(root))
-
-    def _convert(self, root: str) -> None:
-        # Here, not above: training alone needs nothing of the converter.
-        from shard_tool.convert.run import ConvertOptions, convert
-
-        convert(
-            ConvertOptions(
-                source=self.source or self._downloaded(root),
-                dest=root,
-                task=self.task or "detection",
-                on_existing="resume",  # goes on after a crash, and touches nothing of others
-                storage_options=self.storage_options,
-            )
-        )
-
-    def _downloaded(self, root: str) -> str:
-        """The official archive of `year`, in ``<data_dir>.archives``."""
-        from shard_tool.dataset.writer_lock import hold_writer_lock
-        from shard_tool.sources.voc.download import download_archive
-        from shard_tool.sources.voc.official import archives_of
-
-        if self._folder(root).local is None:
-            hint = "download and convert with shard-tool, then give the URL"
-            raise OptionError("data_dir", "download=True needs a local folder", hint)
-        (archive,) = archives_of(self.year, "trainval")
-        folder = f"{root.rstrip('/')}.archives"
-        # the archive's own lock is none between nodes without locks
-        with hold_writer_lock(Folder(folder)):
-            return str(download_archive(archive, Path(folder)))
 
     def _stages_of(self, stage: str) -> list[str]:
         """Whose datasets a run of Lightning's stage will ask for."""
@@ -611,8 +562,3 @@ def _world_of(trainer: Trainer) -> World:
         num_nodes=trainer.num_nodes,
         local_rank=trainer.local_rank,
     )
-
-
-def _is_elsewhere(root: str) -> bool:
-    """Whether it is a URL of what all nodes see alike; asks nothing of storage."""
-    return "://" in root and not root.startswith(("file://", "local://"))

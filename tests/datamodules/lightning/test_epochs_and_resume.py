@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,9 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from datamodules import ShardDataset, ShardLoader, VOCDataModule
 from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD, detection_train
-from shard_tool.errors import ObjectExists, ObjectMissing, OptionError, ResumeError
-from shard_tool.sources.voc import download, official
+from shard_tool.errors import OptionError, ResumeError
 from tests.kit.datasets.stored import stored
 from tests.kit.models.recorder import Recorder, trainer
-from tests.kit.processes.killed import killed_conversion
-from tests.kit.servers.http_server import serve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -388,60 +384,6 @@ def test_pixels_are_scaled_and_normalised_after_the_transfer(mini_dataset: Path)
     normalized, _ = data.on_after_batch_transfer(batch, 0)
     expected = (images[0] - IMAGENET_MEAN.view(3, 1, 1)) / IMAGENET_STD.view(3, 1, 1)
     assert torch.allclose(normalized[0], expected, atol=1e-6)
-
-
-def test_prepare_data_converts_what_is_missing_once(
-    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = module(tmp_path / "new", source=str(mini_archive))
-    data.prepare_data()
-    assert data.num_classes == 21
-    before = (tmp_path / "new/manifest.json").stat().st_mtime_ns
-    data.prepare_data()
-    assert (tmp_path / "new/manifest.json").stat().st_mtime_ns == before
-    assert len(next(iter(data.val_dataloader()))) == 5
-
-
-def test_prepare_data_downloads_and_converts_the_official_archive(
-    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = mini_archive.read_bytes()
-    md5 = hashlib.md5(content).hexdigest()
-    archive = official.Archive(year="2012", set_="trainval", file="VOCtrainval.tar", md5=md5)
-    monkeypatch.setattr(official, "ARCHIVES", (archive,))
-    with serve(content) as server:
-        monkeypatch.setattr(download, "OFFICIAL_HOSTS", (f"{server.url}/",))
-        module(tmp_path / "voc", download=True).prepare_data()
-        module(tmp_path / "voc", download=True).prepare_data()
-    assert len(server.paths) == 1
-    assert (tmp_path / "voc.archives/VOCtrainval.tar").read_bytes() == content
-    assert len(ShardDataset(str(tmp_path / "voc"), "trainval")) > 0
-
-
-def test_prepare_data_deletes_nothing(mini_archive: Path, tmp_path: Path) -> None:
-    """Shards without a manifest may be somebody's own WebDataset."""
-    (tmp_path / "train-000000.tar").write_bytes(b"mine")
-    data = module(tmp_path, source=str(mini_archive))
-    with pytest.raises(ObjectExists, match="holds 1 tars that nobody recorded here"):
-        data.prepare_data()
-    assert [path.name for path in tmp_path.iterdir()] == ["train-000000.tar"]
-
-
-def test_prepare_data_goes_on_with_what_a_killed_one_began(
-    mini_archive: Path, tmp_path: Path
-) -> None:
-    options = {"source": str(mini_archive), "dest": str(tmp_path / "voc")}
-    assert killed_conversion(options, deed=6, when="after")
-    record = next((tmp_path / "voc/.conversion").glob("*.tar.json"))
-    inode = (tmp_path / "voc" / record.stem).stat().st_ino
-    module(tmp_path / "voc", source=str(mini_archive)).prepare_data()
-    assert (tmp_path / "voc" / record.stem).stat().st_ino == inode
-    assert len(ShardDataset(str(tmp_path / "voc"), "train")) > 0
-
-
-def test_prepare_data_without_dataset_or_source_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ObjectMissing, match=r"no dataset here.*shard-tool convert SOURCE DEST"):
-        module(tmp_path / "none").prepare_data()
 
 
 def test_bad_arguments_are_refused_at_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from shard_tool.cli.plugins import OURS
 from tests.kit.datasets.converted import manifest_of
-from tests.kit.processes.shard_tool import shard_tool
+from tests.kit.processes.shard_tool_process import shard_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
