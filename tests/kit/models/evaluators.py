@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from datamodules.evaluation.evaluators import (
+from datamodules.evaluation import (
     ClassificationEvaluator,
     DetectionEvaluator,
     SegmentationEvaluator,
-    merge,
 )
+from datamodules.evaluation.ranks import merge
 from datamodules.order.canonical import CanonicalOrder
 from tests.kit.datasets.detections import made_up
 from tests.kit.simulate import Topology, simulate

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from datamodules import ShardDataset, ShardLoader
-from datamodules.evaluation.evaluators import (
+from datamodules.evaluation import (
     DetectionEvaluator,
 )
 from datamodules.presets import detection_eval
