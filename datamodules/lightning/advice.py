@@ -36,7 +36,7 @@ class Setup:
         recipe = dataset.transform if isinstance(dataset.transform, FusedTransform) else None
         return cls(
             num_workers=loader.num_workers,
-            num_cores=max(1, _num_cores() // dataset.world.ranks_per_node),
+            num_cores=max(1, num_cores() // dataset.world.ranks_per_node),
             on_gpu=device_type == "cuda",
             pin_memory=bool(loader.pin_memory),
             is_generic=dataset.is_generic,
@@ -138,7 +138,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores this process may run on."""
     try:
         return len(os.sched_getaffinity(0))

@@ -8,20 +8,24 @@ restates Lightning's count when training starts.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable  # noqa: TC003  (LightningCLI reads annotations)
-from dataclasses import replace
 from pathlib import Path  # noqa: TC003
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule
+from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules import presets
-from datamodules.lightning import loop_counters
-from datamodules.lightning.preparation import is_needed_on_each_node, make_missing_datasets
+from datamodules.lightning.advice import num_cores
+from datamodules.lightning.callbacks import BatchNotesCallback, ResumeCallback
+from datamodules.lightning.preparation import (
+    DatasetSource,
+    is_needed_on_each_node,
+    make_missing_datasets,
+)
+from datamodules.lightning.recipe_options import RecipeOptions
 from datamodules.loading.batch import Batch
 from datamodules.loading.dataset import DEFAULT_WINDOW, ShardDataset
 from datamodules.loading.loader import ShardLoader
@@ -30,8 +34,7 @@ from datamodules.loading.targets import Transform  # noqa: TC001  (LightningCLI 
 from datamodules.order.world import World
 from datamodules.preview import sheet
 from datamodules.profiling.device_clock import Copied, Moment
-from datamodules.transforms.fused import check_places
-from shard_tool.errors import OptionError, ShardToolError
+from shard_tool.errors import OptionError
 from shard_tool.storage.location import Folder, load_manifest, public_url
 from shard_tool.storage.ranges import TIMEOUT_S
 
@@ -39,16 +42,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from PIL import Image
-    from pytorch_lightning import LightningModule, Trainer
-
-    from datamodules.transforms.fused import FusedTransform
+    from pytorch_lightning import Trainer
 
 _WORKERS_PER_CORE = 2
 """A few more workers than cores are no harm: they wait for storage, too."""
+STAGES = ("train", "val", "test")
 _NOT_SAVED = {"self", "__class__", "storage_options", "collate_fn"} | {
-    f"{stage}_transforms" for stage in ("train", "val", "test")
+    f"{stage}_transforms" for stage in STAGES
 }
 """Arguments that are no hyperparameters: secrets, and what only pickle could save."""
+_READING = (
+    *("lanes", "window", "cache_dir", "cache_limit", "on_bad_sample", "max_bad_samples"),
+    *("check_crc", "fetch_timeout_s"),
+)
+"""Arguments that go to `ShardDataset` as they are."""
 
 
 class VOCDataModule(LightningDataModule):
@@ -151,72 +158,41 @@ class VOCDataModule(LightningDataModule):
         storage_options: dict[str, Any] | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
-        saved = {name: value for name, value in locals().items() if name not in _NOT_SAVED}
+        given = dict(locals())
         super().__init__()
-        if batch_size < 1:
-            raise OptionError("batch_size", f"{batch_size} is below 1")
-        if num_workers < 0:
-            raise OptionError("num_workers", f"{num_workers} is below 0")
-        if transforms is not None and transforms not in list(presets.RECIPES):
-            known = ", ".join(sorted(presets.RECIPES))
-            hint = "give transforms themselves as train_transforms, val_transforms, test_transforms"
-            raise OptionError("transforms", f"{transforms!r} is not one of {known}", hint)
-        check_places(decode, recolor_on)
-        given = (train_transforms, val_transforms, test_transforms)
-        if (decode == "cuda" or recolor_on == "device") and given != (None, None, None):
-            problem = "are for recipes by name, and transforms are given"
-            hint = "give those as dataclasses.replace(recipe, decode=…, recolor_on=…)"
-            raise OptionError("decode='cuda' and recolor_on='device'", problem, hint)
-        if image_size is not None:
-            _check_image_size(image_size)
-        unused = {"transforms": transforms, "image_size": image_size}
-        unused["decode"] = None if decode == "exact" else decode
-        if None not in given and any(value is not None for value in unused.values()):
-            name, value = next(item for item in unused.items() if item[1] is not None)
-            hint = "leave it out, or leave out the transforms of a stage"
-            problem = f"{value!r} is for a recipe, and all stages have transforms of their own"
-            raise OptionError(name, problem, hint)
-        roots = [str(r) for r in (data_dir if isinstance(data_dir, list | tuple) else [data_dir])]
-        if (source or download) and len(roots) > 1:
-            problem = f"{len(roots)} folders given, prepare_data can make one dataset"
-            raise OptionError("data_dir", problem, "convert them with `shard-tool convert`")
-        self.roots, self.year, self.task = roots, year, task
-        self.source, self.download = source, download
-        self.num_workers, self.normalize, self.batch_size = num_workers, normalize, batch_size
-        self.shuffle, self.pin_memory, self.drop_last = shuffle, pin_memory, drop_last
-        self.transforms = {
-            "train": train_transforms,
-            "val": val_transforms,
-            "test": test_transforms,
-        }
-        self.splits = {"train": train_split, "val": val_split, "test": test_split}
-        self.recipe, self.decode, self.recolor_on = transforms, decode, recolor_on
-        self.image_size, self.seed, self.lanes, self.window = image_size, seed, lanes, window
-        self.persistent_workers = persistent_workers
-        self.reading: dict[str, Any] = {
-            "cache_dir": cache_dir,
-            "cache_limit": cache_limit,
-            "on_bad_sample": on_bad_sample,
-            "max_bad_samples": max_bad_samples,
-            "check_crc": check_crc,
-            "fetch_timeout_s": fetch_timeout_s,
-        }
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            if given[name] < least:
+                raise OptionError(name, f"{given[name]} is below {least}")
+        roots = data_dir if isinstance(data_dir, list | tuple) else [data_dir]
+        self.roots = [str(root) for root in roots]
+        self.making = DatasetSource(source=source, download=download, year=year)
+        self.making.check_for(self.roots)
+        self.recipe = RecipeOptions(
+            name=transforms, decode=decode, recolor_on=recolor_on, image_size=image_size
+        )
+        self.transforms = {stage: given[f"{stage}_transforms"] for stage in STAGES}
+        self.recipe.check_beside(self.transforms.values())
+        self.splits = {stage: given[f"{stage}_split"] for stage in STAGES}
+        self.task, self.seed, self.shuffle, self.normalize = task, seed, shuffle, normalize
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.pin_memory, self.drop_last = pin_memory, drop_last
+        self.persistent_workers, self.collate_fn = persistent_workers, collate_fn
         self.multiprocessing_context = multiprocessing_context
         self.storage_options = storage_options or {}
+        self.reading = {name: given[name] for name in _READING}
         if prepare_data_per_node is None:
-            prepare_data_per_node = is_needed_on_each_node(roots)
+            prepare_data_per_node = is_needed_on_each_node(self.roots)
         self.prepare_data_per_node = prepare_data_per_node  # Lightning reads it
-        self.collate_fn = collate_fn
-        public = {
-            "data_dir": [public_url(r) for r in roots],
-            "source": source and public_url(source),
-        }
+        saved = {name: value for name, value in given.items() if name not in _NOT_SAVED}
+        saved["data_dir"] = [public_url(root) for root in self.roots]
+        saved["source"] = source and public_url(source)
         # Not for loggers: a model may have hyperparameters of the same names.
-        self.save_hyperparameters({**saved, **public}, logger=False)
-        self._progress = _Progress(self)
+        self.save_hyperparameters(saved, logger=False)
+        self._callbacks = [ResumeCallback(self), BatchNotesCallback()]
         self._opened: dict[str, ShardDataset] = {}
         self._train_loader: ShardLoader | None = None
-        self._state: dict[str, Any] = {}
+        self.restored: dict[str, Any] = {}
+        """The state of the training loader that a checkpoint held; empty without one."""
         self._arrived: Moment | None = None
         self.last_copy: Copied | None = None
         """How the batch that came last got to the device."""
@@ -240,7 +216,7 @@ class VOCDataModule(LightningDataModule):
             problem = f"data for {task} is generic: nothing is done to its samples by default"
             raise OptionError("default_transforms", problem, "give train_transforms and the like")
         _check_stage(stage)
-        return self._recipe(task, train=stage == "train")
+        return self.recipe.transform(task, train=stage == "train")
 
     def show_batch(self, stage: str = "train", *, epoch: int = 0, side: int = 240) -> Image.Image:
         """Draw the first batch of an epoch, boxes and masks included, as a model will get it.
@@ -280,12 +256,7 @@ class VOCDataModule(LightningDataModule):
                 options (says which).
         """
         make_missing_datasets(
-            self.roots,
-            source=self.source,
-            download=self.download,
-            year=self.year,
-            task=self.task,
-            storage_options=self.storage_options,
+            self.roots, self.making, task=self.task, storage_options=self.storage_options
         )
 
     def setup(self, stage: str) -> None:
@@ -295,15 +266,15 @@ class VOCDataModule(LightningDataModule):
             ObjectMissing: A root holds no dataset.
             OptionError: A split is missing, or an argument does not fit the data.
         """
-        self._state = {}  # of an earlier run; Lightning loads this one's, if any, after setup
+        self.restored = {}  # of an earlier run; Lightning loads this one's, if any, after setup
         # Our length is exact on every rank and for any number of workers, which is what Lightning
         # warns it cannot know of an IterableDataset.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
         trainer: Any = self.trainer  # Lightning sets these attributes without declaring them
-        if trainer is not None and self.decode == "cuda":
+        if trainer is not None and self.recipe.decode == "cuda":
             check_decoder(trainer.strategy.root_device)
-        if trainer is not None and self._progress not in trainer.callbacks:
-            trainer.callbacks.append(self._progress)
+        if trainer is not None:
+            trainer.callbacks += [own for own in self._callbacks if own not in trainer.callbacks]
         self._opened = {name: self._dataset(name) for name in self._stages_of(stage)}
         self._check_workers()
 
@@ -315,8 +286,8 @@ class VOCDataModule(LightningDataModule):
         """Training batches, from where the last checkpoint left off."""
         trainer: Any = self.trainer
         loader = self._loader(self._open("train"), drop_last=self.drop_last, resumable=True)
-        if self._state:
-            loader.load_state_dict(self._state)
+        if self.restored:
+            loader.load_state_dict(self.restored)
         if trainer is not None and trainer.state.status == "running":
             self.follow(loader)
         return loader
@@ -357,7 +328,7 @@ class VOCDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The cursor of training, as plain types; empty before training."""
         loader = self._live_loader()
-        return loader.state_dict() if loader is not None else dict(self._state)
+        return loader.state_dict() if loader is not None else dict(self.restored)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Keep a saved cursor for the next training loader.
@@ -368,7 +339,7 @@ class VOCDataModule(LightningDataModule):
         """
         if (train := self._opened.get("train")) is not None:
             train.cursor_from_state(state_dict)
-        self._state = dict(state_dict)
+        self.restored = dict(state_dict)
 
     def follow(self, loader: ShardLoader) -> None:
         """Let `loader` count as handed over only what Lightning has trained."""
@@ -401,7 +372,7 @@ class VOCDataModule(LightningDataModule):
         """Say in plain words that there are more workers than the machine can run."""
         trainer: Any = self.trainer
         ranks = 1 if trainer is None else trainer.world_size // trainer.num_nodes
-        workers, cores = ranks * self.num_workers, _num_cores()
+        workers, cores = ranks * self.num_workers, num_cores()
         if workers > _WORKERS_PER_CORE * cores:
             each = f"num_workers={self.num_workers}"
             each += f" on each of {ranks} ranks: {workers}" if ranks > 1 else ": so many"
@@ -423,8 +394,6 @@ class VOCDataModule(LightningDataModule):
                 shuffle=shuffle,
                 transform=self.transforms[stage],
                 world=world,
-                lanes=self.lanes,
-                window=self.window,
                 storage_options=self.storage_options,
                 task=self.task,
                 **self.reading,
@@ -438,32 +407,15 @@ class VOCDataModule(LightningDataModule):
         if dataset.is_generic:
             self._check_generic()
         if dataset.transform is None and not dataset.is_generic:
-            dataset.transform = self._recipe(dataset.task, train=stage == "train")
+            dataset.transform = self.recipe.transform(dataset.task, train=stage == "train")
         return dataset
 
     def _check_generic(self) -> None:
-        """Refuse options of recipes where there is none."""
-        for name, value, unused in (
-            ("transforms", self.recipe, None),
-            ("image_size", self.image_size, None),
-            ("decode", self.decode, "exact"),
-            ("recolor_on", self.recolor_on, None),
-            ("normalize", self.normalize, False),
-        ):
-            if value != unused:
-                problem = f"{value!r} is for pictures with boxes, a mask or labels"
-                raise OptionError(name, problem, "give train_transforms and the like")
-
-    def _recipe(self, task: str, *, train: bool) -> Transform:
-        """The chosen recipe, or the task's; at several sizes where several are given."""
-
-        def at(size: int | None) -> FusedTransform:
-            recipe = presets.recipe_by_name(self.recipe, task, size=size, train=train)
-            return replace(recipe, decode=self.decode, recolor_on=self.recolor_on)
-
-        if not isinstance(self.image_size, list):
-            return at(self.image_size)
-        return presets.multi_scale(at, self.image_size) if train else at(max(self.image_size))
+        """Refuse arguments of recipes where there is none."""
+        given = self.recipe.given() | ({"normalize": True} if self.normalize else {})
+        for name, value in given.items():
+            problem = f"{value!r} is for pictures with boxes, a mask or labels"
+            raise OptionError(name, problem, "give train_transforms and the like")
 
     def _loader(
         self, dataset: ShardDataset, *, drop_last: bool = False, resumable: bool = False
@@ -481,77 +433,9 @@ class VOCDataModule(LightningDataModule):
         )
 
 
-_NOTES = {
-    ("got (list", "not list", "'list' object", "expects each tensor to be equal size"): (
-        "VOCDataModule: a detection batch unpacks into lists, of images [3, H, W] and of targets, "
-        "as torchvision's detectors take them; a model that wants one tensor gets it by "
-        "`torch.stack(images)`, where transforms give all pictures one size, as the recipes 'ssd' "
-        "and 'ssdlite' do; a classifier, with its labels, by task='classification'"
-    ),
-    ("too many indices for tensor", "only integers, slices"): (
-        "VOCDataModule: a batch for segmentation or classification unpacks into one tensor of "
-        "images [B, 3, H, W] and one of masks or labels; a detector gets its lists of images and "
-        "of targets by task='detection'"
-    ),
-}
-"""What errors of models that expect another kind of batch say, and what helps."""
-
-
-class _Progress(Callback):
-    """Keeps Lightning's counts and our place in step, and explains what a batch is."""
-
-    def __init__(self, datamodule: VOCDataModule) -> None:
-        self._datamodule = datamodule
-
-    def on_load_checkpoint(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        checkpoint: dict[str, Any],
-    ) -> None:
-        """Correct the counts Lightning is about to read, by the place restored just before."""
-        if state := self._datamodule._state:
-            loop_counters.correct_saved(checkpoint, epoch=state["epoch"], samples=state["samples"])
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Correct how far Lightning takes the epoch to be."""
-        loader = trainer.train_dataloader
-        if isinstance(loader, ShardLoader):
-            self._datamodule.follow(loader)
-            loop_counters.correct(trainer.fit_loop, loader)
-
-    def on_exception(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        exception: BaseException,
-    ) -> None:
-        """Say what a batch holds where a model seems to have taken a list for a tensor."""
-        text = str(exception)
-        for words, note in _NOTES.items():
-            if any(word in text for word in words) and not isinstance(exception, ShardToolError):
-                exception.add_note(note)
-
-
 def _check_stage(stage: str) -> None:
-    if stage not in ("train", "val", "test"):
+    if stage not in STAGES:
         raise OptionError("stage", f"{stage!r} is not one of train, val, test")
-
-
-def _num_cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_image_size(given: object) -> None:
-    """Callers without types give anything; a pair would be read as a height and a width."""
-    sizes = given if isinstance(given, list) else [given]
-    if not sizes:
-        raise OptionError("image_size", "there is no size in the list")
-    for size in sizes:
-        if isinstance(size, bool) or not (isinstance(size, int) and size >= 1):
-            hint = "give one number, or a list to draw one from for each batch"
-            raise OptionError("image_size", f"{size!r} is not a number of pixels from 1", hint)
 
 
 def _world_of(trainer: Trainer) -> World:

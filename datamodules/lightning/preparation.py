@@ -2,51 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.errors import ObjectMissing
+from shard_tool.errors import ObjectMissing, OptionError
 from shard_tool.storage.location import Folder, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSource:
+    """What a missing dataset is made from."""
+
+    source: str | None
+    """A VOC archive or folder."""
+    download: bool
+    """Whether the official archive of `year` is downloaded where no source is given."""
+    year: str
+    """'2007' … '2012'."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to make a dataset from."""
+        return bool(self.source) or self.download
+
+    def check_for(self, roots: Sequence[str]) -> None:
+        """Refuse to make several datasets of one source."""
+        if self and len(roots) > 1:
+            problem = f"{len(roots)} folders given, prepare_data can make one dataset"
+            raise OptionError("data_dir", problem, "convert them with `shard-tool convert`")
+
+
 def make_missing_datasets(
     roots: Sequence[str],
+    making: DatasetSource,
     *,
-    source: str | None,
-    download: bool,
-    year: str,
     task: str | None,
     storage_options: dict[str, Any],
 ) -> None:
-    """Make each dataset that is missing; see `shard_tool.convert.make`.
+    """Make each dataset that is missing, as `shard_tool.convert.make` does.
 
     Args:
         roots: Folders or URLs of datasets.
-        source: The VOC archive or folder to convert.
-        download: Whether the official archive of `year` is downloaded where no source is given.
-        year: '2007' … '2012'.
-        task: What a dataset is made for; None: detection.
+        making: What a missing one is made from.
+        task: What it is made for; None: detection.
         storage_options: fsspec's options for `roots`.
 
     Raises:
-        ObjectMissing: There is no dataset, no source and no permission to download.
+        ObjectMissing: A dataset is missing, and there is nothing to make it from.
         ShardToolError: As `make_dataset` raises.
     """
     for root in roots:
         try:
             load_manifest(Folder(root, storage_options))
         except ObjectMissing:
-            if source is None and not download:
+            if not making:
                 raise
             # Here, not above: training alone needs nothing of the converter.
             from shard_tool.convert.make import make_dataset
 
             make_dataset(
                 root,
-                source=source,
-                year=year,
+                source=making.source,
+                year=making.year,
                 task=task or "detection",
                 storage_options=storage_options,
             )
