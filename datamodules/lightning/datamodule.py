@@ -33,7 +33,7 @@ from datamodules.loading.on_device import check_decoder, finish
 from datamodules.loading.targets import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.order.world import World
 from datamodules.preview import sheet
-from datamodules.profiling.device_clock import Copied, Moment
+from datamodules.profiling.device_clock import DeviceCopy, DeviceEvent
 from shard_tool.errors import OptionError
 from shard_tool.storage.location import Folder, load_manifest, public_url
 from shard_tool.storage.ranges import TIMEOUT_S
@@ -193,8 +193,8 @@ class VOCDataModule(LightningDataModule):
         self._train_loader: ShardLoader | None = None
         self.restored: dict[str, Any] = {}
         """The state of the training loader that a checkpoint held; empty without one."""
-        self._arrived: Moment | None = None
-        self.last_copy: Copied | None = None
+        self._arrived: DeviceEvent | None = None
+        self.last_copy: DeviceCopy | None = None
         """How the batch that came last got to the device."""
 
     @property
@@ -307,13 +307,15 @@ class VOCDataModule(LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Note that a batch has arrived, for `Monitor`."""
         if self.trainer is not None:
-            self._arrived = Moment(self.trainer.strategy.root_device)
+            self._arrived = DeviceEvent(self.trainer.strategy.root_device)
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Finish the batch on the device: float32 in [0, 1], and normalised where asked."""
         if self.trainer is not None and self._arrived is not None:
-            self.last_copy = Copied(self._arrived, Moment(self.trainer.strategy.root_device))
+            self.last_copy = DeviceCopy(
+                self._arrived, DeviceEvent(self.trainer.strategy.root_device)
+            )
             self._arrived = None
         if not isinstance(batch, Batch):
             return batch

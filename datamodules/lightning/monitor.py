@@ -17,8 +17,8 @@ from pytorch_lightning import Callback
 from datamodules.lightning.advice import Setup, advice
 from datamodules.lightning.datamodule import VOCDataModule
 from datamodules.loading.loader import ShardLoader
-from datamodules.profiling.device_clock import Copied, Moment
-from datamodules.profiling.stalls import Tally, Watch, metrics_of_ranks
+from datamodules.profiling.device_clock import DeviceCopy, DeviceEvent
+from datamodules.profiling.stalls import StepMeter, StepTotals, metrics_of_ranks
 from shard_tool.errors import OptionError
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class Monitor(Callback):
         if warn_after < 2:
             raise OptionError("warn_after", f"{warn_after} is below 2")
         self.warn_above, self.warn_after = warn_above, warn_after
-        self._watch, self._val_watch = Watch(), Watch()
-        self._since, self._epoch, self._half = Tally(), Tally(), Tally()
-        self._half_before: Tally | None = None
+        self._meter, self._val_meter = StepMeter(), StepMeter()
+        self._since, self._epoch, self._half = StepTotals(), StepTotals(), StepTotals()
+        self._half_before: StepTotals | None = None
         self._validation_begun_s = 0.0
         self._has_warned = self._has_complained = False
 
@@ -60,8 +60,8 @@ class Monitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Begin anew: a second fit is another run."""
-        self._watch = Watch()
-        self._since, self._epoch, self._half = Tally(), Tally(), Tally()
+        self._meter = StepMeter()
+        self._since, self._epoch, self._half = StepTotals(), StepTotals(), StepTotals()
         self._half_before = None
         self._has_warned = False
 
@@ -73,7 +73,7 @@ class Monitor(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Note what the batch cost."""
-        self._note(self._watch, trainer, trainer.train_dataloader)
+        self._note(self._meter, trainer, trainer.train_dataloader)
 
     def on_train_batch_end(
         self,
@@ -84,39 +84,37 @@ class Monitor(Callback):
         batch_idx: int,
     ) -> None:
         """Log what came since the last logged step."""
-        self._watch.done(Moment(trainer.strategy.root_device))
+        self._meter.work_queued(DeviceEvent(trainer.strategy.root_device))
         is_logged = _is_logged_step(trainer, batch_idx)
-        is_half = self._half.num_steps + self._watch.num_steps >= self.warn_after / 2
+        is_half = self._half.num_steps + self._meter.num_steps >= self.warn_after / 2
         if not is_logged and not is_half:
             return
-        self._count(self._watch.take())
+        self._count(self._meter.take())
         if is_half:
             self._judge(trainer)
         if is_logged:
             self._log(trainer, "data", self._since.metrics(), _step(trainer))
-            self._since = Tally()
+            self._since = StepTotals()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Log the epoch, as all ranks saw it."""
-        self._count(self._watch.take(wait=True))
-        tallies, self._epoch = _of_ranks(trainer, self._epoch), Tally()
-        if trainer.is_global_zero and tallies[0].num_batches:
+        self._count(self._meter.take(wait=True))
+        ranks, self._epoch = _of_ranks(trainer, self._epoch), StepTotals()
+        if trainer.is_global_zero and ranks[0].num_batches:
             # Lightning has counted the last step already, and logs epochs on it.
-            self._log(trainer, "data_epoch", metrics_of_ranks(tallies), _step(trainer) - 1)
-            log.info(
-                "\n  ".join([f"epoch {trainer.current_epoch} on rank 0:", *tallies[0].lines()])
-            )
-        slowest = max(range(len(tallies)), key=lambda rank: tallies[rank].stall_share)
-        tally = tallies[slowest]
-        is_high = tally.num_steps >= self.warn_after and tally.stall_share > self.warn_above
+            self._log(trainer, "data_epoch", metrics_of_ranks(ranks), _step(trainer) - 1)
+            log.info("\n  ".join([f"epoch {trainer.current_epoch} on rank 0:", *ranks[0].lines()]))
+        slowest = max(range(len(ranks)), key=lambda rank: ranks[rank].stall_share)
+        totals = ranks[slowest]
+        is_high = totals.num_steps >= self.warn_after and totals.stall_share > self.warn_above
         if slowest and is_high:  # rank 0's own are judged while they come
-            self._warn(trainer, tally, rank=slowest)
+            self._warn(trainer, totals, rank=slowest)
 
     # Validation ---------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Training stands still."""
-        self._val_watch, self._validation_begun_s = Watch(), time.perf_counter()
+        self._val_meter, self._validation_begun_s = StepMeter(), time.perf_counter()
 
     def on_validation_batch_start(
         self,
@@ -131,7 +129,7 @@ class Monitor(Callback):
         if isinstance(loaders, dict):
             loaders = list(loaders.values())
         several = isinstance(loaders, list | tuple)
-        self._note(self._val_watch, trainer, loaders[dataloader_idx] if several else loaders)
+        self._note(self._val_meter, trainer, loaders[dataloader_idx] if several else loaders)
 
     def on_validation_batch_end(
         self,
@@ -143,21 +141,21 @@ class Monitor(Callback):
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
         """Note when the device has done it."""
-        self._val_watch.done(Moment(trainer.strategy.root_device))
+        self._val_meter.work_queued(DeviceEvent(trainer.strategy.root_device))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Log the validation, as all ranks saw it; training goes on."""
         if trainer.sanity_checking:
             return
-        tallies = _of_ranks(trainer, self._val_watch.take(wait=True))
-        if tallies[0].num_batches:
-            self._log(trainer, "data_val", metrics_of_ranks(tallies), _step(trainer))
-        self._watch.was_elsewhere(time.perf_counter() - self._validation_begun_s)
-        self._watch.done(Moment(trainer.strategy.root_device))
+        ranks = _of_ranks(trainer, self._val_meter.take(wait=True))
+        if ranks[0].num_batches:
+            self._log(trainer, "data_val", metrics_of_ranks(ranks), _step(trainer))
+        self._meter.exclude(time.perf_counter() - self._validation_begun_s)
+        self._meter.work_queued(DeviceEvent(trainer.strategy.root_device))
 
     # Parts --------------------------------------------------------------------------------
 
-    def _note(self, watch: Watch, trainer: Trainer, loader: Any) -> None:
+    def _note(self, meter: StepMeter, trainer: Trainer, loader: Any) -> None:
         if not isinstance(loader, ShardLoader):
             if not self._has_complained and trainer.is_global_zero:
                 self._has_complained = True
@@ -167,25 +165,25 @@ class Monitor(Callback):
                 )
             return
         data = getattr(trainer, "datamodule", None)  # Lightning sets it without declaring it
-        copied: Copied | None = None
+        copy: DeviceCopy | None = None
         if isinstance(data, VOCDataModule):
-            copied, data.last_copy = data.last_copy, None
-        at = copied.begun if copied else Moment(trainer.strategy.root_device)
-        watch.arrived(loader.last_cost, at, copied)
+            copy, data.last_copy = data.last_copy, None
+        at = copy.start if copy else DeviceEvent(trainer.strategy.root_device)
+        meter.arrived(loader.last_cost, at, copy)
 
-    def _count(self, tally: Tally) -> None:
-        self._since = self._since + tally
-        self._epoch = self._epoch + tally
-        self._half = self._half + tally
+    def _count(self, totals: StepTotals) -> None:
+        self._since = self._since + totals
+        self._epoch = self._epoch + totals
+        self._half = self._half + totals
 
     def _judge(self, trainer: Trainer) -> None:
         """Half of the steps are over: warn where the half before lacked data as well."""
-        half, before, self._half = self._half, self._half_before, Tally()
+        half, before, self._half = self._half, self._half_before, StepTotals()
         self._half_before = half if half.stall_share > self.warn_above else None
         if self._half_before and before:
             self._warn(trainer, before + half, rank=0)
 
-    def _warn(self, trainer: Trainer, tally: Tally, rank: int) -> None:
+    def _warn(self, trainer: Trainer, totals: StepTotals, rank: int) -> None:
         """Say it once, from rank 0; what `rank` found."""
         if self._has_warned or not trainer.is_global_zero:
             return
@@ -195,9 +193,9 @@ class Monitor(Callback):
         log.warning(
             "%s waited for data %.0f %% of the time of %d steps; %s",
             who,
-            100 * tally.stall_share,
-            tally.num_steps,
-            advice(tally, Setup.of(loader, trainer.strategy.root_device.type)),
+            100 * totals.stall_share,
+            totals.num_steps,
+            advice(totals, Setup.of(loader, trainer.strategy.root_device.type)),
         )
 
     def _log(self, trainer: Trainer, group: str, found: dict[str, float], step: int) -> None:
@@ -221,10 +219,12 @@ def _is_logged_step(trainer: Trainer, batch_idx: int) -> bool:
     return bool(accumulated and connector.should_update_logs)
 
 
-def _of_ranks(trainer: Trainer, tally: Tally) -> list[Tally]:
-    """The tally of every rank, in order; all of them must ask."""
+def _of_ranks(trainer: Trainer, totals: StepTotals) -> list[StepTotals]:
+    """The totals of every rank, in order; all of them must ask."""
     if trainer.world_size == 1:
-        return [tally]
-    values = torch.tensor(tally.to_list(), dtype=torch.float64, device=trainer.strategy.root_device)
+        return [totals]
+    values = torch.tensor(
+        totals.to_list(), dtype=torch.float64, device=trainer.strategy.root_device
+    )
     gathered: Any = trainer.strategy.all_gather(values)
-    return [Tally.from_list(row) for row in gathered.tolist()]
+    return [StepTotals.from_list(row) for row in gathered.tolist()]

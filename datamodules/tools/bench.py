@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from datamodules.loading.loader import ShardLoader
-from datamodules.profiling.device_clock import Moment
-from datamodules.profiling.stalls import Tally, Watch
+from datamodules.profiling.device_clock import DeviceEvent
+from datamodules.profiling.stalls import StepMeter, StepTotals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +24,12 @@ class EpochBench:
     epoch: int
     seconds: float
     """From asking for the first batch to the end, start of workers included."""
-    tally: Tally
+    totals: StepTotals
 
     @property
     def first_batch_s(self) -> float:
         """Until the first batch was there, start of workers included."""
-        return self.tally.cost.start_s
+        return self.totals.cost.start_s
 
 
 def bench(
@@ -63,10 +63,12 @@ def bench(
 
 
 def _bench_epoch(loader: ShardLoader, epoch: int, max_batches: int | None) -> EpochBench:
-    here, watch = torch.device("cpu"), Watch()
-    begun = Moment(here)
+    here, meter = torch.device("cpu"), StepMeter()
+    begun = DeviceEvent(here)
     for number, _ in enumerate(loader, start=1):
-        watch.arrived(loader.last_cost, Moment(here))
+        meter.arrived(loader.last_cost, DeviceEvent(here))
         if number == max_batches:
             break
-    return EpochBench(epoch=epoch, seconds=begun.until(Moment(here)) or 0.0, tally=watch.take())
+    return EpochBench(
+        epoch=epoch, seconds=begun.seconds_until(DeviceEvent(here)) or 0.0, totals=meter.take()
+    )

@@ -298,19 +298,19 @@ def _between(sizes: list[int]) -> str:
 
 
 def _epoch_lines(epoch: EpochBench) -> list[str]:
-    samples = _count(epoch.tally.cost.num_samples, "sample")
+    samples = _count(epoch.totals.cost.num_samples, "sample")
     first = f"epoch {epoch.epoch}: {samples} in {epoch.seconds:.2f} s, first batch after "
     first += f"{epoch.first_batch_s:.2f} s (start of workers included)"
-    return [first, *(f"  {line}" for line in epoch.tally.lines())]
+    return [first, *(f"  {line}" for line in epoch.totals.lines())]
 
 
 def _epoch_json(epoch: EpochBench) -> dict[str, Any]:
-    tally = epoch.tally
+    totals = epoch.totals
     return {
         "epoch": epoch.epoch,
         "seconds": epoch.seconds,
-        "num_batches": tally.num_batches,
-        "num_samples": tally.cost.num_samples,
-        **tally.metrics(),
-        "worker_shares": tally.worker_shares,
+        "num_batches": totals.num_batches,
+        "num_samples": totals.cost.num_samples,
+        **totals.metrics(),
+        "worker_shares": totals.worker_shares,
     }

@@ -301,3 +301,26 @@ def test_a_cost_comes_from_every_kind_of_worker(folder: Path, context: str) -> N
     assert_adds_up(batches, folder)
     for cost in (batch.cost for batch in batches):
         assert min(cost.decode_s, cost.transform_s, cost.collate_s, cost.wait_s) > 0
+
+
+# Cost ----------------------------------------------------------------------------------------
+
+
+def test_what_nobody_waited_for_is_no_hand_over() -> None:
+    """Of a batch's way only what was waited for counts: it may lie ready for long."""
+    waited, ready, first = Cost(made_at=5.0), Cost(made_at=1.0), Cost(made_at=5.0)
+    waited.received(asked=3.0, now=5.5, is_first=False)
+    assert (waited.wait_s, waited.hand_over_s, waited.start_s) == (2.5, 0.5, 0.0)
+    ready.received(asked=3.0, now=3.25, is_first=False)
+    assert (ready.wait_s, ready.hand_over_s, ready.start_s) == (0.25, 0.25, 0.0)
+    first.received(asked=3.0, now=5.5, is_first=True)
+    assert (first.wait_s, first.hand_over_s, first.start_s) == (2.5, 0.0, 2.5)
+
+
+def test_sums_add_every_field_and_keep_the_later_time() -> None:
+    one = Cost(*range(1, 15))
+    total = one + Cost(*range(101, 115))
+    names = [field.name for field in fields(Cost)]
+    expected = {name: 2 * (i + 1) + 100 for i, name in enumerate(names)} | {"made_at": 114}
+    assert {name: getattr(total, name) for name in names} == expected
+    assert one == Cost(*range(1, 15))
