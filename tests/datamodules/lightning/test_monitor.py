@@ -26,6 +26,7 @@ from datamodules.profiling.batch_cost import Cost
 from shard_tool.errors import OptionError
 from tests.kit.datasets.foreign_tars import adopted
 from tests.kit.datasets.stored import sample_bytes, stored
+from tests.kit.fake_clock import FakeClock
 from tests.kit.models.recorder import Recorder, trainer
 
 pytestmark = [
@@ -54,11 +55,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stored(tmp_path_factory.mktemp("monitor") / "voc", {"train": TRAIN, "val": VAL})
 
 
-class Sleepy:
-    """A transform that takes its time."""
+class SlowTransform:
+    """A transform that takes 20 ms for each sample, by a clock that nothing else moves."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
 
     def __call__(self, image: Any, target: Any) -> Any:
-        time.sleep(0.02)
+        self.clock.advance(0.02)
         return image, target
 
 
@@ -267,7 +271,7 @@ def test_another_loader_is_said_to_say_no_costs_once(
     rows = fit(tmp_path, Counting(), loader)
     assert len(rows) == 4
     assert [group(rows, name) for name in ("data", "data_epoch")] == [[], []]
-    text = "Monitor: DataLoader says no costs, and nothing is logged of it: use a ShardLoader"
+    text = "Monitor: DataLoader reports no costs, so nothing is logged of it: use a ShardLoader"
     assert texts(caplog) == [text]
 
 
@@ -429,15 +433,27 @@ def test_another_ranks_stall_is_said_at_the_end_of_the_epoch(
 
 
 def test_a_slow_transform_is_found_in_a_real_fit(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    data = data_of(folder, train_transforms=Sleepy())
-    fit(tmp_path, Recorder(), data, Monitor(warn_after=4), max_epochs=2, limit_val_batches=0)
-    (text,) = texts(caplog)
-    assert text.startswith("training waited for data ")
-    assert "; transform takes 9" in text
-    assert "of the time a batch takes to make: raise num_workers from 0 to " in text
-    assert text.endswith(", or take a recipe, which does geometry and colours in one go")
+    clock = FakeClock()
+    monkeypatch.setattr(time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+
+    class Step(Recorder):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            clock.advance(0.02)
+            return super().training_step(batch, batch_idx)
+
+    data = data_of(folder, train_transforms=SlowTransform(clock))
+    fit(tmp_path, Step(), data, Monitor(warn_after=4), max_epochs=2, limit_val_batches=0)
+    assert texts(caplog) == [
+        "training waited for data 75 % of the time of 4 steps; transform takes 100 % of the time "
+        "a batch takes to make: raise num_workers from 0 to 3, or take a recipe, which does "
+        "geometry and colours in one go"
+    ]
 
 
 @pytest.mark.slow

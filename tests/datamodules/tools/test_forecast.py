@@ -61,7 +61,7 @@ def run_node(folder: Path, url: str, s3: S3, cache: Path, plan: RunPlan, *, node
             before = downloaded(proxy, folder)
             batches = iter(loader)
             next(batches)
-            assert eventually(lambda: len(list(cache.rglob("*.tar"))) == wanted)
+            assert eventually(lambda: len(list(cache.rglob("*.tar"))) == wanted, deadline_s=120)
             assert len(list(batches)) == foretold.steps - 1
             downloads.append(downloaded(proxy, folder) - before)
     return Node(foretold, downloads)
