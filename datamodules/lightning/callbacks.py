@@ -1,4 +1,4 @@
-"""The callbacks that `VOCDataModule` adds to a Trainer: one resumes, one explains batches."""
+"""Callbacks that `VOCDataModule` adds to a Trainer: to resume, and to explain batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Resumable(Protocol):
         """The state of the training loader that the checkpoint holds; empty without one."""
 
     def follow(self, loader: ShardLoader) -> None:
-        """Count as handed over only what Lightning has trained."""
+        """Make the loader count only the batches that Lightning has trained."""
 
 
 class ResumeCallback(Callback):
@@ -44,7 +44,7 @@ class ResumeCallback(Callback):
             loop_counters.correct_saved(checkpoint, epoch=state["epoch"], samples=state["samples"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Correct how far Lightning takes the epoch to be."""
+        """Correct Lightning's count of the batches of this epoch."""
         loader = trainer.train_dataloader
         if isinstance(loader, ShardLoader):
             self._datamodule.follow(loader)

@@ -1,9 +1,9 @@
-"""`VOCDataModule`: datasets of shards for a Lightning Trainer.
+"""Gives a Lightning Trainer loaders over datasets of shards: `VOCDataModule`.
 
-Besides loaders it carries the place: Lightning saves a loader's state but, after an epoch's end,
-ignores it, and it counts batches of the run that saved, not of the one that resumes. So the data
-module keeps the cursor in its own state, tells the loader how many batches were trained, and
-restates Lightning's count when training starts.
+It also resumes training at the exact sample. Lightning saves a loader's state, but ignores it after
+the end of an epoch, and it counts batches of the run that saved, not of the run that resumes. So
+the data module keeps the cursor in its own state, tells the loader how many batches were trained,
+and corrects Lightning's counts when training starts.
 """
 
 from __future__ import annotations
@@ -45,81 +45,79 @@ if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
 _WORKERS_PER_CORE = 2
-"""A few more workers than cores are no harm: they wait for storage, too."""
+"""Workers also wait for storage, so a few more than cores do no harm."""
 STAGES = ("train", "val", "test")
 _NOT_SAVED = {"self", "__class__", "storage_options", "collate_fn"} | {
     f"{stage}_transforms" for stage in STAGES
 }
-"""Arguments that are no hyperparameters: secrets, and what only pickle could save."""
+"""Arguments that are not saved as hyperparameters: secrets, and objects that need pickle."""
 _READING = (
     *("lanes", "window", "cache_dir", "cache_limit", "on_bad_sample", "max_bad_samples"),
     *("check_crc", "fetch_timeout_s"),
 )
-"""Arguments that go to `ShardDataset` as they are."""
+"""Arguments that go to `ShardDataset` unchanged."""
 
 
 class VOCDataModule(LightningDataModule):
-    """Train, validation and test loaders over datasets of VOC shards.
+    """Makes training, validation and test loaders over datasets of VOC shards.
 
-    Batches arrive as `Batch` (``images, targets = batch``) with pixels float32 in [0, 1], scaled on
-    the device.
+    A model gets a `Batch` (``images, targets = batch``) whose pixels are float32 in [0, 1]; they
+    are scaled on the device.
 
     Args:
         data_dir: The dataset: a folder or URL that holds a manifest, or a list of them.
-        year: VOC release: names what `download` fetches.
+        year: VOC release that `download` fetches: '2007' … '2012'.
         num_workers: Processes that decode, for each loader.
         normalize: Subtract ImageNet's mean and divide by its standard deviation, on the device. Off
             for torchvision's detection models, which do it themselves.
         batch_size: Samples of a batch on each rank.
         shuffle: Shuffle training samples.
-        pin_memory: Batches in page-locked memory, where there is an accelerator.
-        drop_last: Drop the last incomplete training batch instead of evening out the last ones.
+        pin_memory: Put batches into page-locked memory, where there is an accelerator.
+        drop_last: Drop the last incomplete training batch instead of making the last ones even.
         train_transforms: ``(image, target) -> (image, target)``; None: a default for the task.
         val_transforms: Likewise, for validation.
         test_transforms: Likewise, for test and predict.
-        source: A VOC archive or folder that `prepare_data` converts into `data_dir` where that
-            holds no dataset.
-        download: `prepare_data` downloads and verifies the official archive of `year` and converts
-            it where `data_dir` holds no dataset (the archive stays in ``<data_dir>.archives``).
+        source: A VOC archive or folder. `prepare_data` converts it if `data_dir` holds no dataset.
+        download: If `data_dir` holds no dataset, `prepare_data` downloads, verifies and converts
+            the official archive of `year`; the archive stays in ``<data_dir>.archives``.
         prepare_data_per_node: Whether one process of each node makes the dataset, or the first of
-            all alone; None: of each node where `data_dir` is a local folder. Nodes that share a
-            folder make one dataset either way: whoever comes second waits.
-        task: 'detection', 'segmentation' or 'classification': what samples become targets for, as
-            for `ShardDataset`, and what `prepare_data` converts for. None: what the shards were
-            made for; 'detection' where they are made.
+            all processes alone. None: one of each node if `data_dir` is a local folder. Nodes that
+            share a folder make one dataset in any case: the second one waits.
+        task: 'detection', 'segmentation' or 'classification': the task whose targets samples get,
+            as for `ShardDataset`, and for which `prepare_data` converts. None: the task of the
+            shards; 'detection' if they are made here.
         transforms: Name of a recipe of `presets.RECIPES` ('ssd', 'ssdlite', 'retinanet', …), for
-            stages whose transforms are not given; None: 'ssdlite' for detection,
+            stages whose transforms are not given. None: 'ssdlite' for detection,
             'random_resized_crop' for segmentation, 'imagenet' for classification.
-        decode: How such a recipe decodes: 'exact'; 'fast': sooner done, with pixels that differ a
-            little (docs/concepts/pixels.md says by how much); or 'cuda': on the GPU, along with all
-            the recipe does to pictures.
-        recolor_on: 'worker' or 'device': where such a recipe changes colours; None: where pictures
-            are decoded.
+        decode: How the recipe decodes: 'exact'; 'fast': quicker, with slightly different pixels
+            (docs/concepts/pixels.md gives the differences); 'cuda': on the GPU, with the rest of
+            the recipe.
+        recolor_on: Where the recipe changes colours: 'worker' or 'device'; None: where it decodes.
         image_size: Pixels of the recipe's output: height and width, or the shorter side for
-            'retinanet'; None: the recipe's usual size (320 for 'ssdlite', 300 for 'ssd', …). A list
-            of them: one is drawn for each training batch (`presets.multi_scale`), and evaluation
+            'retinanet'. None: the recipe's usual size (320 for 'ssdlite', 300 for 'ssd', …). A
+            list: one size is drawn for each training batch (`presets.multi_scale`), and evaluation
             takes the largest.
-        seed: Of the order of samples and the randomness of transforms.
+        seed: Seed of the order of samples and of random transforms.
         lanes: Lanes of the order; None: the number of nodes of the first run.
-        window: Shards mixed together.
+        window: Number of shards that are mixed.
         train_split: Split to train on; one name or several.
         val_split: Split to validate on.
         test_split: Split to test and predict on.
         persistent_workers: Keep workers between epochs.
         cache_dir: Where remote shards are kept, as for `ShardDataset`; None: its default.
-        cache_limit: Bytes the cache may hold, also as '200GB'; None: half of what is free.
-        on_bad_sample: 'raise' or, in training, 'substitute': what happens to a sample that fails to
-            decode or to transform.
-        max_bad_samples: More substituted samples than this, on one rank, are an error.
-        check_crc: Compare every sample of a local shard with its CRC-32; those of remote ones
-            always are.
-        fetch_timeout_s: Seconds one request to storage is repeated before its failure is raised.
+        cache_limit: Bytes that the cache may hold, also as '200GB'; None: half of the free space.
+        on_bad_sample: What happens to a sample that cannot be decoded or transformed: 'raise' or,
+            in training, 'substitute'.
+        max_bad_samples: More substituted samples than this on one rank are an error.
+        check_crc: Compare every sample of a local shard with its CRC-32. Samples of remote shards
+            are always compared.
+        fetch_timeout_s: Seconds for which a failing request to storage is repeated.
         multiprocessing_context: 'fork', 'forkserver' or 'spawn'; None: the platform's default.
         storage_options: fsspec's options for `data_dir`; never saved.
         collate_fn: Makes a batch of generic samples, as for `ShardLoader`.
     """
 
-    def __init__(  # the first twelve in the order people know from bolts
+    def __init__(  # the first twelve in the order of lightning-bolts
         self,
         data_dir: str | Path | list[str],
         year: str = "2012",
@@ -195,47 +193,45 @@ class VOCDataModule(LightningDataModule):
         """The state of the training loader that a checkpoint held; empty without one."""
         self._arrived: DeviceEvent | None = None
         self.last_copy: DeviceCopy | None = None
-        """How the batch that came last got to the device."""
+        """The copy of the latest batch to the device."""
 
     @property
     def num_classes(self) -> int:
-        """Labels a model must tell apart: 20 for classification, else 21, for 0 is background."""
+        """Number of labels: 21 with background (0); 20 for classification, which has none."""
         manifest = load_manifest(Folder(self.roots[0], self.storage_options))
         has_background = (self.task or manifest.task) != "classification"
         return max(manifest.classes.values(), default=0) + has_background
 
     def default_transforms(self, stage: str = "train") -> Transform:
-        """What a stage ('train', 'val', 'test') does to samples where its transforms are not given.
+        """The transform of a stage ('train', 'val', 'test') whose transforms are not given.
 
         Raises:
-            OptionError: There is no such stage, or the data is generic, to whose samples nothing
-                is done by default.
+            OptionError: There is no such stage, or the data is generic and has no default.
         """
         task = self.task or load_manifest(Folder(self.roots[0], self.storage_options)).task
         if task not in presets.DEFAULT_RECIPES:
-            problem = f"data for {task} is generic: nothing is done to its samples by default"
+            problem = f"data for {task} is generic and has no default transforms"
             raise OptionError("default_transforms", problem, "give train_transforms and the like")
         _check_stage(stage)
         return self.recipe.transform(task, train=stage == "train")
 
     def show_batch(self, stage: str = "train", *, epoch: int = 0, side: int = 240) -> Image.Image:
-        """Draw the first batch of an epoch, boxes and masks included, as a model will get it.
+        """Draw the first batch of an epoch as a model gets it, with boxes and masks.
 
-        Pixels are as before the division by 255 and `normalize`. No loader's place moves.
+        Pixels are those before the division by 255 and `normalize`. Loaders stay where they are.
 
         Args:
             stage: 'train', 'val' or 'test'.
-            epoch: Of training; evaluation is the same in all.
+            epoch: Number of the training epoch; evaluation is the same in all.
             side: Pixels of each sample's square.
 
         Raises:
-            OptionError: There is no such stage, or the data is generic: nobody can tell how to draw
-                it.
+            OptionError: There is no such stage, or the data is generic and cannot be drawn.
         """
         _check_stage(stage)
         dataset = self._dataset(stage)
         if dataset.is_generic:
-            problem = f"data for {dataset.task} is generic: what its samples look like is yours"
+            problem = f"data for {dataset.task} is generic: only you know how to draw its samples"
             raise OptionError("show_batch", problem, "draw `next(iter(dm.train_dataloader()))`")
         loader = ShardLoader(dataset, batch_size=self.batch_size, drop_last=self.drop_last)
         loader.set_epoch(epoch)
@@ -245,10 +241,10 @@ class VOCDataModule(LightningDataModule):
     # Data ---------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Make the dataset where it was asked for and there is none; else do nothing.
+        """Make the dataset if it is missing and `source` or `download` is given.
 
-        Where another process is making it, of this node or of one that shares the folder, wait for
-        its end, and go on with what it left where it died.
+        If another process is making it, on this node or on one that shares the folder, wait for
+        its end; if that process died, go on with what it left.
 
         Raises:
             ObjectMissing: There is no dataset, and neither `source` nor `download` was given.
@@ -260,15 +256,15 @@ class VOCDataModule(LightningDataModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Open the stage's datasets, so that what is wrong with them is said before all else.
+        """Open the stage's datasets, so that their errors come before anything else starts.
 
         Raises:
             ObjectMissing: A root holds no dataset.
             OptionError: A split is missing, or an argument does not fit the data.
         """
         self.restored = {}  # of an earlier run; Lightning loads this one's, if any, after setup
-        # Our length is exact on every rank and for any number of workers, which is what Lightning
-        # warns it cannot know of an IterableDataset.
+        # Lightning warns that the length of an IterableDataset may be wrong. Ours is exact on every
+        # rank, for any number of workers.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
         trainer: Any = self.trainer  # Lightning sets these attributes without declaring them
         if trainer is not None and self.recipe.decode == "cuda":
@@ -279,11 +275,11 @@ class VOCDataModule(LightningDataModule):
         self._check_workers()
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
-        """Let go of datasets that no loader asked for."""
+        """Drop datasets that no loader asked for."""
         self._opened = {}
 
     def train_dataloader(self) -> ShardLoader:
-        """Training batches, from where the last checkpoint left off."""
+        """Make the training loader; it continues where the checkpoint ended."""
         trainer: Any = self.trainer
         loader = self._loader(self._open("train"), drop_last=self.drop_last, resumable=True)
         if self.restored:
@@ -293,25 +289,25 @@ class VOCDataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> ShardLoader:
-        """Every validation sample exactly once, on any number of ranks."""
+        """Make the validation loader: every sample exactly once, on any number of ranks."""
         return self._loader(self._open("val"))
 
     def test_dataloader(self) -> ShardLoader:
-        """Every test sample exactly once, on any number of ranks."""
+        """Make the test loader: every sample exactly once, on any number of ranks."""
         return self._loader(self._open("test"))
 
     def predict_dataloader(self) -> ShardLoader:
-        """The test samples."""
+        """Make the test loader."""
         return self.test_dataloader()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Note that a batch has arrived, for `Monitor`."""
+        """Note when the batch arrived, for `Monitor`."""
         if self.trainer is not None:
             self._arrived = DeviceEvent(self.trainer.strategy.root_device)
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Finish the batch on the device: float32 in [0, 1], and normalised where asked."""
+        """Finish the batch on the device: float32 in [0, 1], normalised if `normalize` is set."""
         if self.trainer is not None and self._arrived is not None:
             self.last_copy = DeviceCopy(
                 self._arrived, DeviceEvent(self.trainer.strategy.root_device)
@@ -320,7 +316,7 @@ class VOCDataModule(LightningDataModule):
         if not isinstance(batch, Batch):
             return batch
         batch = finish(batch, normalize=self.normalize)
-        if self.trainer is not None:  # bf16-true and the like: pixels only, boxes stay float32
+        if self.trainer is not None:  # bf16-true, say: pixels alone, boxes stay float32
             precision: Any = self.trainer.precision_plugin
             batch = batch.with_pixels(precision.convert_input(batch.pixels))
         return batch
@@ -328,7 +324,7 @@ class VOCDataModule(LightningDataModule):
     # State --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The cursor of training, as plain types; empty before training."""
+        """The state of the training loader, as plain types; empty before training."""
         loader = self._live_loader()
         return loader.state_dict() if loader is not None else dict(self.restored)
 
@@ -336,15 +332,15 @@ class VOCDataModule(LightningDataModule):
         """Keep a saved cursor for the next training loader.
 
         Raises:
-            ResumeError: It belongs to other data, another seed or another version. Said here, for
-                an error of a loader hook leaves Lightning's patches of DataLoader behind.
+            ResumeError: It belongs to other data, another seed or another version. Raised here:
+                an error of a loader hook would leave Lightning's patches of DataLoader behind.
         """
         if (train := self._opened.get("train")) is not None:
             train.cursor_from_state(state_dict)
         self.restored = dict(state_dict)
 
     def follow(self, loader: ShardLoader) -> None:
-        """Let `loader` count as handed over only what Lightning has trained."""
+        """Make `loader` count only the batches that Lightning has trained."""
         trainer = self.trainer
         self._train_loader = loader
         if trainer is not None:
@@ -352,14 +348,14 @@ class VOCDataModule(LightningDataModule):
             loader.trained_batches = lambda: int(progress.current.processed)
 
     def _live_loader(self) -> ShardLoader | None:
-        """The loader the Trainer iterates, which may be a rebuilt one."""
+        """The loader that the Trainer iterates over; Lightning may have rebuilt it."""
         live = self.trainer.train_dataloader if self.trainer is not None else None
         return live if isinstance(live, ShardLoader) else self._train_loader
 
     # Parts --------------------------------------------------------------------------------
 
     def _stages_of(self, stage: str) -> list[str]:
-        """Whose datasets a run of Lightning's stage will ask for."""
+        """The stages whose loaders Lightning will ask for."""
         if stage != "fit":
             return ["val" if stage == "validate" else "test"]
         trainer: Any = self.trainer
@@ -367,11 +363,11 @@ class VOCDataModule(LightningDataModule):
         return ["train", "val"] if validates else ["train"]
 
     def _open(self, stage: str) -> ShardDataset:
-        """The stage's dataset: the one that setup opened, or another where that is in use."""
+        """The dataset that setup opened; another one if a loader has it already."""
         return self._opened.pop(stage, None) or self._dataset(stage)
 
     def _check_workers(self) -> None:
-        """Say in plain words that there are more workers than the machine can run."""
+        """Warn if there are more workers than the machine can run well."""
         trainer: Any = self.trainer
         ranks = 1 if trainer is None else trainer.world_size // trainer.num_nodes
         workers, cores = ranks * self.num_workers, num_cores()
@@ -379,7 +375,7 @@ class VOCDataModule(LightningDataModule):
             each = f"num_workers={self.num_workers}"
             each += f" on each of {ranks} ranks: {workers}" if ranks > 1 else ": so many"
             rank_zero_warn(
-                f"VOCDataModule: {each} processes share {cores} cores and take each other's time; "
+                f"VOCDataModule: {each} processes share {cores} cores and slow each other down; "
                 f"num_workers={max(1, cores // ranks)} will be as fast"
             )
 
@@ -413,7 +409,7 @@ class VOCDataModule(LightningDataModule):
         return dataset
 
     def _check_generic(self) -> None:
-        """Refuse arguments of recipes where there is none."""
+        """Refuse arguments of recipes: generic data has none."""
         given = self.recipe.given() | ({"normalize": True} if self.normalize else {})
         for name, value in given.items():
             problem = f"{value!r} is for pictures with boxes, a mask or labels"

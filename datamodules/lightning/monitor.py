@@ -1,8 +1,8 @@
-"""`Monitor`: a callback that logs what training waited for, and says once what would help.
+"""Logs what training waited for, and warns once with what would help: the callback `Monitor`.
 
-Steps are this process's own; nothing is exchanged in them. Ranks wait for the slowest one in the
-exchange of gradients, so at the end of an epoch they tell each other what they found, and the
-epoch's stall share is the worst one. Validation is logged apart.
+Each process measures its own steps; ranks exchange nothing during an epoch. Ranks wait for the
+slowest one when they exchange gradients. So they exchange their totals at the end of an epoch, and
+the epoch's stall share is that of the slowest rank. Validation is logged separately.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 
 
 class Monitor(Callback):
-    """Logs wait, fetch, decode, transform, collate, hand-over and copy, and the share they cost.
+    """Logs how long training waited, fetched, decoded, transformed, collated and copied.
 
-    Watches loaders that are a `ShardLoader`; the copy to the device is seen under `VOCDataModule`.
-    Every logger of the Trainer gets, at each of its logged steps, what came since the last one
-    (``data/…``), and the whole of each epoch (``data_epoch/…``) and validation (``data_val/…``).
-    docs/guides/monitor.md lists the names.
+    It measures loaders that are a `ShardLoader`; the copy to the device only with `VOCDataModule`.
+    Every logger of the Trainer gets the values since the last logged step (``data/…``), of each
+    epoch (``data_epoch/…``) and of each validation (``data_val/…``). docs/guides/monitor.md lists
+    the names.
 
     Args:
-        warn_above: Stall share that is worth a warning, in (0, 1]; 1: never.
-        warn_after: Steps it must stay above that, in both halves of them, first batches of epochs
-            aside.
+        warn_above: Stall share above which to warn, in (0, 1]; 1: never.
+        warn_after: Number of steps to judge by; the stall share must be too high in both halves.
+            First batches of epochs do not count.
 
     Raises:
         OptionError: A number outside its range.
@@ -59,7 +59,7 @@ class Monitor(Callback):
     # Training -----------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Begin anew: a second fit is another run."""
+        """Forget the earlier fit: a second one is another run."""
         self._meter = StepMeter()
         self._since, self._epoch, self._half = StepTotals(), StepTotals(), StepTotals()
         self._half_before = None
@@ -72,7 +72,7 @@ class Monitor(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Note what the batch cost."""
+        """Add the cost of the batch."""
         self._note(self._meter, trainer, trainer.train_dataloader)
 
     def on_train_batch_end(
@@ -83,7 +83,7 @@ class Monitor(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,
     ) -> None:
-        """Log what came since the last logged step."""
+        """Log the values since the last logged step."""
         self._meter.work_queued(DeviceEvent(trainer.strategy.root_device))
         is_logged = _is_logged_step(trainer, batch_idx)
         is_half = self._half.num_steps + self._meter.num_steps >= self.warn_after / 2
@@ -97,23 +97,23 @@ class Monitor(Callback):
             self._since = StepTotals()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Log the epoch, as all ranks saw it."""
+        """Log the epoch, as all ranks measured it."""
         self._count(self._meter.take(wait=True))
         ranks, self._epoch = _of_ranks(trainer, self._epoch), StepTotals()
         if trainer.is_global_zero and ranks[0].num_batches:
-            # Lightning has counted the last step already, and logs epochs on it.
+            # Lightning has counted the last step already; it logs epochs on the step itself.
             self._log(trainer, "data_epoch", metrics_of_ranks(ranks), _step(trainer) - 1)
             log.info("\n  ".join([f"epoch {trainer.current_epoch} on rank 0:", *ranks[0].lines()]))
         slowest = max(range(len(ranks)), key=lambda rank: ranks[rank].stall_share)
         totals = ranks[slowest]
         is_high = totals.num_steps >= self.warn_after and totals.stall_share > self.warn_above
-        if slowest and is_high:  # rank 0's own are judged while they come
+        if slowest and is_high:  # rank 0 judges its own steps in each of them
             self._warn(trainer, totals, rank=slowest)
 
     # Validation ---------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Training stands still."""
+        """Start measuring validation; training stands still."""
         self._val_meter, self._validation_begun_s = StepMeter(), time.perf_counter()
 
     def on_validation_batch_start(
@@ -124,7 +124,7 @@ class Monitor(Callback):
         batch_idx: int,  # noqa: ARG002
         dataloader_idx: int = 0,
     ) -> None:
-        """Note what the batch cost."""
+        """Add the cost of the batch."""
         loaders: Any = trainer.val_dataloaders
         if isinstance(loaders, dict):
             loaders = list(loaders.values())
@@ -140,11 +140,11 @@ class Monitor(Callback):
         batch_idx: int,  # noqa: ARG002
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
-        """Note when the device has done it."""
+        """Mark the end of the batch's work on the device."""
         self._val_meter.work_queued(DeviceEvent(trainer.strategy.root_device))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Log the validation, as all ranks saw it; training goes on."""
+        """Log the validation, as all ranks measured it; training goes on."""
         if trainer.sanity_checking:
             return
         ranks = _of_ranks(trainer, self._val_meter.take(wait=True))
@@ -160,7 +160,7 @@ class Monitor(Callback):
             if not self._has_complained and trainer.is_global_zero:
                 self._has_complained = True
                 log.warning(
-                    "Monitor: %s says no costs, and nothing is logged of it: use a ShardLoader",
+                    "Monitor: %s reports no costs, so nothing is logged of it: use a ShardLoader",
                     type(loader).__name__,
                 )
             return
@@ -177,14 +177,14 @@ class Monitor(Callback):
         self._half = self._half + totals
 
     def _judge(self, trainer: Trainer) -> None:
-        """Half of the steps are over: warn where the half before lacked data as well."""
+        """Warn if this half of the steps waited too long, and the half before it as well."""
         half, before, self._half = self._half, self._half_before, StepTotals()
         self._half_before = half if half.stall_share > self.warn_above else None
         if self._half_before and before:
             self._warn(trainer, before + half, rank=0)
 
     def _warn(self, trainer: Trainer, totals: StepTotals, rank: int) -> None:
-        """Say it once, from rank 0; what `rank` found."""
+        """Warn once, on rank 0, of what `rank` measured."""
         if self._has_warned or not trainer.is_global_zero:
             return
         self._has_warned = True
@@ -207,20 +207,20 @@ class Monitor(Callback):
 
 
 def _step(trainer: Trainer) -> int:
-    """The step `LightningModule.log` logs on, so that curves share an axis."""
+    """The step that `LightningModule.log` uses, so that curves share an axis."""
     loop: Any = trainer.fit_loop
     return int(loop.epoch_loop._batches_that_stepped)
 
 
 def _is_logged_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the optimizer has stepped, and Lightning logs that step."""
+    """Whether the optimizer stepped, and Lightning logs this step."""
     accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
     connector: Any = trainer._logger_connector
     return bool(accumulated and connector.should_update_logs)
 
 
 def _of_ranks(trainer: Trainer, totals: StepTotals) -> list[StepTotals]:
-    """The totals of every rank, in order; all of them must ask."""
+    """The totals of every rank, by rank; all ranks must call this."""
     if trainer.world_size == 1:
         return [totals]
     values = torch.tensor(

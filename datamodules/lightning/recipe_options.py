@@ -1,4 +1,4 @@
-"""Holds which recipe the data module takes, and makes the transform of a stage from it."""
+"""Checks the data module's arguments about recipes, and makes a stage's transform from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeOptions:
-    """The arguments of `VOCDataModule` about stages whose transforms are not given.
+    """The recipe of stages whose transforms are not given: arguments of `VOCDataModule`.
 
     Raises:
         OptionError: A name, a place or a size that cannot be used.
@@ -53,7 +53,7 @@ class RecipeOptions:
         return {name: value for name, value in values.items() if value is not None}
 
     def check_beside(self, transforms: Iterable[Transform | None]) -> None:
-        """Refuse arguments that no stage uses, or that some stage's own transforms cannot use.
+        """Refuse arguments that no stage would use, or that transforms given beside them ignore.
 
         Args:
             transforms: Of each stage; None where the recipe is used.
@@ -74,7 +74,7 @@ class RecipeOptions:
             raise OptionError(name, problem, hint)
 
     def transform(self, task: str, *, train: bool) -> Transform:
-        """The recipe for a stage; at several sizes where several are given."""
+        """Make the recipe of a stage; it draws its size if several are given."""
 
         def at(size: int | None) -> FusedTransform:
             recipe = presets.recipe_by_name(self.name, task, size=size, train=train)
@@ -86,7 +86,7 @@ class RecipeOptions:
 
 
 def _check_image_size(given: object) -> None:
-    """Callers without types give anything; a pair would be read as a height and a width."""
+    """Refuse all but a size or a list of sizes; a tuple would look like (height, width)."""
     sizes = given if isinstance(given, list) else [given]
     if not sizes:
         raise OptionError("image_size", "there is no size in the list")

@@ -29,7 +29,7 @@ from shard_tool.storage.location import Folder, load_manifest
 from shard_tool.units import parse_rate, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from datamodules.tools.bench import EpochBench
     from datamodules.tools.forecast import Forecast, RunPlan
@@ -43,15 +43,15 @@ CacheLimit = Annotated[
 Lanes = Annotated[
     int | None, typer.Option(help="Lanes of the order. [default: the number of nodes]")
 ]
-Window = Annotated[int, typer.Option(help="Shards mixed together.")]
+Window = Annotated[int, typer.Option(help="Number of shards that are mixed.")]
 Seed = Annotated[int, typer.Option(help="Seed of the order.")]
 
 _WORKERS_PER_CORE = 16
-"""More processes than that measure nothing, and may take all memory."""
+"""More processes would measure nothing, and might take all memory."""
 
 
 class TransformChoice(StrEnum):
-    """What is done with decoded pictures."""
+    """Which transform decoded pictures get."""
 
     train = "train"
     eval = "eval"
@@ -64,13 +64,14 @@ def plan_command(
     ranks_per_node: Annotated[int, typer.Option(help="Ranks (GPUs) of each.")] = 1,
     workers: Annotated[int, typer.Option(help="DataLoader workers of each rank.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples of a batch on one rank.")] = 32,
-    epochs: Annotated[int, typer.Option(help="Epochs to look at.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Epochs to forecast.")] = 2,
     bandwidth: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Of each node, e.g. 10Gbps or 800MB/s.")
+        str | None,
+        typer.Option(metavar="RATE", help="Bandwidth of each node, e.g. 10Gbps or 800MB/s."),
     ] = None,
-    latency_ms: Annotated[float, typer.Option(help="Of one request.")] = 20.0,
+    latency_ms: Annotated[float, typer.Option(help="Latency of one request.")] = 20.0,
     samples_per_s: Annotated[
-        float | None, typer.Option(help="What one rank trains when it waits for nothing.")
+        float | None, typer.Option(help="Samples that one rank trains per second without waiting.")
     ] = None,
     split: Split = [],  # noqa: B006  (typer copies it)
     lanes: Lanes = None,
@@ -80,7 +81,7 @@ def plan_command(
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Say what a training run will fetch, hold and wait for; reads the manifest alone."""
+    """Forecast what a training run downloads, caches and waits for, from the manifest alone."""
     from datamodules.reading.shard_table import ShardTable, chosen_splits
     from datamodules.tools.forecast import RunPlan, forecast
 
@@ -113,35 +114,31 @@ def plan_command(
 
 def preview_command(
     dest: Dest,
-    output: Annotated[str, typer.Argument(metavar="PNG", help="Where the sheet is written.")],
+    output: Annotated[str, typer.Argument(metavar="PNG", help="File for the drawing.")],
     transforms: Annotated[
         str | None, typer.Option(metavar="NAME", help="Recipe. [default: the task's]")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Pixels of its output. [default: the recipe's]")
+        int | None, typer.Option(help="Pixels of the recipe's output. [default: the recipe's own]")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Rows.")] = 6,
-    epochs: Annotated[int, typer.Option(help="Columns beside the stored picture.")] = 4,
-    cell: Annotated[int, typer.Option(help="Pixels of each picture in the sheet.")] = 256,
+    samples: Annotated[int, typer.Option(help="Samples, one a row.")] = 6,
+    epochs: Annotated[
+        int, typer.Option(help="Epochs, one a column beside the stored picture.")
+    ] = 4,
+    cell: Annotated[int, typer.Option(help="Pixels of each picture in the drawing.")] = 256,
     split: Split = [],  # noqa: B006
     seed: Seed = 0,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Draw samples as they are stored, and as a recipe makes them epoch after epoch."""
+    """Draw samples as they are stored, and as a recipe transforms them in each epoch."""
     from datamodules import ShardDataset, presets
     from datamodules.preview import preview
 
-    least = {"--samples": (samples, 1), "--image-size": (image_size, 1), "--cell": (cell, 16)}
-    for option, (value, bound) in least.items():
-        if value is not None and value < bound:
-            raise OptionError(option, f"{value} is below {bound}")
-    if epochs < 0:
-        raise OptionError("--epochs", f"{epochs} is below 0")
-    if Path(output).suffix != ".png" or "://" in output:
-        raise OptionError(f"PNG {output!r}", "is no local .png file", "as in sheet.png")
-    if not Path(output).absolute().parent.is_dir():
-        raise OptionError(output, "its folder does not exist", "make it, or name another")
+    _check_least(1, {"--samples": samples, "--image-size": image_size})
+    _check_least(16, {"--cell": cell})
+    _check_least(0, {"--epochs": epochs})
+    _check_png(output)
     options: dict[str, Any] = {"seed": seed, "storage_options": storage_options(storage_option)}
     stored = ShardDataset(dest, split or "train", **options)
     if stored.is_generic:
@@ -172,9 +169,9 @@ def bench_command(
         int | None, typer.Option(help="Batches of each epoch. [default: all]")
     ] = None,
     transform: Annotated[
-        TransformChoice, typer.Option(help="Default transform for the task, or none.")
+        TransformChoice, typer.Option(help="Default transform of the task, or none.")
     ] = TransformChoice.train,
-    image_size: Annotated[int, typer.Option(help="Pixels it resizes to.")] = 300,
+    image_size: Annotated[int, typer.Option(help="Pixels that the transform resizes to.")] = 300,
     split: Split = [],  # noqa: B006
     window: Window = 8,
     seed: Seed = 0,
@@ -186,22 +183,13 @@ def bench_command(
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
 ) -> None:
-    """Stream a dataset as training would, without a model, and say what the time went to."""
+    """Stream a dataset as training does, without a model, and print what took the time."""
     from datamodules import ShardDataset, presets
     from datamodules.tools.bench import bench
 
     counts = {"--batch-size": batch_size, "--epochs": epochs, "--image-size": image_size}
-    for option, value in (counts | {"--max-batches": max_batches}).items():
-        if value is not None and value < 1:
-            raise OptionError(option, f"{value} is below 1")
-    if workers < 0:
-        raise OptionError("--workers", f"{workers} is below 0")
-    most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
-    if workers > most:
-        problem = (
-            f"{workers} processes are more than {_WORKERS_PER_CORE} for each core of this machine"
-        )
-        raise OptionError("--workers", problem, f"take {os.cpu_count()}, or {most} at most")
+    _check_least(1, counts | {"--max-batches": max_batches})
+    _check_workers(workers)
     dataset = ShardDataset(
         dest,
         split or "train",
@@ -231,6 +219,29 @@ def bench_command(
         print_json(document)
 
 
+def _check_least(least: int, values: Mapping[str, int | None]) -> None:
+    """Refuse options whose value is too small; None: not given."""
+    for option, value in values.items():
+        if value is not None and value < least:
+            raise OptionError(option, f"{value} is below {least}")
+
+
+def _check_workers(workers: int) -> None:
+    _check_least(0, {"--workers": workers})
+    most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
+    if workers > most:
+        each = f"{_WORKERS_PER_CORE} for each core of this machine"
+        problem, hint = f"{workers} processes are more than {each}", f"take {os.cpu_count()}"
+        raise OptionError("--workers", problem, f"{hint}, or {most} at most")
+
+
+def _check_png(output: str) -> None:
+    if Path(output).suffix != ".png" or "://" in output:
+        raise OptionError(f"PNG {output!r}", "is no local .png file", "as in sheet.png")
+    if not Path(output).absolute().parent.is_dir():
+        raise OptionError(output, "its folder does not exist", "make it, or name another")
+
+
 _OPTIONS = {
     "num_nodes": "--nodes",
     "workers_per_rank": "--workers",
@@ -240,7 +251,7 @@ _OPTIONS = {
 
 
 def _with_option_names(make: Callable[..., RunPlan], **fields: Any) -> RunPlan:
-    """A plan, whose errors call the fields what they are on the command line."""
+    """Make a plan; its errors name the options of the command line."""
     try:
         return make(**fields)
     except OptionError as exc:

@@ -239,7 +239,7 @@ def test_too_many_workers_are_a_warning_in_plain_words(
         module(root, num_workers=7).setup("fit")
     (warning,) = caught
     assert str(warning.message) == (
-        "VOCDataModule: num_workers=7: so many processes share 3 cores and take each other's time; "
+        "VOCDataModule: num_workers=7: so many processes share 3 cores and slow each other down; "
         "num_workers=3 will be as fast"
     )
 
