@@ -1,4 +1,4 @@
-"""Evaluators: the values of scores, and what they refuse to judge."""
+"""Values that evaluators compute, and input that they refuse."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_detections_of_a_batch_are_scored_as_the_challenge_and_coco_do() -> None
     assert scores.coco_ap50 == scores.coco_map == pytest.approx(34 / 101)  # 0, 0.01, … 0.33
 
 
-def test_difficult_truths_count_neither_way_for_either_metric() -> None:
+def test_difficult_truths_do_not_count_in_either_metric() -> None:
     evaluator = DetectionEvaluator(3)
     evaluator.update([0, 1], [prediction(), prediction([])], [target(), target(difficult=True)])
     evaluator.update([2], [prediction()], [target(difficult=True)])
@@ -58,8 +58,8 @@ def test_difficult_truths_count_neither_way_for_either_metric() -> None:
     assert (scores.voc_map, scores.coco_map) == (1, 1)
 
 
-def test_coco_forgives_a_small_detection_within_a_difficult_truth_and_voc_does_not() -> None:
-    """As the docs say: COCO measures a crowd by the share of the detection that lies in it."""
+def test_coco_ignores_a_small_detection_in_a_difficult_truth_and_voc_does_not() -> None:
+    """COCO divides by the area of the detection in place of the union, as the docs say."""
     evaluator = DetectionEvaluator(2)
     evaluator.update([0], [prediction()], [target()])
     large = target([[0.0, 0.0, 100.0, 100.0]], difficult=True)
@@ -69,7 +69,7 @@ def test_coco_forgives_a_small_detection_within_a_difficult_truth_and_voc_does_n
     assert scores.voc_map == 0.5
 
 
-def test_nothing_to_find_is_nan_and_not_a_score() -> None:
+def test_scores_without_truths_are_nan() -> None:
     for evaluator in (DetectionEvaluator(3), DetectionEvaluator(3, coco_backend=None)):
         for _ in range(2):
             scores = evaluator.compute()
@@ -103,8 +103,8 @@ def test_classification_takes_the_labels_of_the_loader() -> None:
     assert found.voc_map == 0.75
 
 
-def test_batches_of_the_loader_are_taken_as_they_come(mini_masks: Path, mini_labels: Path) -> None:
-    """Whoever knows the truth is right about everything."""
+def test_evaluators_take_batches_of_the_loader(mini_masks: Path, mini_labels: Path) -> None:
+    """Predictions that equal the truth score 1."""
     dataset = ShardDataset(str(mini_masks), "val", shuffle=False, transform=segmentation_eval(64))
     masks = SegmentationEvaluator(21)
     for batch in ShardLoader(dataset, batch_size=4):
@@ -120,15 +120,17 @@ def test_batches_of_the_loader_are_taken_as_they_come(mini_masks: Path, mini_lab
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_detections_of_any_float_type_and_with_a_gradient_are_taken(dtype: torch.dtype) -> None:
+def test_evaluators_take_detections_of_any_float_type_and_with_a_gradient(
+    dtype: torch.dtype,
+) -> None:
     evaluator = DetectionEvaluator(2)
     found = {**prediction(), "boxes": torch.tensor(BOX, dtype=dtype, requires_grad=True)}
     evaluator.update([0], [found], [target()])
     assert evaluator.compute().voc_map == 1
 
 
-def test_what_was_taken_down_does_not_change_with_the_tensors_it_came_from() -> None:
-    """Batches lie in memory that is used again."""
+def test_evaluators_keep_copies_of_tensors() -> None:
+    """Batches lie in memory that is reused."""
     evaluator = DetectionEvaluator(2)
     found, truth, ids = prediction(), target(), torch.tensor([4])
     evaluator.update(ids, [found], [truth])
@@ -191,7 +193,7 @@ def test_what_was_taken_down_does_not_change_with_the_tensors_it_came_from() -> 
         ),
     ],
 )
-def test_detections_that_cannot_be_judged_are_errors_that_name_the_sample(
+def test_bad_detections_are_errors_that_name_the_sample(
     found: Any, truth: Any, message: str
 ) -> None:
     with pytest.raises(EvaluationError) as caught:
@@ -199,7 +201,7 @@ def test_detections_that_cannot_be_judged_are_errors_that_name_the_sample(
     assert str(caught.value) == message
 
 
-def test_masks_that_cannot_be_judged_are_errors_that_name_the_sample() -> None:
+def test_bad_masks_are_errors_that_name_the_sample() -> None:
     masks = torch.zeros(2, 4, 4, dtype=torch.int64)
     evaluator = SegmentationEvaluator(3)
     with pytest.raises(EvaluationError) as caught:
@@ -219,7 +221,7 @@ def test_masks_that_cannot_be_judged_are_errors_that_name_the_sample() -> None:
     assert evaluator.compute().num_samples == 0
 
 
-def test_classifications_that_cannot_be_judged_are_errors() -> None:
+def test_bad_classifications_are_errors() -> None:
     with pytest.raises(EvaluationError, match=r"scores: \[1, 3\], expected \[1, 2\]"):
         ClassificationEvaluator(2).update([8], torch.zeros(1, 3), torch.zeros(1, 2))
     with pytest.raises(EvaluationError, match=r"scores of sample 8: scores \[0.0, nan\], expected"):
@@ -235,7 +237,7 @@ def test_a_backend_that_is_not_installed_is_an_error_at_once() -> None:
     )
 
 
-def test_labels_that_are_no_answers_are_refused() -> None:
+def test_labels_other_than_1_0_and_minus_1_are_refused() -> None:
     evaluator = ClassificationEvaluator(1)
     for label in (0.5, 7.0, 255.0, float("nan")):
         expected = rf"^labels of sample 4: {label}, expected 1, 0 or -1; -1 does not count$"
@@ -243,7 +245,7 @@ def test_labels_that_are_no_answers_are_refused() -> None:
             evaluator.update([3, 4], torch.rand(2, 1), torch.tensor([[1.0], [label]]))
 
 
-def test_more_classes_than_a_mask_can_hold_are_refused_and_no_picture_is_none() -> None:
+def test_more_classes_than_a_mask_can_hold_are_refused() -> None:
     for number in (0, 256):
         with pytest.raises(OptionError, match=rf"^num_classes: {number} is not in 1 … 255$"):
             SegmentationEvaluator(number)

@@ -1,4 +1,4 @@
-"""Scores that a LightningModule logs are those of every sample, counted once."""
+"""Scores that a LightningModule logs count every sample once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Prompted(torch.nn.Module):
-    """A detector that finds what it was told to, and whose loss is the pictures' brightness."""
+    """A detector with given answers, whose loss is the brightness of the pictures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Prompted(torch.nn.Module):
 
 
 class Watched(Detector):
-    """Logs means over epochs, and keeps what each epoch's batches were."""
+    """Logs means over epochs, and keeps each sample's batch size and brightness."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def fitted(mini_dataset: Path, tmp_path: Path, **options: Any) -> tuple[Watched,
 def test_logged_scores_are_those_of_every_sample_counted_once(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
-    """Also after a sanity check, which counts a few of them before."""
+    """Also after a sanity check, which counts some of them before."""
     _, lightning = fitted(mini_dataset, tmp_path, num_sanity_val_steps=2, limit_train_batches=1)
     logged = lightning.callback_metrics
     dataset = ShardDataset(str(mini_dataset), "val", shuffle=False, transform=detection_eval(64))
@@ -136,7 +136,7 @@ def test_a_pass_cut_short_is_scored_and_one_that_lost_a_batch_is_an_error(
 
 
 def test_every_log_passes_the_batch_size() -> None:
-    """Lightning infers the channels from a list of pictures."""
+    """Without it Lightning takes the channels of a list of pictures for the batch size."""
     calls = 0
     for path in sorted([*(ROOT / "scripts").glob("*.py"), *(ROOT / "datamodules").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -24,7 +24,7 @@ from tests.kit.processes.evaluate_ranks import BATCH_SIZES, WORLDS
 ROOT = Path(__file__).resolve().parents[3]
 
 
-# The same everywhere: all ranks in one process --------------------------------------------------
+# All ranks in one process --------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["detection", "segmentation", "classification"])
@@ -48,11 +48,11 @@ def test_scores_are_equal_for_every_size_on_every_number_of_ranks_at_every_batch
                     )
                     continue
                 assert same(evaluated_together(*case), expected), case
-    assert is_telling(dataclasses.asdict(expected))
+    assert could_differ(dataclasses.asdict(expected))
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal to the last digit; NaN is NaN."""
+    """Whether scores are equal to the last digit; NaN equals NaN."""
     return dump(dataclasses.asdict(a)) == dump(dataclasses.asdict(b))
 
 
@@ -60,8 +60,8 @@ def dump(scores: Any) -> str:
     return json.dumps(scores, default=np.ndarray.tolist)
 
 
-def is_telling(scores: dict[str, Any]) -> bool:
-    """Neither perfect nor nothing: a score that could differ."""
+def could_differ(scores: dict[str, Any]) -> bool:
+    """Whether scores are neither perfect nor zero, so that they could differ."""
     if "confusion" in scores:
         confusion = np.array(scores["confusion"])
         return 0 < confusion.trace() < confusion.sum()
@@ -69,7 +69,7 @@ def is_telling(scores: dict[str, Any]) -> bool:
     return len(values) >= 2 and all(0 < value < 1 for value in values)
 
 
-# The same everywhere: real processes ------------------------------------------------------------
+# Real processes ------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +96,18 @@ def by_rank(mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 
 def outcomes(by_rank: list[dict[Any, Any]], case: str) -> list[Any]:
-    """Of every rank in every world, by world."""
+    """The outcomes of every rank in every world, by world."""
     return [by_rank[rank][case, world] for world in WORLDS for rank in range(world)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["detection", "segmentation", "classification"])
-def test_real_ranks_get_equal_scores_all_of_them(by_rank: list[dict[Any, Any]], kind: str) -> None:
+def test_all_real_ranks_get_equal_scores(by_rank: list[dict[Any, Any]], kind: str) -> None:
     for num_samples, batch_size in SIZES:
         first, *others = outcomes(by_rank, f"{kind} of {num_samples} by {batch_size}")
         assert first["num_samples"] == num_samples
         assert all(dump(other) == dump(first) for other in others)
-    assert is_telling(first)
+    assert could_differ(first)
     if kind == "detection":
         assert 0 < first["coco_map"] < first["coco_ap50"] < 1
 
@@ -142,7 +142,7 @@ def test_ranks_whose_group_carries_gpu_tensors_alone_use_a_group_of_their_own(
 
 @pytest.mark.slow
 def test_an_error_of_the_scores_is_raised_on_every_rank(by_rank: list[dict[Any, Any]]) -> None:
-    """None waits for the others until the process group's timeout."""
+    """No rank waits until the timeout of the process group."""
     alone, *together = outcomes(by_rank, "twice")
     assert not isinstance(alone, str)
     assert set(together) == {

@@ -26,7 +26,7 @@ def at(seconds: float) -> DeviceEvent:
 
 
 def steps(*costs: Cost, seconds: float = 1.0, copy_s: float = 0.0) -> StepTotals:
-    """Batches of these costs, one every so many seconds, a first one before them."""
+    """Totals of a pass: a first batch, then one of each cost every so many seconds."""
     meter = StepMeter()
     meter.arrived(Cost(num_samples=1, wait_s=9.0, start_s=9.0), at(0.0))
     for number, cost in enumerate(costs, start=1):

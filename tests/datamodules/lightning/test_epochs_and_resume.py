@@ -1,4 +1,4 @@
-"""VOCDataModule under Lightning: the mechanics that make resume and epochs exact."""
+"""Epochs and resume of VOCDataModule under Lightning are exact."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def resumed(
 def uninterrupted(
     mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Recorder, Path]:
-    """Two epochs, and a checkpoint after each of their steps."""
+    """A run of two epochs, with a checkpoint after each step."""
     folder = tmp_path_factory.mktemp("steps")
     model = Recorder()
     fit = trainer(folder, max_epochs=2, callbacks=[every_step(folder)], enable_checkpointing=True)
@@ -63,7 +63,7 @@ def uninterrupted(
     return model, folder
 
 
-def test_epochs_are_those_of_the_loader_alone(
+def test_epochs_equal_those_of_the_loader_without_lightning(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path]
 ) -> None:
     model, _ = uninterrupted
@@ -78,7 +78,7 @@ def test_epochs_are_those_of_the_loader_alone(
 def test_promise_6_a_checkpoint_of_any_step_goes_on_exactly(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
-    """Ids and pixels of every step after it, mid-epoch and at both epochs' ends."""
+    """Compares ids and pixels of every later step, from mid-epoch and from both ends of epochs."""
     whole, folder = uninterrupted
     lines = whole.of("train")
     assert len(lines) >= 10
@@ -90,7 +90,7 @@ def test_promise_6_a_checkpoint_of_any_step_goes_on_exactly(
 def test_promise_6_an_epoch_end_checkpoint_starts_the_next_epoch(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
-    """Lightning ignores the loader's own state here; elsewhere epoch 0's order is repeated."""
+    """Lightning ignores the loader's own state here; the order of epoch 0 must not be repeated."""
     whole, _ = uninterrupted
     first = trainer(tmp_path, max_epochs=1)
     first.fit(Recorder(), module(mini_dataset))
@@ -116,7 +116,7 @@ def test_promise_6_another_batch_size_trains_the_rest_once_and_validates_once(
 def test_promise_6_a_trainer_that_has_run_a_fit_resumes_as_a_new_one(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
-    """It remembers that a validation has run, which the checkpoint's has not."""
+    """The Trainer remembers that a validation has run; in the checkpoint none has."""
     whole, folder = uninterrupted
     num_steps = len(whole.of("train", epoch=0))
     for step in (num_steps - 1, num_steps):
@@ -133,7 +133,7 @@ def test_promise_6_a_trainer_that_has_run_a_fit_resumes_as_a_new_one(
 def test_promise_6_an_epoch_with_no_batch_of_the_new_size_left_ends_and_validates(
     mini_dataset: Path, tmp_path: Path, limits: dict[str, Any]
 ) -> None:
-    """Too few samples for a batch that must be full; or as many batches as there may be."""
+    """Too few samples are left for a full batch, or the limit of batches is reached."""
     options = {key: value for key, value in limits.items() if key == "drop_last"}
     limit = {key: value for key, value in limits.items() if key != "drop_last"}
     num_samples = ShardDataset(str(mini_dataset)).num_samples
@@ -156,7 +156,7 @@ def test_promise_6_an_epoch_with_no_batch_of_the_new_size_left_ends_and_validate
 def test_lanes_of_the_first_run_hold_after_an_epoch_end_checkpoint_too(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
-    """Lightning does not load the loader's state then: the data module's own must say it."""
+    """Lightning does not load the loader's state then, so the data module's state holds them."""
     whole = Recorder()
     trainer(tmp_path, max_epochs=2).fit(whole, module(mini_dataset, lanes=3))
     first = trainer(tmp_path, max_epochs=1)
@@ -218,7 +218,7 @@ def test_half_precision_touches_pixels_only(mini_dataset: Path, tmp_path: Path) 
     assert dtypes == [(torch.bfloat16, torch.float32, torch.int64)]
 
 
-def test_a_used_data_module_can_be_copied_and_sent(mini_dataset: Path, tmp_path: Path) -> None:
+def test_a_used_data_module_can_be_copied_and_pickled(mini_dataset: Path, tmp_path: Path) -> None:
     data = module(mini_dataset, num_workers=1)  # persistent: the loader holds live workers
     loader = data.train_dataloader()
     first = next(iter(loader))
@@ -258,7 +258,7 @@ def test_a_checkpoint_holds_plain_types_only(uninterrupted: tuple[Recorder, Path
     assert {type(value) for value in state.values()} == {int, str}
 
 
-def test_a_checkpoint_of_other_data_is_refused_with_both_sides(
+def test_a_checkpoint_of_other_data_is_refused_and_both_are_named(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
     _, folder = uninterrupted
@@ -393,7 +393,7 @@ def test_bad_arguments_are_refused_at_once(tmp_path: Path) -> None:
         module(tmp_path, num_workers=-1)
 
 
-def test_data_without_a_split_says_how_to_do_without(tmp_path: Path) -> None:
+def test_a_missing_split_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     root = stored(tmp_path / "voc", {"train": [8]})
     data = module(root)
     with pytest.raises(OptionError) as caught:

@@ -64,7 +64,7 @@ def test_prepare_data_deletes_nothing(mini_archive: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["train-000000.tar"]
 
 
-def test_prepare_data_goes_on_with_what_a_killed_one_began(
+def test_prepare_data_continues_a_conversion_that_was_killed(
     mini_archive: Path, tmp_path: Path
 ) -> None:
     options = {"source": str(mini_archive), "dest": str(tmp_path / "voc")}
@@ -76,7 +76,7 @@ def test_prepare_data_goes_on_with_what_a_killed_one_began(
     assert len(ShardDataset(str(tmp_path / "voc"), "train")) > 0
 
 
-def test_prepare_data_without_dataset_or_source_says_how_to_make_one(tmp_path: Path) -> None:
+def test_prepare_data_without_dataset_or_source_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ObjectMissing, match=r"no dataset here.*shard-tool convert SOURCE DEST"):
         data_module(tmp_path / "none").prepare_data()
 

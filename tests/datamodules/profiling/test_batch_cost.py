@@ -1,4 +1,4 @@
-"""Every batch says what its making cost: where its bytes lay, and what the seconds went into."""
+"""Every batch reports its cost: bytes by source, and seconds by kind of work."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def url(folder: Path, tmp_path: Path) -> str:
-    """The same in memory."""
+    """The same dataset in memory."""
     return in_memory(folder, f"memory://{tmp_path.name}")
 
 
@@ -66,7 +66,7 @@ def loader(root: object, cache_dir: Path | None = None, **options: Any) -> Shard
 
 
 def bytes_of(costs: Iterable[Cost]) -> dict[str, int]:
-    """Sums, without those that are 0."""
+    """Sums of bytes by source, without those that are 0."""
     costs = list(costs)
     sums = {name: sum(getattr(cost, name) for cost in costs) for name in BYTES}
     return {name: total for name, total in sums.items() if total}
@@ -79,7 +79,7 @@ def sizes(folder: Path) -> list[int]:
 
 
 def assert_adds_up(batches: list[Batch], folder: Path) -> None:
-    """Each batch's bytes are its samples', wherever they were read from."""
+    """Check that each batch's bytes are those of its samples, whatever their source."""
     of = sizes(folder)
     for batch in batches:
         assert batch.cost.sample_bytes == sum(of[i] for i in batch.sample_ids.tolist())
@@ -130,7 +130,9 @@ def fork(num_workers: int) -> str | None:
     return "fork" if num_workers else None
 
 
-def test_bytes_that_find_no_room_are_read_through(folder: Path, url: str, tmp_path: Path) -> None:
+def test_bytes_that_do_not_fit_into_the_cache_are_read_through(
+    folder: Path, url: str, tmp_path: Path
+) -> None:
     data = ShardDataset(url, cache_dir=str(tmp_path / "cache"), cache_limit=1, window=2)
     batches = list(ShardLoader(data, batch_size=8))
     assert_adds_up(batches, folder)
@@ -179,10 +181,10 @@ def test_a_cold_bucket_is_read_through_at_first_and_then_from_the_cache(
         assert bytes_of(epoch()).keys() == {"cache_bytes"}
 
 
-def test_only_the_first_window_is_read_through_where_there_is_room(
+def test_only_the_first_window_is_read_through_if_the_cache_is_large_enough(
     folder: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:
-    """However slow downloads are: what comes later is waited for, and fetched once."""
+    """However slow downloads are, later windows are waited for and fetched once."""
     upload(folder, s3, f"{bucket}/voc")
     with fault_proxy(s3.endpoint_url, bytes_per_s=1e6) as proxy:
         options = s3.through(proxy).storage_options
@@ -199,7 +201,7 @@ def test_only_the_first_window_is_read_through_where_there_is_room(
         assert sorted(fetched) == sorted(sizes_of(folder).keys() - first)
 
 
-def test_what_was_read_in_an_abandoned_pass_is_not_counted_in_the_next(
+def test_bytes_of_an_abandoned_pass_are_not_counted_in_the_next(
     folder: Path, url: str, tmp_path: Path
 ) -> None:
     for root in (folder, url):
@@ -220,7 +222,7 @@ def test_sample_bytes_are_the_bytes_of_samples_and_not_of_downloads() -> None:
 
 
 class Slow:
-    """A transform that takes at least so long for each sample."""
+    """A transform that takes at least this time for each sample."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -230,7 +232,7 @@ class Slow:
         return image, target
 
 
-def test_seconds_are_counted_where_they_are_spent(folder: Path) -> None:
+def test_seconds_are_counted_by_kind_of_work(folder: Path) -> None:
     for batch in loader(folder, transform=Slow(0.005)):
         cost = batch.cost
         assert cost.transform_s >= 0.005 * len(batch)
@@ -243,7 +245,7 @@ def test_seconds_are_counted_where_they_are_spent(folder: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_batch_knows_its_size_and_when_it_was_made(folder: Path, num_workers: int) -> None:
-    """By a clock that worker and parent share: made after it was asked for, and before it came."""
+    """Worker and parent share the clock: a batch is made after it is asked for, before it comes."""
     slow = loader(folder, transform=Slow(0.01), num_workers=num_workers, prefetch_factor=None)
     asked = time.perf_counter()
     for batch in slow:
@@ -256,7 +258,7 @@ def test_a_batch_knows_its_size_and_when_it_was_made(folder: Path, num_workers: 
 
 
 class Gated:
-    """A transform that takes a token for each sample, and then so many seconds at least."""
+    """A transform that waits for a token for each sample, and then takes at least this time."""
 
     def __init__(self, seconds: float) -> None:
         self.tokens, self.seconds = get_context("fork").Semaphore(0), seconds
@@ -270,8 +272,8 @@ class Gated:
 def test_a_batch_that_is_not_ready_is_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker gets a batch's tokens when the loader has looked at the clock: it is asked for."""
-    gated, asks = Gated(0.005), cycle([True, False])  # the loader looks again when it has come
+    """The worker gets a batch's tokens after the loader noted when it asks for the batch."""
+    gated, asks = Gated(0.005), cycle([True, False])  # the second look is when it has come
 
     def perf_counter() -> float:
         now = time.perf_counter()
@@ -301,18 +303,20 @@ def test_a_batch_that_is_ready_is_not_waited_for(folder: Path) -> None:
         assert cost.hand_over_s == cost.wait_s, "handing over is all it was waited for"
 
 
-# The way to the GPU --------------------------------------------------------------------------
+# Copies of batches --------------------------------------------------------------------------
 
 
 def a_batch(folder: Path) -> Batch:
-    """With a cost no field of which is 0."""
+    """A batch whose cost has no field that is 0."""
     batch = next(iter(loader(folder)))
     for number, field in enumerate(fields(Cost)):
         setattr(batch.cost, field.name, type(getattr(batch.cost, field.name))(number + 1))
     return batch
 
 
-def test_a_batch_keeps_its_cost_on_every_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_keeps_its_cost_through_pickle_pin_memory_and_copies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # which needs a GPU
     batch = a_batch(folder)
     expected = Cost(1, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9, 10, 11, 12, 13, 14.0)
@@ -335,7 +339,7 @@ def test_a_batch_keeps_its_cost_on_the_way_to_a_gpu(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("context", ["fork", "forkserver"])
-def test_a_cost_comes_from_every_kind_of_worker(folder: Path, context: str) -> None:
+def test_every_kind_of_worker_reports_costs(folder: Path, context: str) -> None:
     batches = list(loader(folder, num_workers=1, multiprocessing_context=context))
     assert_adds_up(batches, folder)
     for cost in (batch.cost for batch in batches):
@@ -345,8 +349,8 @@ def test_a_cost_comes_from_every_kind_of_worker(folder: Path, context: str) -> N
 # Cost ----------------------------------------------------------------------------------------
 
 
-def test_what_nobody_waited_for_is_no_hand_over() -> None:
-    """Of a batch's way only what was waited for counts: it may lie ready for long."""
+def test_a_hand_over_counts_only_as_far_as_it_was_waited_for() -> None:
+    """A batch may be ready for long; only the wait counts as hand-over."""
     waited, ready, first = Cost(made_at=5.0), Cost(made_at=1.0), Cost(made_at=5.0)
     waited.received(asked=3.0, now=5.5, is_first=False)
     assert (waited.wait_s, waited.hand_over_s, waited.start_s) == (2.5, 0.5, 0.0)

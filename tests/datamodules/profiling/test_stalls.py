@@ -49,7 +49,7 @@ def on_gpu(host_s: float, device_s: float) -> DeviceEvent:
 
 
 def steps(*costs: Cost, seconds: float = 1.0, copy_s: float = 0.0) -> StepTotals:
-    """Batches of these costs, one every so many seconds, a first one before them."""
+    """Totals of a pass: a first batch, then one of each cost every so many seconds."""
     meter = StepMeter()
     meter.arrived(Cost(num_samples=1, wait_s=9.0, start_s=9.0), at(0.0))
     for number, cost in enumerate(costs, start=1):
@@ -151,7 +151,7 @@ def test_totals_survive_the_way_to_another_rank(totals: StepTotals) -> None:
 
 
 def test_the_rank_that_lacked_data_longest_is_shown() -> None:
-    """The others wait for it where gradients are exchanged: their own steps look busy."""
+    """Other ranks wait for its gradients, so their own steps look busy."""
     quick = steps(Cost(num_samples=4, wait_s=0.0, disk_bytes=5), seconds=2.0)
     starved = steps(Cost(num_samples=4, wait_s=1.5, disk_bytes=6), seconds=2.0)
     found = metrics_of_ranks([quick, starved, quick])
@@ -166,7 +166,7 @@ def test_the_rank_that_lacked_data_longest_is_shown() -> None:
 
 
 def test_a_gpu_idles_only_from_the_end_of_its_work() -> None:
-    """It was waited for from 1.0 to 3.0, and worked on until 2.5."""
+    """The loop waited from 1.0 to 3.0, and the GPU worked until 2.5."""
     meter = StepMeter()
     meter.arrived(Cost(num_samples=1, wait_s=1.0, start_s=1.0), on_gpu(0.0, 0.0))
     meter.work_queued(on_gpu(0.9, 2.5))

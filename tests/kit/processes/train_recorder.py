@@ -1,4 +1,4 @@
-"""A training script for tests that need real processes: run by python or torchrun.
+"""Trains in real processes and records it: run by python or torchrun.
 
 Usage: train_recorder.py JSON, with data (of VOCDataModule), trainer (of Trainer), log, checkpoints
 (a folder: a checkpoint after every step), ckpt_path, validate (bool), hang_at (a step that never
