@@ -1,13 +1,26 @@
-"""Scores over all ranks, each sample counted once: VOC's, COCO's, mIoU, multi-label AP."""
+"""Computes scores over all ranks, the same to the last digit on any number of them.
 
-from datamodules.evaluation.evaluators import (
-    ClassificationEvaluator,
-    DetectionEvaluator,
-    DetectionScores,
-    PrecisionScores,
-    SegmentationEvaluator,
-    SegmentationScores,
-)
+An evaluator keeps rows: predictions and truths, each with its sample id. `compute` brings the rows
+of all ranks to rank 0 and sorts them by sample id before it computes anything. So neither the
+number of ranks nor the batch size changes a score, as long as each prediction depends on its
+sample alone. Every rank gets the result. A sample counted twice is an error. So is a missing one,
+where `compute` is told how many there are.
+
+    evaluator = DetectionEvaluator(num_classes=21)
+    for batch in loader:
+        images, targets = batch
+        evaluator.update(batch.sample_ids, model(images), targets)
+    scores = evaluator.compute(num_samples)
+    evaluator.reset()
+
+Evaluators work alone, under torch.distributed and inside a LightningModule, and need none of them.
+`voc_metrics` defines the scores.
+"""
+
+from datamodules.evaluation.classification import ClassificationEvaluator
+from datamodules.evaluation.detection import DetectionEvaluator, DetectionScores
+from datamodules.evaluation.scores import PrecisionScores
+from datamodules.evaluation.segmentation import SegmentationEvaluator, SegmentationScores
 
 __all__ = [
     "ClassificationEvaluator",

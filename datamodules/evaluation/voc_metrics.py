@@ -1,22 +1,24 @@
-"""The VOC challenge's metrics, computed from arrays. Pure NumPy: no torch, no ranks, no pictures.
+"""Computes the VOC challenge's metrics from arrays. Pure NumPy: no torch, no ranks, no pictures.
 
 Source: the challenge's development kit, https://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/
 (sections 3.4.1, 4.4 and 5.4), and its `VOCevaldet.m`, `VOCevalcls.m`, `VOCap.m`, `VOCevalseg.m`:
 
-* Detections of a class are ranked by score over all pictures. Each is assigned to that truth of its
-  class and picture which it overlaps most, taken or not. At an overlap of 0.5 or more the first one
-  is right and every later one wrong; below, it is wrong. One assigned to a *difficult* truth counts
-  neither way, and such truths are not among those to be found.
-* The text says the overlap must exceed 0.5, the code takes 0.5 itself: as the code does it.
-* The code counts pixels from 1 with both corners inside, so its widths are xmax - xmin + 1. Boxes
-  here are half-open from 0, (xmin - 1, ymin - 1, xmax, ymax), whose widths x1 - x0 are the same
-  numbers, as are the intersections: the overlaps are the code's without any + 1.
-* Equal scores are ranked by sample id, then in the order given: the code ranks them as they stand
-  in the results file.
+* Detections of a class are ranked by score over all pictures. Each is assigned to the truth of its
+  class and picture that it overlaps most, whether another detection has that truth or not. At an
+  overlap of 0.5 or more, the first detection of a truth is right and every later one is wrong.
+  Below 0.5, a detection is wrong. A detection assigned to a *difficult* truth is ignored, and
+  difficult truths need not be found.
+* The text says that the overlap must exceed 0.5. The code accepts 0.5 itself, and so does this
+  module.
+* The code counts pixels from 1 with both corners inside, so a width is xmax - xmin + 1. Boxes here
+  are half-open from 0: (xmin - 1, ymin - 1, xmax, ymax). Their widths x1 - x0 and intersections are
+  the same numbers, so the overlaps are the code's, without any + 1.
+* Equal scores are ranked by sample id, then in the order given. The code ranks them in the order of
+  the results file.
 
-Libraries were looked at first (November 2026). torchmetrics, pycocotools and faster-coco-eval have
-COCO's assignment and 101 points; mean-average-precision 2024.1.5 counts difficult truths as missed;
-podm knows no difficult ones; mmeval 0.2.1 agrees with this module
+Libraries that were looked at (November 2026): torchmetrics, pycocotools and faster-coco-eval have
+COCO's assignment and 101 points. mean-average-precision 2024.1.5 counts difficult truths as missed.
+podm has no difficult truths. mmeval 0.2.1 agrees with this module
 (`tests/datamodules/evaluation/test_voc_metrics.py` has its numbers), but its last release is of
 April 2023.
 """
@@ -32,12 +34,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_OVERLAP = 0.5
-"""Intersection over union from which a detection finds a truth."""
+"""Least intersection over union at which a detection finds a truth."""
 
 DETECTION = np.dtype(
     [("sample_id", np.int64), ("label", np.int32), ("score", np.float32), ("box", np.float32, 4)]
 )
-"""One detection: box xyxy, half-open, in whatever pixels the truths have."""
+"""One detection: box xyxy, half-open, in the same pixels as the truths."""
 TRUTH = np.dtype(
     [("sample_id", np.int64), ("label", np.int32), ("difficult", np.bool_), ("box", np.float32, 4)],
     align=True,
@@ -51,21 +53,21 @@ class AveragePrecision(NamedTuple):
     """Area under one precision/recall curve, in [0, 1]."""
 
     all_points: float
-    """As the challenge has it from 2010 on: the exact area under the curve, precision made
+    """The challenge's from 2010 on: the exact area under the curve, after precision is made
     monotonically decreasing."""
     eleven_points: float
-    """As it has it up to 2009: the mean of that precision at recall 0, 0.1, … 1."""
+    """The challenge's up to 2009: the mean of that precision at recall 0, 0.1, … 1."""
 
 
 def average_precision(is_right: NDArray[np.bool_], num_truths: int) -> AveragePrecision:
     """Area under the precision/recall curve of ranked answers.
 
-    Recall is compared with the eleven points in whole numbers: 3 of 10 reaches 0.3, where floating
-    point would decide by a rounding of 0.1. Sums are rounded once.
+    Recall is compared with the eleven points in whole numbers: 3 of 10 reaches 0.3, whatever
+    floating point makes of 0.1. Sums are rounded once.
 
     Args:
-        is_right: bool [N], best first, ignored ones left out.
-        num_truths: What there was to find, at least 1.
+        is_right: bool [N], best first, ignored detections left out.
+        num_truths: Truths to find, at least 1.
 
     >>> average_precision(np.array([True, False, True]), num_truths=4)
     AveragePrecision(all_points=0.41666666666666663, eleven_points=0.45454545454545453)
@@ -85,12 +87,12 @@ def average_precision(is_right: NDArray[np.bool_], num_truths: int) -> AveragePr
 
 
 def detection_precisions(found: NDArray[Any], truths: NDArray[Any]) -> dict[int, AveragePrecision]:
-    """Average precision of each label that has a truth which counts; labels without have none.
+    """Average precision of each label that has a truth which is not difficult.
 
     Args:
-        found: DETECTION [N]. The order of samples is of no account; within one, equal scores are
-            ranked as they stand.
-        truths: TRUTH [M]. Likewise; of truths overlapped equally the first one counts.
+        found: DETECTION [N]. Samples may come in any order; within a sample, equal scores keep
+            theirs.
+        truths: TRUTH [M], likewise. Of truths that a detection overlaps equally, the first counts.
     """
     found = found[np.lexsort((found["sample_id"], -found["score"]))]  # stable
     verdict = verdicts(found, truths)
@@ -103,7 +105,7 @@ def detection_precisions(found: NDArray[Any], truths: NDArray[Any]) -> dict[int,
 
 
 def verdicts(ranked: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.int8]:
-    """RIGHT, WRONG or IGNORED for each detection: int8 [N].
+    """Judge each detection: int8 [N] of RIGHT, WRONG or IGNORED.
 
     Args:
         ranked: DETECTION [N], best first.
@@ -123,10 +125,11 @@ def verdicts(ranked: NDArray[Any], truths: NDArray[Any]) -> NDArray[np.int8]:
 def assigned_truths(
     found: NDArray[Any], truths: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The truth of its sample and label that each detection overlaps most, the first of equals.
+    """Find the truth of the same sample and label that each detection overlaps most.
 
     Returns:
-        (int64 [N] row in `truths`, -1 where it overlaps none; float64 [N] overlap).
+        (int64 [N]: row in `truths`, the first of equals, -1 for a detection that overlaps none;
+        float64 [N]: overlap).
     """
     group_of_truth, group_of_found = _groups(truths, found)
     by_group = np.argsort(group_of_truth, kind="stable")
@@ -148,7 +151,7 @@ def assigned_truths(
 
 
 def overlaps(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
-    """Intersection over union, row by row, of half-open boxes [N, 4] each: float64 [N].
+    """Intersection over union of half-open boxes [N, 4] and [N, 4], row by row: float64 [N].
 
     A box without area overlaps nothing.
     """
@@ -163,7 +166,7 @@ def overlaps(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _groups(*tables: NDArray[Any]) -> list[NDArray[np.int64]]:
-    """A number for each row's (sample id, label), the same in all tables."""
+    """Number each row by its (sample id, label); equal pairs get equal numbers in all tables."""
     num_labels = 1 + max(table["label"].max(initial=0) for table in tables)
     return [table["sample_id"] * np.int64(num_labels) + table["label"] for table in tables]
 
@@ -177,9 +180,9 @@ def classification_precisions(
     """Average precision of each class that some picture shows.
 
     Args:
-        scores: float [N, C]; equal ones are ranked as they stand.
-        labels: [N, C]: 1 where a picture shows the class, 0 where not, -1 where it shows difficult
-            ones only, which counts neither way.
+        scores: float [N, C]; equal scores keep their order.
+        labels: [N, C]: 1 if the picture shows the class, 0 if not, -1 if it shows only difficult
+            objects of the class, which do not count.
     """
     precisions = {}
     for column in range(labels.shape[1]):
@@ -191,12 +194,10 @@ def classification_precisions(
 
 
 def intersections_over_unions(confusion: NDArray[np.int64]) -> dict[int, float]:
-    """Of each class: its pixels found over all pixels that are or were taken for it.
-
-    Classes that neither the truth nor the prediction has are left out.
+    """Class to its intersection over union; classes in no truth and no prediction are left out.
 
     Args:
-        confusion: int64 [C, C]: pixels by (true class, predicted class), void ones left out.
+        confusion: int64 [C, C]: pixels by (true class, predicted class), void pixels left out.
     """
     hits = confusion.diagonal()
     unions = confusion.sum(axis=0) + confusion.sum(axis=1) - hits

@@ -1,1 +1,1 @@
-"""VOCDataModule and Monitor: the only modules that know Lightning."""
+"""Connects the loaders to Lightning: VOCDataModule and Monitor. No other room imports it."""

@@ -1,4 +1,4 @@
-"""From what training waited for to what the reader can do about it, in words."""
+"""Says in words what training waited for and what the user can change."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from datamodules.transforms.fused import FusedTransform
 
 if TYPE_CHECKING:
     from datamodules.loading.loader import ShardLoader
-    from datamodules.profiling.stalls import Tally
+    from datamodules.profiling.stalls import StepTotals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a remedy has to know of a run, on one rank."""
+    """What advice depends on, on one rank."""
 
     num_workers: int
     num_cores: int
-    """Cores of the machine that are this rank's."""
+    """Processor cores of this rank: its share of the machine's."""
     on_gpu: bool = False
     pin_memory: bool = False
     is_generic: bool = False
     recipe_decode: str | None = None
-    """How the recipe decodes; None: transforms are no recipe."""
+    """How the recipe decodes; None: the transform is not a recipe."""
     has_after: bool = False
-    """Whether other transforms follow the recipe."""
+    """Whether another transform follows the recipe."""
 
     @classmethod
     def of(cls, loader: ShardLoader, device_type: str) -> Setup:
-        """That of a loader that feeds a device."""
+        """The setup of a loader that feeds a device of this type."""
         dataset = loader.dataset.dataset
         recipe = dataset.transform if isinstance(dataset.transform, FusedTransform) else None
         return cls(
             num_workers=loader.num_workers,
-            num_cores=max(1, _num_cores() // dataset.world.ranks_per_node),
+            num_cores=max(1, num_cores() // dataset.world.ranks_per_node),
             on_gpu=device_type == "cuda",
             pin_memory=bool(loader.pin_memory),
             is_generic=dataset.is_generic,
@@ -45,45 +45,45 @@ class Setup:
         )
 
 
-def advice(tally: Tally, setup: Setup) -> str:
-    """What held the steps of `tally` up, and the most likely remedies, the best first."""
-    wait_s, hand_over_s = tally.wait_s, tally.cost.hand_over_s
-    if tally.copy_s > tally.idle_s:
-        share = tally.copy_s / tally.seconds
+def advice(totals: StepTotals, setup: Setup) -> str:
+    """Say what the steps of `totals` waited for most, and what would help, the best first."""
+    wait_s, hand_over_s = totals.wait_s, totals.cost.hand_over_s
+    if totals.copy_s > totals.idle_s:
+        share = totals.copy_s / totals.seconds
         found = f"the copy to the device takes {_percent(share)} of the time"
-        return f"{found}: {_copy_remedy(setup)}"
+        return f"{found}: {_copy_advice(setup)}"
     if hand_over_s > wait_s / 2:
         share = hand_over_s / wait_s
         found = f"handing over batches that are made takes {_percent(share)} of the waiting"
-        return f"{found}: {_hand_over_remedy(setup)}"
-    shares = tally.worker_shares
+        return f"{found}: {_hand_over_advice(setup)}"
+    shares = totals.worker_shares
     cause = max(shares, key=lambda name: shares[name])
     whose = "the workers' time" if setup.num_workers else "the time a batch takes to make"
-    remedies = {
-        "fetch": _fetch_remedies,
-        "decode": _decode_remedies,
-        "transform": _transform_remedies,
-        "collate": _collate_remedies,
-    }
-    ways = [way for way in (_other_workers(tally, setup), *remedies[cause](tally, setup)) if way]
+    advise = {
+        "fetch": _fetch_advice,
+        "decode": _decode_advice,
+        "transform": _transform_advice,
+        "collate": _collate_advice,
+    }[cause]
+    ways = [way for way in (_workers_advice(totals, setup), *advise(totals, setup)) if way]
     return f"{cause} takes {_percent(shares[cause])} of {whose}: {', or '.join(ways)}"
 
 
-def _other_workers(tally: Tally, setup: Setup) -> str:
-    """Another number of workers, never above that of cores; empty where it is right already."""
+def _workers_advice(totals: StepTotals, setup: Setup) -> str:
+    """A better number of workers, never above that of cores; empty if there is none."""
     here, cores = setup.num_workers, setup.num_cores
     if here > cores:
         return f"lower num_workers from {here} to {cores}, the cores there are for it"
     if here == cores:
         return ""
-    # As many as make a batch in the time that a step takes when it waits for none.
-    work_s = tally.cost.worker_s / max(tally.num_batches, 1)
-    needed = math.ceil(work_s / tally.step_s) if tally.step_s else cores
+    # So many make one batch in the time that a step takes without waiting.
+    work_s = totals.cost.worker_s / max(totals.num_batches, 1)
+    needed = math.ceil(work_s / totals.step_s) if totals.step_s else cores
     return f"raise num_workers from {here} to {max(here + 1, min(needed, cores))}"
 
 
-def _fetch_remedies(tally: Tally, setup: Setup) -> list[str]:  # noqa: ARG001
-    cost = tally.cost
+def _fetch_advice(totals: StepTotals, setup: Setup) -> list[str]:  # noqa: ARG001
+    cost = totals.cost
     if cost.read_through_bytes > max(cost.network_bytes, cost.cache_bytes):
         share = cost.read_through_bytes / cost.sample_bytes
         return [
@@ -92,7 +92,7 @@ def _fetch_remedies(tally: Tally, setup: Setup) -> list[str]:  # noqa: ARG001
     return ["keep cache_dir from run to run", "keep the data nearer (`shard-tool copy`)"]
 
 
-def _decode_remedies(tally: Tally, setup: Setup) -> list[str]:  # noqa: ARG001
+def _decode_advice(totals: StepTotals, setup: Setup) -> list[str]:  # noqa: ARG001
     ways = []
     if setup.recipe_decode == "exact":
         ways.append('decode="fast"')
@@ -103,7 +103,7 @@ def _decode_remedies(tally: Tally, setup: Setup) -> list[str]:  # noqa: ARG001
     return ways
 
 
-def _transform_remedies(tally: Tally, setup: Setup) -> list[str]:  # noqa: ARG001
+def _transform_advice(totals: StepTotals, setup: Setup) -> list[str]:  # noqa: ARG001
     if setup.recipe_decode is None and not setup.is_generic:
         return ["take a recipe, which does geometry and colours in one go"]
     if setup.has_after:
@@ -113,11 +113,11 @@ def _transform_remedies(tally: Tally, setup: Setup) -> list[str]:  # noqa: ARG00
     return ["make transforms cheaper"]
 
 
-def _collate_remedies(tally: Tally, setup: Setup) -> list[str]:  # noqa: ARG001
+def _collate_advice(totals: StepTotals, setup: Setup) -> list[str]:  # noqa: ARG001
     return ["make collate_fn cheaper" if setup.is_generic else "take a smaller image_size"]
 
 
-def _hand_over_remedy(setup: Setup) -> str:
+def _hand_over_advice(setup: Setup) -> str:
     here = setup.num_workers
     if here > 1 and here >= setup.num_cores:  # the process that trains wants one as well
         return f"lower num_workers from {here} to {max(1, setup.num_cores - 1)}"
@@ -128,7 +128,7 @@ def _hand_over_remedy(setup: Setup) -> str:
     return "take a smaller image_size"
 
 
-def _copy_remedy(setup: Setup) -> str:
+def _copy_advice(setup: Setup) -> str:
     if not setup.pin_memory:
         return "set pin_memory=True"
     return "let transforms return uint8 pictures, or smaller ones"
@@ -138,7 +138,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores this process may run on."""
     try:
         return len(os.sched_getaffinity(0))

@@ -1,13 +1,12 @@
-"""Lightning's counts, made to say what was trained and what comes next.
+"""Corrects Lightning's counts of epochs and batches when training resumes.
 
-Lightning 2.6 restores a fit by its counters of epochs and batches, in batches of the run that saved
-them. Where they miss what our cursor knows, a resumed run would train batches twice, leave some or
-a whole epoch out, or pass over a validation. So they are corrected twice: in the checkpoint, before
-Lightning reads them (`correct_saved`), and when training starts (`correct`).
+Lightning 2.6 resumes by its own counters, in batches of the run that saved them. Where they differ
+from our cursor, a resumed run would train batches twice, leave out some or a whole epoch, or skip
+a validation. This module corrects them twice: in the checkpoint, before Lightning reads it
+(`correct_saved`), and when training starts (`correct`).
 
-Each correction is there for a case that `tests/datamodules/lightning/test_resume_matrix.py` fails
-without; all of them together know more of Lightning's loops than is public. Nothing here imports
-Lightning.
+`tests/datamodules/lightning/test_resume_matrix.py` has a case that fails without each correction.
+They use private parts of Lightning's loops. Nothing here imports Lightning.
 """
 
 from __future__ import annotations
@@ -21,22 +20,28 @@ if TYPE_CHECKING:
 
 
 def correct_saved(checkpoint: Mapping[str, Any], *, epoch: int, samples: int) -> None:
-    """Correct, in place, the counts of a checkpoint that was saved at this place of training."""
+    """Correct, in place, the counts of a checkpoint.
+
+    Args:
+        checkpoint: As Lightning loads it.
+        epoch: The epoch of the cursor in it.
+        samples: Samples that all ranks have trained in that epoch.
+    """
     saved: Any = checkpoint.get("loops", {}).get("fit_loop")
     if saved:
-        _forget_batch_in_flight(saved)
-        _validate_from_the_start(saved)
-        _go_on_with_epoch(saved, epoch, samples)
+        _uncount_batch_in_flight(saved)
+        _repeat_validation(saved)
+        _continue_epoch(saved, epoch, samples)
 
 
 def correct(fit_loop: Any, loader: ShardLoader) -> None:
-    """Correct the counts of a fit that is about to start; nothing changes where none was restored.
+    """Correct the counts of a fit that resumes; those of a new fit stay as they are.
 
-    Call it in `on_train_start`: restored, but not yet acted upon.
+    Call it in `on_train_start`: Lightning has restored its counts then, and not used them yet.
     """
     fit_loop.epoch_loop.val_loop._has_run = False  # of an earlier fit of the same Trainer
     if _is_at_epoch_end(fit_loop):
-        _count_epoch(fit_loop, -1)  # Lightning has closed it already
+        _count_epoch(fit_loop, -1)  # Lightning counts it as finished already
         _count_batches(fit_loop, int(fit_loop.max_batches))
         if not _validate_first(fit_loop):
             _count_epoch(fit_loop, +1)
@@ -50,52 +55,53 @@ def correct(fit_loop: Any, loader: ShardLoader) -> None:
     trained = len(loader) - loader.remaining_batches
     if cursor.samples and cursor.epoch == epochs.processed and trained != counted:
         most = int(fit_loop.max_batches)
-        _count_batches(fit_loop, min(trained, most))  # of another size: whether a validation is due
+        # Another batch size may change whether a validation is due.
+        _count_batches(fit_loop, min(trained, most))
         if trained >= most:  # no batch of this size is left
             fit_loop.epoch_loop.batch_progress.is_last_batch = True
             _validate_first(fit_loop)
-    else:  # within an epoch, its number no longer says
+    else:  # in mid-epoch, and the counts are right already
         _validate_first(fit_loop)
 
 
 # In the checkpoint ----------------------------------------------------------------------------
 
 
-def _forget_batch_in_flight(saved: Any) -> None:
-    """Take back that a batch was begun which an exception or a signal kept from being trained.
+def _uncount_batch_in_flight(saved: Any) -> None:
+    """Uncount a batch that was started, but not trained because of an exception or a signal.
 
-    Lightning does so in its count of this epoch, but not of all epochs. By that it would take a
-    later checkpoint for one of another kind, and train a batch too many after it.
+    Lightning does so in its count of this epoch, but not in its count over all epochs. It would
+    then misread a later checkpoint and train one batch too many after it.
     """
     batches = saved["epoch_loop.batch_progress"]
     for count in (batches["total"], batches["current"]):
         count["ready"] = count["started"] = count["processed"]
 
 
-def _validate_from_the_start(saved: Any) -> None:
-    """Do a validation that was broken off again, and all of it.
+def _repeat_validation(saved: Any) -> None:
+    """Repeat the whole of a validation that was interrupted.
 
-    Lightning does so only where a batch of it was in flight, and then leaves out as many batches at
-    its end as it had done.
+    Lightning repeats it only if one of its batches was in flight, and then leaves out as many
+    batches at its end as it had done before.
     """
     batches = saved["epoch_loop.val_loop.batch_progress"]
     current, total = batches["current"], batches["total"]
     if current["ready"] and not batches["is_last_batch"]:
-        _break_off(total)
+        _interrupt(total)
     current.update(dict.fromkeys(current, 0))
 
 
-def _break_off(count: dict[str, int]) -> None:
-    """Make a validation's count of batches that of one with a batch in flight."""
+def _interrupt(count: dict[str, int]) -> None:
+    """Make a validation's count of batches look as if one batch were in flight."""
     count["processed"] = count["completed"]
     count["ready"] = count["started"] = count["completed"] + 1
 
 
-def _go_on_with_epoch(saved: Any, epoch: int, samples: int) -> None:
-    """Take an epoch that was broken off for what it is: one to go on with.
+def _continue_epoch(saved: Any, epoch: int, samples: int) -> None:
+    """Continue an epoch that was interrupted.
 
-    Where `max_steps` or `should_stop` ended the fit before the epoch's last batch, Lightning counts
-    it as done, and would begin the next one.
+    If `max_steps` or `should_stop` ended the fit before the epoch's last batch, Lightning counts
+    the epoch as done and would begin the next one.
     """
     epochs = saved["epoch_progress"]
     is_done = epochs["current"]["processed"] == epochs["current"]["ready"] == epoch + 1
@@ -109,17 +115,17 @@ def _go_on_with_epoch(saved: Any, epoch: int, samples: int) -> None:
 
 
 def _is_at_epoch_end(fit_loop: Any) -> bool:
-    """Whether the checkpoint was saved by an epoch's last step, before its validation."""
+    """Whether the checkpoint was saved at an epoch's last step, before its validation."""
     epoch_loop = fit_loop.epoch_loop
     at_step_end = fit_loop.restarted_mid_epoch and epoch_loop.restarted_on_train_batch_end
     return bool(at_step_end and epoch_loop.batch_progress.is_last_batch)
 
 
 def _count_batches(fit_loop: Any, trained: int) -> None:
-    """Say how many batches of this epoch were trained, in batches of this run.
+    """Set how many batches of this epoch were trained, in batches of this run.
 
-    Lightning keeps `completed` one behind in a checkpoint saved at a step's end, and catches up
-    itself: all four move by the same amount.
+    In a checkpoint saved at a step's end, Lightning keeps `completed` one behind and corrects it
+    itself. So all four counts move by the same amount.
     """
     count = fit_loop.epoch_loop.batch_progress.current
     moved = trained - count.processed
@@ -134,11 +140,11 @@ def _count_epoch(fit_loop: Any, step: int) -> None:
 
 
 def _begin_epoch(fit_loop: Any) -> None:
-    """Between two epochs: begin the next one as if training had never been interrupted.
+    """Begin the next epoch as if training had not been interrupted between the two.
 
-    Else, where `max_steps` is set, Lightning finds all batches of the last epoch trained, takes
-    them for the next one's, and passes over that. And after an epoch's last step it does not count
-    that the next one began, so that it would take a later checkpoint's for one that is done.
+    Otherwise, with `max_steps` set, Lightning takes the trained batches of the last epoch for those
+    of the next one and skips it. And after an epoch's last step it does not count the next epoch as
+    begun, so that it would take the epoch of a later checkpoint for one that is done.
     """
     for count in _both(fit_loop.epoch_progress):
         count.completed = count.processed
@@ -147,14 +153,14 @@ def _begin_epoch(fit_loop: Any) -> None:
 
 
 def _validate_first(fit_loop: Any) -> bool:
-    """Have the validation run that was due when the checkpoint was saved, at a step's end.
+    """Run the validation that was due when the checkpoint was saved at a step's end.
 
-    Lightning would pass over it, and what hangs on its metrics (a learning rate, early stopping,
-    the best checkpoint) would go another way. It goes on with a validation that was broken off: so
-    let it look like one.
+    Lightning would skip it, and what depends on its metrics (a learning rate, early stopping, the
+    best checkpoint) would differ. Lightning does continue a validation that was interrupted, so
+    this makes the counts look like one.
 
     Returns:
-        Whether there is one.
+        Whether a validation was due.
     """
     epoch_loop = fit_loop.epoch_loop
     is_due = epoch_loop.restarted_on_train_batch_end and epoch_loop._should_check_val_fx(
@@ -163,11 +169,11 @@ def _validate_first(fit_loop: Any) -> bool:
     if is_due:
         for count in _both(epoch_loop.batch_progress):
             count.completed = count.processed
-        _break_off(vars(epoch_loop.val_loop.batch_progress.total))
+        _interrupt(vars(epoch_loop.val_loop.batch_progress.total))
         epoch_loop.update_restart_stage()
     return bool(is_due)
 
 
 def _both(progress: Any) -> tuple[Any, Any]:
-    """Its counts over all epochs, and of this fit's or epoch's own."""
+    """The counts over all epochs, and those of this fit or epoch."""
     return progress.total, progress.current

@@ -1,1 +1,1 @@
-"""What a batch cost and what training waited for."""
+"""Measures what batches cost and how long training waits for them."""

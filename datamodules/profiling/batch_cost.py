@@ -1,4 +1,4 @@
-"""What a batch cost: seconds by what they were spent on, bytes by where they lay."""
+"""Measures what a batch cost: seconds by kind of work, bytes by where they were read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(slots=True)
 class Cost:
-    """Of one batch, or of several added up; measured where it is spent.
+    """The cost of one batch, or the sum of several.
 
     Bytes are those of whole samples, tar headers included.
     """
@@ -15,19 +15,19 @@ class Cost:
     num_samples: int = 0
     """Samples in the batch."""
     wait_s: float = 0.0
-    """Seconds the training process waited for the batch; next to 0 where it lay ready."""
+    """Seconds the training process waited for the batch; almost 0 if it was ready."""
     start_s: float = 0.0
-    """Of `wait_s`: what a pass's first batch was waited for, start of workers included."""
+    """Of `wait_s`: the wait for a pass's first batch, start of workers included."""
     hand_over_s: float = 0.0
-    """Of `wait_s`: from when the batch was made until it was here; 0 for a pass's first batch."""
+    """Of `wait_s`: from when a worker had made the batch until it arrived; 0 for a pass's first."""
     fetch_s: float = 0.0
-    """Seconds the worker waited for bytes: for shards to be in the cache, and for read-through."""
+    """Seconds the worker waited for bytes: of shards that the cache fetches, or by range."""
     decode_s: float = 0.0
     """Seconds in decoders."""
     transform_s: float = 0.0
     """Seconds in the transform."""
     collate_s: float = 0.0
-    """Seconds packing."""
+    """Seconds packing samples into the batch."""
     disk_bytes: int = 0
     """Read from local shards."""
     cache_bytes: int = 0
@@ -35,31 +35,31 @@ class Cost:
     read_through_bytes: int = 0
     """Read by range from a remote shard that was not in the cache."""
     network_bytes: int = 0
-    """Fetched into the cache by this worker since its last batch, whichever batch needs them."""
+    """Fetched into the cache by this worker since its last batch, for any batch."""
     queue_depth: int = 0
-    """Batches that lay ready behind this one when it was taken."""
+    """Batches that were ready behind this one when it was taken."""
     made_at: float = 0.0
-    """When the batch was made, by `time.perf_counter`, which all processes of a machine share."""
+    """When the batch was ready, by `time.perf_counter`: all processes of a machine share it."""
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of the batch's samples, wherever they were read from."""
+        """Bytes of the batch's samples, from all sources."""
         return self.disk_bytes + self.cache_bytes + self.read_through_bytes
 
     @property
     def worker_s(self) -> float:
-        """Seconds somebody spent making the batch: a worker, or without one this process."""
+        """Seconds spent making the batch: by a worker, or by this process without workers."""
         return self.fetch_s + self.decode_s + self.transform_s + self.collate_s
 
     def received(self, *, asked: float, now: float, is_first: bool) -> None:
-        """Note that the batch is here.
+        """Note that the batch arrived.
 
-        What lay ready was handed over while nobody waited: only the end of its way, if any, counts.
+        The hand-over counts only as far as this process waited for it.
 
         Args:
-            asked: When it was asked for, by `time.perf_counter`.
-            now: When it came.
-            is_first: Whether a pass begins with it.
+            asked: When the batch was asked for, by `time.perf_counter`.
+            now: When it arrived.
+            is_first: Whether it is a pass's first batch.
         """
         self.wait_s = now - asked
         if is_first:

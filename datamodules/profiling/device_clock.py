@@ -1,7 +1,7 @@
-"""Points in time as a device lives them, taken without waiting for it.
+"""Times a device's work without waiting for it.
 
-A GPU works behind the program that feeds it. How long it copied, or had nothing to do, is known
-from events in its own queue of work, once it has come to them; asking earlier would mean to wait.
+A GPU runs behind the program that feeds it. Events in its own queue of work tell how long it copied
+or had nothing to do, once it has reached them. Asking earlier would mean to wait.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from typing import Any, NamedTuple
 import torch
 
 
-class Moment:
-    """When the device has done what it was given so far; now, where the device is the CPU.
+class DeviceEvent:
+    """Marks when the device has done all work it was given so far; on the CPU, that is now.
 
     Args:
-        device: Whose moment.
+        device: The device whose queue gets the mark.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.host_s = time.perf_counter()
-        """When it was taken, by `time.perf_counter`."""
+        """When the event was made, by `time.perf_counter`."""
         self._event: Any = None
         if device.type == "cuda":
             self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(device))
 
-    def until(self, later: Moment) -> float | None:
-        """Seconds on the device to a later moment; None: it has not come there yet."""
+    def seconds_until(self, later: DeviceEvent) -> float | None:
+        """Seconds on the device to a later event; None: the device has not reached it yet."""
         if self._event is None or later._event is None:
             return later.host_s - self.host_s
         if not later._event.query():
             return None
         return float(self._event.elapsed_time(later._event)) / 1000
 
-    def wait(self) -> None:
-        """Wait until the device has come here."""
+    def synchronize(self) -> None:
+        """Wait until the device has reached this event."""
         if self._event is not None:
             self._event.synchronize()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"host_s": self.host_s, "_event": None}  # another process has not this queue
+        return {"host_s": self.host_s, "_event": None}  # another process does not have this queue
 
 
-class Copied(NamedTuple):
-    """The way of a batch to the device."""
+class DeviceCopy(NamedTuple):
+    """The copy of a batch to the device."""
 
-    begun: Moment
-    done: Moment
+    start: DeviceEvent
+    end: DeviceEvent

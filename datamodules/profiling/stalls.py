@@ -1,7 +1,8 @@
-"""What training waited for: the costs of batches added up over a span of steps.
+"""Measures data stalls: how long training steps wait for their batches, and why.
 
-Steps are counted from one batch's arrival to the next one's. The first batch of a pass ends no
-step: what it was waited for, while workers started, stands by itself, as `first_batch_s`.
+A `StepMeter` watches one loop and adds its batches' costs up into `StepTotals`. A step lasts from
+one batch's arrival to the next one's. The first batch of a pass ends no step: the time it was
+waited for, while workers started, is `first_batch_s`.
 """
 
 from __future__ import annotations
@@ -15,69 +16,69 @@ from datamodules.profiling.batch_cost import Cost
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from datamodules.profiling.device_clock import Copied, Moment
+    from datamodules.profiling.device_clock import DeviceCopy, DeviceEvent
 
 WORK = ("fetch", "decode", "transform", "collate")
-"""What workers spend time on; the fields of `Cost` without ``_s``."""
+"""What workers spend time on: the fields of `Cost` without ``_s``."""
 
 
 @dataclass(slots=True)
-class Tally:
-    """Batches of a span, added up."""
+class StepTotals:
+    """Costs of the batches of a span, and times of its steps, added up."""
 
     num_batches: int = 0
-    """Batches that came, first ones of passes included."""
+    """Batches that arrived, first batches of passes included."""
     num_steps: int = 0
-    """Batches that came after another one of the same pass."""
+    """Batches that arrived after another one of the same pass."""
     seconds: float = 0.0
-    """Of those steps: waiting for their batch, and all else from the arrival of the one before."""
+    """Duration of those steps, waiting included."""
     idle_s: float = 0.0
-    """Of that: the device had nothing to do while its next batch was waited for."""
+    """Of `seconds`: the device had no work while its next batch was waited for."""
     copy_s: float = 0.0
-    """Of that: the device copied the batch."""
+    """Of `seconds`: the device copied the batch."""
     cost: Cost = field(default_factory=Cost)
     """Of all batches."""
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
+    def __add__(self, other: StepTotals) -> StepTotals:
+        return StepTotals(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
 
     @property
     def wait_s(self) -> float:
-        """Seconds the steps waited for their batch."""
+        """Seconds the steps waited for their batches."""
         return self.cost.wait_s - self.cost.start_s
 
     @property
     def stall_share(self) -> float:
-        """Share of the steps in which the device lacked data: it waited for it, or copied it."""
+        """Share of the steps' time in which the device waited for a batch or copied it."""
         return min(1.0, (self.idle_s + self.copy_s) / self.seconds) if self.seconds else 0.0
 
     @property
     def step_s(self) -> float:
-        """Mean seconds of a step without waiting for its batch; 0 where there is none."""
+        """Mean seconds of a step without the wait for its batch; 0 without steps."""
         return max(0.0, self.seconds - self.wait_s) / max(self.num_steps, 1)
 
     @property
     def samples_per_s(self) -> float:
-        """Samples a second over the steps; 0 where there is none."""
+        """Samples per second over the steps; 0 without steps."""
         samples = self.cost.num_samples * self.num_steps / max(self.num_batches, 1)
         return samples / self.seconds if self.seconds else 0.0
 
     @property
     def worker_shares(self) -> dict[str, float]:
-        """What workers spent their time on: the share of each kind in all of them."""
+        """Each of `WORK` to its share of the workers' time."""
         total = self.cost.worker_s or 1.0
         return {name: getattr(self.cost, f"{name}_s") / total for name in WORK}
 
     @property
     def cache_hits(self) -> float:
-        """Share of the bytes read that lay on this machine already: in the cache or on its disk."""
+        """Share of the bytes read from this machine: from the cache or from local shards."""
         local = self.cost.cache_bytes + self.cost.disk_bytes
         return local / max(self.cost.sample_bytes, 1)
 
     def metrics(self) -> dict[str, float]:
-        """Everything that is logged, by name: docs/guides/monitor.md says what each means.
+        """All values that are logged, by name; docs/guides/monitor.md explains each.
 
-        What cannot be said is left out: of a span without steps, or without a first batch.
+        Values of steps are left out without steps, `first_batch_s` without a first batch.
         """
         found: dict[str, float] = {}
         cost, num_firsts = self.cost, self.num_batches - self.num_steps
@@ -100,149 +101,160 @@ class Tally:
         return found
 
     def lines(self) -> list[str]:
-        """The same for people."""
-        cost = self.cost
-        lines = []
-        if self.num_steps:
-            lines.append(
-                f"{self.samples_per_s:.0f} samples/s, "
-                f"{self.samples_per_s * cost.sample_bytes / max(cost.num_samples, 1) / 1e6:.1f} "
-                f"MB/s; waited for data {self.stall_share:.0%} of the time"
-            )
-            means = self.metrics()
-            lines.append(
-                f"a step: {_ms(means['step_s'])}, its batch waited for {_ms(means['wait_s'])} "
-                f"(hand-over {_ms(means['hand_over_s'])}), copied {_ms(means['copy_s'])}"
-            )
-        shares = self.worker_shares
-        per_batch = max(self.num_batches, 1)
+        """The same as lines of text."""
+        return [*self._step_lines(), self._worker_line(), self._bytes_line()]
+
+    def _step_lines(self) -> list[str]:
+        if not self.num_steps:
+            return []
+        means, cost = self.metrics(), self.cost
+        return [
+            f"{self.samples_per_s:.0f} samples/s, "
+            f"{self.samples_per_s * cost.sample_bytes / max(cost.num_samples, 1) / 1e6:.1f} "
+            f"MB/s; waited for data {self.stall_share:.0%} of the time",
+            f"a step: {_ms(means['step_s'])}, its batch waited for {_ms(means['wait_s'])} "
+            f"(hand-over {_ms(means['hand_over_s'])}), copied {_ms(means['copy_s'])}",
+        ]
+
+    def _worker_line(self) -> str:
+        shares, per_batch = self.worker_shares, max(self.num_batches, 1)
         work = [
-            f"{name} {_ms(getattr(cost, f'{name}_s') / per_batch)} ({shares[name]:.0%})"
+            f"{name} {_ms(getattr(self.cost, f'{name}_s') / per_batch)} ({shares[name]:.0%})"
             for name in WORK
         ]
-        lines.append(f"a batch in a worker: {', '.join(work)}")
-        lay = {
+        return f"a batch in a worker: {', '.join(work)}"
+
+    def _bytes_line(self) -> str:
+        cost, total = self.cost, self.cost.sample_bytes
+        sources = {
             "disk": cost.disk_bytes,
             "cache": cost.cache_bytes,
             "by range": cost.read_through_bytes,
         }
-        total = cost.sample_bytes
-        read = [f"{name} {size / total:.0%}" for name, size in lay.items() if size]
-        lines.append(
+        read = [f"{name} {size / total:.0%}" for name, size in sources.items() if size]
+        return (
             f"{total / 1e6:.1f} MB read: {', '.join(read) or 'nothing'}; "
             f"{cost.network_bytes / 1e6:.1f} MB fetched into the cache"
         )
-        return lines
 
     def to_list(self) -> list[float]:
-        """As numbers alone, to send to other ranks."""
+        """All fields as numbers, to send to other ranks."""
         own = [float(getattr(self, name)) for name in _NAMES[:-1]]
         return own + [float(getattr(self.cost, one.name)) for one in fields(Cost)]
 
     @classmethod
-    def from_list(cls, values: Sequence[float]) -> Tally:
-        """What `to_list` made numbers of; counts come back as floats."""
+    def from_list(cls, values: Sequence[float]) -> StepTotals:
+        """Restore what `to_list` returned; counts become floats."""
         num_own = len(_NAMES) - 1
         names = [one.name for one in fields(Cost)]
         cost = Cost(**dict(zip(names, values[num_own:], strict=True)))  # type: ignore[arg-type]
         return cls(**dict(zip(_NAMES, values[:num_own], strict=False)), cost=cost)  # type: ignore[arg-type]
 
 
-_NAMES = [one.name for one in fields(Tally)]
+_NAMES = [one.name for one in fields(StepTotals)]
 
 
-def metrics_of_ranks(tallies: Sequence[Tally]) -> dict[str, float]:
-    """What the ranks of a run found in the same span, as one.
+def metrics_of_ranks(ranks: Sequence[StepTotals]) -> dict[str, float]:
+    """Combine what all ranks measured over the same span into one set of metrics.
 
-    Bytes and samples/s are sums, seconds means; `stall_share` is that of the rank that lacked data
-    longest, `stall_rank`, since the others wait for it in the exchange of gradients.
+    Bytes and samples/s are sums, seconds are means. `stall_share` is the largest one, and
+    `stall_rank` is its rank: the other ranks wait for it when gradients are exchanged.
     """
-    if len(tallies) == 1:
-        return tallies[0].metrics()
-    total = tallies[0]
-    for tally in tallies[1:]:
-        total = total + tally
+    if len(ranks) == 1:
+        return ranks[0].metrics()
+    total = ranks[0]
+    for totals in ranks[1:]:
+        total = total + totals
     found = total.metrics()
     if total.num_steps:
-        shares = [tally.stall_share for tally in tallies]
-        found["samples_per_s"] *= len(tallies)
+        shares = [totals.stall_share for totals in ranks]
+        found["samples_per_s"] *= len(ranks)
         found["stall_share"] = max(shares)
         found["stall_rank"] = float(shares.index(max(shares)))
     return found
 
 
-class Watch:
-    """Sees one loop's batches come, and makes tallies of them."""
+class StepMeter:
+    """Measures the steps of one loop."""
 
     def __init__(self) -> None:
-        self._tally = Tally()
-        self._arrived: Moment | None = None
-        self._done: Moment | None = None
-        self._elsewhere_s = 0.0
-        self._open: deque[_Step] = deque()
+        self._totals = StepTotals()
+        self._arrived: DeviceEvent | None = None
+        self._queued: DeviceEvent | None = None
+        self._excluded_s = 0.0
+        self._open: deque[_OpenStep] = deque()
 
-    def arrived(self, cost: Cost, at: Moment, copied: Copied | None = None) -> None:
-        """A batch was handed over: `at` is when, `copied` its way to the device, where known."""
-        tally = self._tally
-        tally.num_batches += 1
-        tally.cost = tally.cost + cost
+    def arrived(self, cost: Cost, at: DeviceEvent, copy: DeviceCopy | None = None) -> None:
+        """Note that a batch arrived.
+
+        Args:
+            cost: What the batch cost.
+            at: When it arrived.
+            copy: Its copy to the device, where known.
+        """
+        totals = self._totals
+        totals.num_batches += 1
+        totals.cost = totals.cost + cost
         if not cost.start_s and self._arrived is not None:
-            tally.num_steps += 1
-            tally.seconds += at.host_s - self._arrived.host_s - self._elsewhere_s
-            self._open.append(_Step(self._done, at, cost.wait_s, copied))
-        self._arrived, self._done, self._elsewhere_s = at, None, 0.0
+            totals.num_steps += 1
+            totals.seconds += at.host_s - self._arrived.host_s - self._excluded_s
+            self._open.append(_OpenStep(self._queued, at, cost.wait_s, copy))
+        self._arrived, self._queued, self._excluded_s = at, None, 0.0
 
-    def done(self, at: Moment) -> None:
-        """The device was given all the work of the batch that came last."""
-        self._done = at
+    def work_queued(self, at: DeviceEvent) -> None:
+        """Note that the device has been given all work on the latest batch."""
+        self._queued = at
 
-    def was_elsewhere(self, seconds: float) -> None:
-        """The loop stood still for so long since its last batch came, as while it validates."""
-        self._elsewhere_s += seconds
+    def exclude(self, seconds: float) -> None:
+        """Leave time out of the current step, such as that of a validation."""
+        self._excluded_s += seconds
 
     @property
     def num_steps(self) -> int:
-        """Steps since `take` was last called."""
-        return self._tally.num_steps
+        """Steps since the last call of `take`."""
+        return self._totals.num_steps
 
-    def take(self, *, wait: bool = False) -> Tally:
-        """What came since this was last asked.
+    def take(self, *, wait: bool = False) -> StepTotals:
+        """Return the totals since the last call.
 
-        What the device has not come to yet is counted the next time; with `wait` it is waited for.
+        Args:
+            wait: Wait until the device has done its work. Otherwise the times of what it has not
+                done yet are part of the next totals.
         """
-        while self._open and self._settle(self._open[0], wait=wait):
+        while self._open and self._close(self._open[0], wait=wait):
             self._open.popleft()
-        tally, self._tally = self._tally, Tally()
-        return tally
+        totals, self._totals = self._totals, StepTotals()
+        return totals
 
-    def _settle(self, step: _Step, *, wait: bool) -> bool:
-        last = step.copied.done if step.copied else step.arrived
+    def _close(self, step: _OpenStep, *, wait: bool) -> bool:
+        """Add a step's times on the device; False while the device has not reached its end."""
+        last = step.copy.end if step.copy else step.arrived
         if wait:
-            last.wait()
+            last.synchronize()
         idle_s, copy_s = step.idle_s(), step.copy_s()
         if idle_s is None or copy_s is None:
             return False
-        self._tally.idle_s += idle_s
-        self._tally.copy_s += copy_s
+        self._totals.idle_s += idle_s
+        self._totals.copy_s += copy_s
         return True
 
 
-class _Step(NamedTuple):
-    """What must be asked of the device to know what a step lacked."""
+class _OpenStep(NamedTuple):
+    """A step whose times on the device are not known yet."""
 
-    done: Moment | None
-    """When it had nothing left to do of the step before."""
-    arrived: Moment
+    queued: DeviceEvent | None
+    """After all work of the step before."""
+    arrived: DeviceEvent
     wait_s: float
-    copied: Copied | None
+    copy: DeviceCopy | None
 
     def idle_s(self) -> float | None:
         """Seconds without work while the batch was waited for: both end when it arrives."""
-        gap_s = self.done.until(self.arrived) if self.done else self.wait_s
+        gap_s = self.queued.seconds_until(self.arrived) if self.queued else self.wait_s
         return None if gap_s is None else max(0.0, min(gap_s, self.wait_s))
 
     def copy_s(self) -> float | None:
-        return self.copied.begun.until(self.copied.done) if self.copied else 0.0
+        return self.copy.start.seconds_until(self.copy.end) if self.copy else 0.0
 
 
 def _ms(seconds: float) -> str:

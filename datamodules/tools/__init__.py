@@ -1,1 +1,1 @@
-"""The streaming verbs of `shard-tool`: `plan`, `bench` and `preview`."""
+"""Adds the verbs `plan`, `bench` and `preview` to `shard-tool`."""

@@ -1,4 +1,4 @@
-"""Stream a dataset without a model, and say how fast it came and what the time went to."""
+"""Streams a dataset without a model and measures how fast batches arrive."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from datamodules.loading.loader import ShardLoader
-from datamodules.profiling.device_clock import Moment
-from datamodules.profiling.stalls import Tally, Watch
+from datamodules.profiling.device_clock import DeviceEvent
+from datamodules.profiling.stalls import StepMeter, StepTotals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochBench:
-    """One epoch, as this process saw it: a training whose steps take no time."""
+    """One epoch, measured in this process; its steps take no time."""
 
     epoch: int
     seconds: float
-    """From asking for the first batch to the end, start of workers included."""
-    tally: Tally
+    """From the request for the first batch to the end, start of workers included."""
+    totals: StepTotals
 
     @property
     def first_batch_s(self) -> float:
-        """Until the first batch was there, start of workers included."""
-        return self.tally.cost.start_s
+        """Seconds until the first batch arrived, start of workers included."""
+        return self.totals.cost.start_s
 
 
 def bench(
@@ -41,14 +41,14 @@ def bench(
     max_batches: int | None = None,
     on_epoch: Callable[[EpochBench], None] = lambda _: None,
 ) -> list[EpochBench]:
-    """Stream `epochs` epochs.
+    """Stream some epochs and measure each.
 
     Args:
-        dataset: What to stream.
+        dataset: The dataset.
         batch_size: Samples of a batch.
         num_workers: Processes that decode.
-        epochs: How often.
-        max_batches: Batches of an epoch after which to stop; None: all of them.
+        epochs: Number of epochs.
+        max_batches: Batches of each epoch; None: all of them.
         on_epoch: Called after each epoch.
     """
     loader = ShardLoader(
@@ -63,10 +63,12 @@ def bench(
 
 
 def _bench_epoch(loader: ShardLoader, epoch: int, max_batches: int | None) -> EpochBench:
-    here, watch = torch.device("cpu"), Watch()
-    begun = Moment(here)
+    here, meter = torch.device("cpu"), StepMeter()
+    begun = DeviceEvent(here)
     for number, _ in enumerate(loader, start=1):
-        watch.arrived(loader.last_cost, Moment(here))
+        meter.arrived(loader.last_cost, DeviceEvent(here))
         if number == max_batches:
             break
-    return EpochBench(epoch=epoch, seconds=begun.until(Moment(here)) or 0.0, tally=watch.take())
+    return EpochBench(
+        epoch=epoch, seconds=begun.seconds_until(DeviceEvent(here)) or 0.0, totals=meter.take()
+    )

@@ -1,7 +1,8 @@
-"""The verbs about streaming: ``plan``, ``bench`` and ``preview``.
+"""Adds the verbs about streaming to ``shard-tool``: ``plan``, ``bench`` and ``preview``.
 
-They run the code that trains, so they alone of ``shard_tool`` use ``datamodules``, and import it
-(with PyTorch) only when they are called.
+`shard_tool.cli.plugins` finds them by the entry points in ``pyproject.toml``. They run the code
+that trains, and import it (with PyTorch) only when they are called: ``shard-tool --help`` imports
+this module.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from shard_tool.storage.location import Folder, load_manifest
 from shard_tool.units import human_bytes, parse_rate, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from datamodules.tools.bench import EpochBench
     from datamodules.tools.forecast import Forecast, RunPlan
@@ -49,11 +50,11 @@ Window = Annotated[int, typer.Option(help="Number of shards whose samples are mi
 Seed = Annotated[int, typer.Option(help="Seed for the order of samples.")]
 
 _WORKERS_PER_CORE = 16
-"""More processes than that measure nothing, and may take all memory."""
+"""More processes would measure nothing, and might take all memory."""
 
 
 class TransformChoice(StrEnum):
-    """What is done with decoded pictures."""
+    """Which transform decoded pictures get."""
 
     train = "train"
     eval = "eval"
@@ -152,16 +153,10 @@ def preview_command(
     from datamodules import ShardDataset, presets
     from datamodules.preview import preview
 
-    least = {"--samples": (samples, 1), "--image-size": (image_size, 1), "--cell": (cell, 16)}
-    for option, (value, bound) in least.items():
-        if value is not None and value < bound:
-            raise OptionError(option, f"{value} is below {bound}")
-    if epochs < 0:
-        raise OptionError("--epochs", f"{epochs} is below 0")
-    if Path(output).suffix != ".png" or "://" in output:
-        raise OptionError(f"PNG {output!r}", "is no local .png file", "as in sheet.png")
-    if not Path(output).absolute().parent.is_dir():
-        raise OptionError(output, "its folder does not exist", "make it, or name another")
+    _check_least(1, {"--samples": samples, "--image-size": image_size})
+    _check_least(16, {"--cell": cell})
+    _check_least(0, {"--epochs": epochs})
+    _check_png(output)
     options: dict[str, Any] = {"seed": seed, "storage_options": storage_options(storage_option)}
     stored = ShardDataset(dest, split or "train", **options)
     if stored.is_generic:
@@ -217,17 +212,8 @@ def bench_command(
     from datamodules.tools.bench import bench
 
     counts = {"--batch-size": batch_size, "--epochs": epochs, "--image-size": image_size}
-    for option, value in (counts | {"--max-batches": max_batches}).items():
-        if value is not None and value < 1:
-            raise OptionError(option, f"{value} is below 1")
-    if workers < 0:
-        raise OptionError("--workers", f"{workers} is below 0")
-    most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
-    if workers > most:
-        problem = (
-            f"{workers} processes are more than {_WORKERS_PER_CORE} for each core of this machine"
-        )
-        raise OptionError("--workers", problem, f"take {os.cpu_count()}, or {most} at most")
+    _check_least(1, counts | {"--max-batches": max_batches})
+    _check_workers(workers)
     dataset = ShardDataset(
         dest,
         split or "train",
@@ -257,6 +243,29 @@ def bench_command(
         print_json(document)
 
 
+def _check_least(least: int, values: Mapping[str, int | None]) -> None:
+    """Refuse options whose value is too small; None: not given."""
+    for option, value in values.items():
+        if value is not None and value < least:
+            raise OptionError(option, f"{value} is below {least}")
+
+
+def _check_workers(workers: int) -> None:
+    _check_least(0, {"--workers": workers})
+    most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
+    if workers > most:
+        each = f"{_WORKERS_PER_CORE} for each core of this machine"
+        problem, hint = f"{workers} processes are more than {each}", f"take {os.cpu_count()}"
+        raise OptionError("--workers", problem, f"{hint}, or {most} at most")
+
+
+def _check_png(output: str) -> None:
+    if Path(output).suffix != ".png" or "://" in output:
+        raise OptionError(f"PNG {output!r}", "is no local .png file", "as in sheet.png")
+    if not Path(output).absolute().parent.is_dir():
+        raise OptionError(output, "its folder does not exist", "make it, or name another")
+
+
 _OPTIONS = {
     "num_nodes": "--nodes",
     "workers_per_rank": "--workers",
@@ -266,7 +275,7 @@ _OPTIONS = {
 
 
 def _with_option_names(make: Callable[..., RunPlan], **fields: Any) -> RunPlan:
-    """A plan, whose errors call the fields what they are on the command line."""
+    """Make a plan; its errors name the options of the command line."""
     try:
         return make(**fields)
     except OptionError as exc:
@@ -324,19 +333,19 @@ def _between(sizes: list[int]) -> str:
 
 
 def _epoch_lines(epoch: EpochBench) -> list[str]:
-    samples = _count(epoch.tally.cost.num_samples, "sample")
+    samples = _count(epoch.totals.cost.num_samples, "sample")
     first = f"epoch {epoch.epoch}: {samples} in {epoch.seconds:.2f} s, first batch after "
     first += f"{epoch.first_batch_s:.2f} s (start of workers included)"
-    return [first, *(f"  {line}" for line in epoch.tally.lines())]
+    return [first, *(f"  {line}" for line in epoch.totals.lines())]
 
 
 def _epoch_json(epoch: EpochBench) -> dict[str, Any]:
-    tally = epoch.tally
+    totals = epoch.totals
     return {
         "epoch": epoch.epoch,
         "seconds": epoch.seconds,
-        "num_batches": tally.num_batches,
-        "num_samples": tally.cost.num_samples,
-        **tally.metrics(),
-        "worker_shares": tally.worker_shares,
+        "num_batches": totals.num_batches,
+        "num_samples": totals.cost.num_samples,
+        **totals.metrics(),
+        "worker_shares": totals.worker_shares,
     }

@@ -1,9 +1,10 @@
-"""What a training run will fetch, hold and wait for, from the manifest and the training code alone.
+"""Forecasts how much a training run downloads, caches and waits, from the manifest alone.
 
-Bytes and cache sizes are exact where the cache holds all a node reads, up to pieces of shards cut
-between two nodes, which count by their share of samples. Times are a model: every node downloads at
-its bandwidth, reads at its ranks' speed, fetches a window while the one before is read (as `fetch`
-does), and reads the first one by range while it arrives.
+It uses the training code's own order. Bytes and cache sizes are exact if the cache holds all that a
+node reads, except for shards cut between two nodes: each part counts by its share of the samples.
+Times are a model: every node downloads at its bandwidth and reads at its ranks' speed; it downloads
+a window of shards while it reads the one before (as `reading.prefetch` does), and reads the first
+window by range while that arrives.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from datamodules.reading.shard_table import ShardTable
 
 _ROUND_TRIPS = 4
-"""To the first batch: manifest, indexes, samples in two waves."""
+"""Requests in a row up to the first batch: manifest, indexes, samples in two waves."""
 _LOOKED_AT = 64
-"""Global batches looked at to see how well shards are mixed."""
+"""Global batches that are sampled to measure how well shards are mixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class RunPlan:
     """A run to forecast.
 
     Raises:
-        OptionError: A number that cannot be.
+        OptionError: A number outside its range.
     """
 
     num_nodes: int = 1
@@ -49,16 +50,16 @@ class RunPlan:
     """Samples of a batch on one rank."""
     epochs: int = 2
     bandwidth_bytes_per_s: float | None = None
-    """Of each node; None: nothing is said of times."""
+    """Bandwidth of each node; None: no times are forecast."""
     latency_s: float = 0.02
-    """Of one request."""
+    """Seconds of one request."""
     samples_per_s: float | None = None
-    """What one rank trains when it waits for nothing; None: nothing is said of stalls."""
+    """Samples that one rank trains per second without waiting; None: no waits are forecast."""
     lanes: int | None = None
     window: int = 8
     seed: int = 0
     cache_limit: int | None = None
-    """Bytes a node's cache may hold; None: as many as it needs."""
+    """Bytes that a node's cache may hold; None: no limit."""
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "ranks_per_node", "batch_size", "epochs", "window"):
@@ -80,54 +81,54 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeForecast:
-    """What one node does."""
+    """The forecast for one node."""
 
     node: int
     num_pieces: int
     epoch_bytes: tuple[int, ...]
     """Downloaded in each epoch."""
     all_bytes: int
-    """All its pieces and their indexes: a cache of this size downloads nothing after the first
+    """Bytes of all it reads, with indexes: with such a cache it downloads nothing after the first
     epoch."""
     window_bytes: int
-    """The most that the windows being read and the next ones hold: with less, some samples are read
-    through."""
+    """Most bytes of the current and the next windows: with a smaller cache, some samples are read
+    by range."""
     stall_s: tuple[float, ...] | None
-    """Seconds of each epoch in which its ranks wait for bytes."""
+    """Seconds of each epoch that its ranks wait for bytes."""
     epoch_s: tuple[float, ...] | None
     """Seconds of each epoch, stalls included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixing:
-    """How far the order is from a shuffle of all samples at once."""
+    """How close the order is to a shuffle of all samples."""
 
     shards_per_batch: float
-    """Different shards in a global batch, on average."""
+    """Mean number of different shards in a global batch."""
     shards_per_batch_shuffled: float
-    """The same if all samples were shuffled."""
+    """The same number if all samples were shuffled."""
     spread: float
-    """Share of the epoch that a window covers, over which its shards' samples are spread."""
+    """Share of the epoch over which the samples of a window's shards are spread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What is to be expected of a run."""
+    """The forecast of a run."""
 
     num_samples: int
     num_shards: int
     num_bytes: int
     lanes: int
     steps: int
-    """Of each rank in an epoch."""
+    """Steps of each rank in an epoch."""
     nodes: tuple[NodeForecast, ...]
     first_batch_s: float | None
-    """From the first request to the first batch's bytes; start of processes excluded."""
+    """Seconds from the first request to the first batch's bytes, without the start of processes."""
     mixing: Mixing
 
 
 def forecast(table: ShardTable, plan: RunPlan) -> Forecast:
-    """Play a run through without reading a byte of its shards.
+    """Simulate a run without reading a byte of its shards.
 
     Raises:
         OptionError: Fewer samples than ranks.
@@ -162,13 +163,13 @@ class _Epoch(NamedTuple):
     fetched: int
     """Bytes downloaded."""
     most: int
-    """Bytes of the windows being read and of the next ones, at most."""
+    """Most bytes of the current and the next windows."""
     stall_s: float
     seconds: float
 
 
 class _Node:
-    """One node, played through window by window."""
+    """Simulates one node, window by window."""
 
     def __init__(self, table: ShardTable, order: CanonicalOrder, plan: RunPlan, node: int) -> None:
         self._arrays, self._order, self._plan, self._node = table.arrays, order, plan, node
@@ -198,7 +199,7 @@ class _Node:
         )
 
     def _epoch(self, number: int) -> _Epoch:
-        """Play one epoch through."""
+        """Simulate one epoch."""
         at_a_time, epoch = len(self._pieces.lanes), self._order.epoch(number)
         fetched, most, stall, clock, downloaded_at = 0, 0, 0.0, 0.0, 0.0
         begins = list[float]()
@@ -235,7 +236,7 @@ class _Node:
         return sorted(found, key=lambda entry: entry[0])
 
     def _fetched(self, piece: Piece) -> int:
-        """Bytes fetched to read a piece: none where the cache has it."""
+        """Bytes downloaded to read a part of a shard: 0 if it is in the cache."""
         size = self._bytes(piece)
         if piece in self._cached:
             self._cached.move_to_end(piece)
@@ -247,7 +248,7 @@ class _Node:
         return size
 
     def _index_bytes(self, pieces: Iterable[Piece]) -> int:
-        """Of the indexes that the cache holds beside pieces."""
+        """Bytes of the indexes that the cache holds beside the parts."""
         return sum(8 + 12 * int(self._arrays.num_samples[piece.shard]) for piece in pieces)
 
     def _bytes(self, piece: Piece) -> int:
@@ -282,7 +283,7 @@ def _mixing(order: CanonicalOrder, partition: EpochPartition) -> Mixing:
 
 
 def _chance_of_none(length: int, drawn: int, total: int) -> float:
-    """That none of a shard's samples is among so many of all, drawn at random.
+    """Chance that none of a shard's samples is among `drawn` of all samples.
 
     >>> round(_chance_of_none(1, 3, 4), 9), _chance_of_none(2, 3, 4)
     (0.25, 0.0)

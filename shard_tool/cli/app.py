@@ -1,5 +1,7 @@
 """Defines the command line ``shard-tool``: its verbs, its exit status, and how it prints errors.
 
+`plugins` finds the verbs of other packages, and of `datamodules`.
+
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage,
 130 interrupted.
 """
@@ -15,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.tools.commands import bench_command, plan_command, preview_command
 from shard_tool.cli.convert import convert_command, download_command
 from shard_tool.cli.copy import copy_command
 from shard_tool.cli.index import index_command
@@ -29,6 +30,7 @@ from shard_tool.cli.options import (
     say,
     storage_options,
 )
+from shard_tool.cli.plugins import Verbs
 from shard_tool.cli.progress import StderrHandler, progress
 from shard_tool.dataset.scan import printable
 from shard_tool.dataset.verify import verify
@@ -39,6 +41,7 @@ from shard_tool.storage.location import Folder, load_manifest
 from shard_tool.units import human_bytes
 
 app = typer.Typer(
+    cls=Verbs,
     name="shard-tool",
     no_args_is_help=True,
     add_completion=False,
@@ -132,9 +135,6 @@ def info_command(
 app.command("download")(download_command)
 app.command("copy")(copy_command)
 app.command("index")(index_command)
-app.command("plan")(plan_command)
-app.command("bench")(bench_command)
-app.command("preview")(preview_command)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""VOC's metrics: by hand, against a slow reading of the definition, against another's numbers."""
+"""VOC's metrics equal values by hand, a slow reference and the numbers of another library."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_second_detection_of_a_truth_is_wrong() -> None:
 
 
 def test_a_detection_goes_to_the_truth_it_overlaps_most_even_where_that_is_taken() -> None:
-    """Not to the next best, as COCO has it."""
+    """COCO takes the next best truth instead."""
     other = (10.0, 12.0, 20.0, 22.0)  # overlaps BOX by 2 / 3
     found = found_table((0, 1, 0.9, BOX), (0, 1, 0.8, (10.0, 10.5, 20.0, 20.5)))
     truths = truth_table((0, 1, False, BOX), (0, 1, False, other))
@@ -109,7 +109,7 @@ def test_a_difficult_truth_that_is_not_found_is_not_missed() -> None:
 
 
 def test_a_small_detection_within_a_difficult_truth_is_wrong() -> None:
-    """Where COCO, told that difficult truths are crowds, forgives it."""
+    """COCO ignores such a detection if difficult truths are crowds."""
     truths = truth_table((0, 1, True, (0.0, 0.0, 100.0, 100.0)))
     assert verdicts(found_table((0, 1, 0.7, BOX)), truths).tolist() == [WRONG]
 

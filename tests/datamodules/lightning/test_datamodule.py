@@ -1,4 +1,4 @@
-"""VOCDataModule beyond its loaders: stages, what it saves and draws, what it says of misuse."""
+"""Stages, hyperparameters, drawings and error messages of VOCDataModule."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def module(root: Path | str, **options: Any) -> VOCDataModule:
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
-def test_setup_says_that_there_is_no_dataset(tmp_path: Path, stage: str) -> None:
+def test_setup_without_a_dataset_is_an_error(tmp_path: Path, stage: str) -> None:
     with pytest.raises(ObjectMissing, match="no dataset here"):
         module(tmp_path / "none").setup(stage)
 
@@ -57,13 +57,15 @@ def test_setup_says_that_there_is_no_dataset(tmp_path: Path, stage: str) -> None
     ("stage", "name"),
     [("fit", "train"), ("validate", "val"), ("test", "test"), ("predict", "test")],
 )
-def test_setup_says_that_the_stages_split_is_missing(tmp_path: Path, stage: str, name: str) -> None:
+def test_setup_without_the_split_of_its_stage_is_an_error(
+    tmp_path: Path, stage: str, name: str
+) -> None:
     root = stored(tmp_path / "voc", {"other": [4]})
     with pytest.raises(OptionError, match=f"has no split '{name}', only other.*{name}_split"):
         module(root).setup(stage)
 
 
-def test_setup_asks_for_validation_data_only_where_there_is_validation(tmp_path: Path) -> None:
+def test_setup_opens_validation_data_only_if_there_is_validation(tmp_path: Path) -> None:
     class Trains(Recorder):
         validation_step = LightningModule.validation_step
 
@@ -117,7 +119,7 @@ def test_default_transforms_are_those_of_the_loaders(root: Path) -> None:
 
 
 def hyperparameters(root: Path | str, folder: Path, **options: Any) -> dict[str, Any]:
-    """As a checkpoint holds them."""
+    """The hyperparameters in a checkpoint."""
     data = module(root, **options)
     fit = trainer(folder, **FEW)
     fit.fit(Recorder(), data)
@@ -146,7 +148,7 @@ def test_no_secret_is_saved() -> None:
         assert not any(word in str(saved) for word in ("pass", "abc", "s3cr3t"))
 
 
-def test_a_subclass_saves_what_it_wants_itself(root: Path) -> None:
+def test_arguments_of_a_subclass_are_not_saved(root: Path) -> None:
     class Mine(VOCDataModule):
         def __init__(self, token: str, **options: Any) -> None:
             super().__init__(str(root), **options)
@@ -157,7 +159,7 @@ def test_a_subclass_saves_what_it_wants_itself(root: Path) -> None:
 # What is drawn ------------------------------------------------------------------------------
 
 
-def test_show_batch_draws_a_batch_with_its_boxes_and_moves_nothing(mini_dataset: Path) -> None:
+def test_show_batch_draws_boxes_and_moves_no_loader(mini_dataset: Path) -> None:
     data = VOCDataModule(str(mini_dataset), batch_size=6, image_size=96)
     data.setup("fit")
     before = data.train_dataloader()
@@ -179,7 +181,7 @@ def test_show_batch_names_the_classes_of_a_picture(mini_dataset: Path) -> None:
     assert data.show_batch("val", side=64).size == (2 * 68 + 4, 68 + 4)
 
 
-def test_show_batch_does_what_is_left_to_a_device(mini_dataset: Path) -> None:
+def test_show_batch_does_the_work_left_to_a_device(mini_dataset: Path) -> None:
     options: dict[str, Any] = {"transforms": "ssd", "image_size": 64, "batch_size": 4}
     here = VOCDataModule(str(mini_dataset), **options).show_batch(side=64)
     there = VOCDataModule(str(mini_dataset), recolor_on="device", **options).show_batch(side=64)
@@ -230,16 +232,14 @@ def test_a_checkpoint_of_another_dataset_seed_or_version_is_refused(
     )
 
 
-def test_too_many_workers_are_a_warning_in_plain_words(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_workers_are_a_warning(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     module(root, num_workers=6).setup("fit")
     with pytest.warns(UserWarning, match="VOCDataModule") as caught:
         module(root, num_workers=7).setup("fit")
     (warning,) = caught
     assert str(warning.message) == (
-        "VOCDataModule: num_workers=7: so many processes share 3 cores and take each other's time; "
+        "VOCDataModule: num_workers=7: so many processes share 3 cores and slow each other down; "
         "num_workers=3 will be as fast"
     )
 
@@ -277,7 +277,7 @@ def test_a_bad_transform_is_named_with_the_sample(
 
 
 class Classifier(Recorder):
-    """Wants one tensor of images."""
+    """Expects one tensor of images."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         images, _ = batch
@@ -290,7 +290,7 @@ class Stacker(Recorder):
 
 
 class Detector(Recorder):
-    """Wants lists."""
+    """Expects lists."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         _, targets = batch
@@ -318,7 +318,7 @@ def notes_of(model: Recorder, data: VOCDataModule, folder: Path) -> list[str]:
     return notes
 
 
-def test_a_model_that_wants_one_tensor_is_told_of_lists(
+def test_the_error_of_a_model_that_expects_one_tensor_explains_lists(
     root: Path, mini_dataset: Path, tmp_path: Path
 ) -> None:
     assert notes_of(Classifier(), module(root), tmp_path) == [LISTS]
@@ -326,11 +326,13 @@ def test_a_model_that_wants_one_tensor_is_told_of_lists(
     assert notes_of(Stacker(), odd, tmp_path) == [LISTS]
 
 
-def test_a_model_that_wants_lists_is_told_of_tensors(mini_masks: Path, tmp_path: Path) -> None:
+def test_the_error_of_a_model_that_expects_lists_explains_tensors(
+    mini_masks: Path, tmp_path: Path
+) -> None:
     assert notes_of(Detector(), module(mini_masks), tmp_path) == [STACKS]
 
 
-def test_other_errors_are_left_alone(root: Path, tmp_path: Path) -> None:
+def test_other_errors_get_no_note(root: Path, tmp_path: Path) -> None:
     class Failing(Recorder):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             raise RuntimeError("something else")
@@ -343,7 +345,7 @@ def test_other_errors_are_left_alone(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value"), [("image_size", 64), ("transforms", "ssd"), ("decode", "fast")]
 )
-def test_an_option_of_recipes_is_refused_where_all_stages_have_transforms(
+def test_an_option_of_recipes_is_refused_if_all_stages_have_transforms(
     root: Path, option: str, value: Any
 ) -> None:
     names = ("train_transforms", "val_transforms", "test_transforms")

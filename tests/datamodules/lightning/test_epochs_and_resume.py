@@ -1,9 +1,8 @@
-"""VOCDataModule under Lightning: the mechanics that make resume and epochs exact."""
+"""Epochs and resume of VOCDataModule under Lightning are exact."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,9 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from datamodules import ShardDataset, ShardLoader, VOCDataModule
 from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD, detection_train
-from shard_tool.errors import ObjectExists, ObjectMissing, OptionError, ResumeError
-from shard_tool.sources.voc import download, official
+from shard_tool.errors import OptionError, ResumeError
 from tests.kit.datasets.stored import stored
 from tests.kit.models.recorder import Recorder, trainer
-from tests.kit.processes.killed import killed_conversion
-from tests.kit.servers.http_server import serve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +55,7 @@ def resumed(
 def uninterrupted(
     mini_dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Recorder, Path]:
-    """Two epochs, and a checkpoint after each of their steps."""
+    """A run of two epochs, with a checkpoint after each step."""
     folder = tmp_path_factory.mktemp("steps")
     model = Recorder()
     fit = trainer(folder, max_epochs=2, callbacks=[every_step(folder)], enable_checkpointing=True)
@@ -67,7 +63,7 @@ def uninterrupted(
     return model, folder
 
 
-def test_epochs_are_those_of_the_loader_alone(
+def test_epochs_equal_those_of_the_loader_without_lightning(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path]
 ) -> None:
     model, _ = uninterrupted
@@ -82,7 +78,7 @@ def test_epochs_are_those_of_the_loader_alone(
 def test_promise_6_a_checkpoint_of_any_step_goes_on_exactly(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
-    """Ids and pixels of every step after it, mid-epoch and at both epochs' ends."""
+    """Compares ids and pixels of every later step, from mid-epoch and from both ends of epochs."""
     whole, folder = uninterrupted
     lines = whole.of("train")
     assert len(lines) >= 10
@@ -94,7 +90,7 @@ def test_promise_6_a_checkpoint_of_any_step_goes_on_exactly(
 def test_promise_6_an_epoch_end_checkpoint_starts_the_next_epoch(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
-    """Lightning ignores the loader's own state here; elsewhere epoch 0's order is repeated."""
+    """Lightning ignores the loader's own state here; the order of epoch 0 must not be repeated."""
     whole, _ = uninterrupted
     first = trainer(tmp_path, max_epochs=1)
     first.fit(Recorder(), module(mini_dataset))
@@ -120,7 +116,7 @@ def test_promise_6_another_batch_size_trains_the_rest_once_and_validates_once(
 def test_promise_6_a_trainer_that_has_run_a_fit_resumes_as_a_new_one(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
-    """It remembers that a validation has run, which the checkpoint's has not."""
+    """The Trainer remembers that a validation has run; in the checkpoint none has."""
     whole, folder = uninterrupted
     num_steps = len(whole.of("train", epoch=0))
     for step in (num_steps - 1, num_steps):
@@ -137,7 +133,7 @@ def test_promise_6_a_trainer_that_has_run_a_fit_resumes_as_a_new_one(
 def test_promise_6_an_epoch_with_no_batch_of_the_new_size_left_ends_and_validates(
     mini_dataset: Path, tmp_path: Path, limits: dict[str, Any]
 ) -> None:
-    """Too few samples for a batch that must be full; or as many batches as there may be."""
+    """Too few samples are left for a full batch, or the limit of batches is reached."""
     options = {key: value for key, value in limits.items() if key == "drop_last"}
     limit = {key: value for key, value in limits.items() if key != "drop_last"}
     num_samples = ShardDataset(str(mini_dataset)).num_samples
@@ -160,7 +156,7 @@ def test_promise_6_an_epoch_with_no_batch_of_the_new_size_left_ends_and_validate
 def test_lanes_of_the_first_run_hold_after_an_epoch_end_checkpoint_too(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
-    """Lightning does not load the loader's state then: the data module's own must say it."""
+    """Lightning does not load the loader's state then, so the data module's state holds them."""
     whole = Recorder()
     trainer(tmp_path, max_epochs=2).fit(whole, module(mini_dataset, lanes=3))
     first = trainer(tmp_path, max_epochs=1)
@@ -222,7 +218,7 @@ def test_half_precision_touches_pixels_only(mini_dataset: Path, tmp_path: Path) 
     assert dtypes == [(torch.bfloat16, torch.float32, torch.int64)]
 
 
-def test_a_used_data_module_can_be_copied_and_sent(mini_dataset: Path, tmp_path: Path) -> None:
+def test_a_used_data_module_can_be_copied_and_pickled(mini_dataset: Path, tmp_path: Path) -> None:
     data = module(mini_dataset, num_workers=1)  # persistent: the loader holds live workers
     loader = data.train_dataloader()
     first = next(iter(loader))
@@ -262,7 +258,7 @@ def test_a_checkpoint_holds_plain_types_only(uninterrupted: tuple[Recorder, Path
     assert {type(value) for value in state.values()} == {int, str}
 
 
-def test_a_checkpoint_of_other_data_is_refused_with_both_sides(
+def test_a_checkpoint_of_other_data_is_refused_and_both_are_named(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
     _, folder = uninterrupted
@@ -390,60 +386,6 @@ def test_pixels_are_scaled_and_normalised_after_the_transfer(mini_dataset: Path)
     assert torch.allclose(normalized[0], expected, atol=1e-6)
 
 
-def test_prepare_data_converts_what_is_missing_once(
-    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = module(tmp_path / "new", source=str(mini_archive))
-    data.prepare_data()
-    assert data.num_classes == 21
-    before = (tmp_path / "new/manifest.json").stat().st_mtime_ns
-    data.prepare_data()
-    assert (tmp_path / "new/manifest.json").stat().st_mtime_ns == before
-    assert len(next(iter(data.val_dataloader()))) == 5
-
-
-def test_prepare_data_downloads_and_converts_the_official_archive(
-    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = mini_archive.read_bytes()
-    md5 = hashlib.md5(content).hexdigest()
-    archive = official.Archive(year="2012", set_="trainval", file="VOCtrainval.tar", md5=md5)
-    monkeypatch.setattr(official, "ARCHIVES", (archive,))
-    with serve(content) as server:
-        monkeypatch.setattr(download, "OFFICIAL_HOSTS", (f"{server.url}/",))
-        module(tmp_path / "voc", download=True).prepare_data()
-        module(tmp_path / "voc", download=True).prepare_data()
-    assert len(server.paths) == 1
-    assert (tmp_path / "voc.archives/VOCtrainval.tar").read_bytes() == content
-    assert len(ShardDataset(str(tmp_path / "voc"), "trainval")) > 0
-
-
-def test_prepare_data_deletes_nothing(mini_archive: Path, tmp_path: Path) -> None:
-    """Shards without a manifest may be somebody's own WebDataset."""
-    (tmp_path / "train-000000.tar").write_bytes(b"mine")
-    data = module(tmp_path, source=str(mini_archive))
-    with pytest.raises(ObjectExists, match="holds 1 tars that nobody recorded here"):
-        data.prepare_data()
-    assert [path.name for path in tmp_path.iterdir()] == ["train-000000.tar"]
-
-
-def test_prepare_data_goes_on_with_what_a_killed_one_began(
-    mini_archive: Path, tmp_path: Path
-) -> None:
-    options = {"source": str(mini_archive), "dest": str(tmp_path / "voc")}
-    assert killed_conversion(options, deed=6, when="after")
-    record = next((tmp_path / "voc/.conversion").glob("*.tar.json"))
-    inode = (tmp_path / "voc" / record.stem).stat().st_ino
-    module(tmp_path / "voc", source=str(mini_archive)).prepare_data()
-    assert (tmp_path / "voc" / record.stem).stat().st_ino == inode
-    assert len(ShardDataset(str(tmp_path / "voc"), "train")) > 0
-
-
-def test_prepare_data_without_dataset_or_source_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ObjectMissing, match=r"no dataset here.*shard-tool convert SOURCE DEST"):
-        module(tmp_path / "none").prepare_data()
-
-
 def test_bad_arguments_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="batch_size: 0 is below 1"):
         module(tmp_path, batch_size=0)
@@ -451,7 +393,7 @@ def test_bad_arguments_are_refused_at_once(tmp_path: Path) -> None:
         module(tmp_path, num_workers=-1)
 
 
-def test_data_without_a_split_says_how_to_do_without(tmp_path: Path) -> None:
+def test_a_missing_split_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     root = stored(tmp_path / "voc", {"train": [8]})
     data = module(root)
     with pytest.raises(OptionError) as caught:

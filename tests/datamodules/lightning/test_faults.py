@@ -1,4 +1,4 @@
-"""Training from S3 through faults: trained are the samples and pixels of an undisturbed run."""
+"""Training from S3 through faults trains the samples and pixels of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def calm(proxy: FaultProxy) -> None:
 
 
 def trained(root: object, folder: Path, **options: Any) -> Trained:
-    """What a training run of an epoch is shown."""
+    """Train one epoch; returns what the model was given."""
     model = Recorder()
     data = VOCDataModule(str(root), batch_size=4, image_size=32, window=1, **options)
     trainer(folder, max_epochs=1, limit_val_batches=0).fit(model, data)

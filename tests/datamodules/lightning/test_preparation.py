@@ -1,118 +1,91 @@
-"""`prepare_data` where several processes, of one node or of many, want the same dataset made."""
+"""`VOCDataModule.prepare_data`: which nodes make the dataset, and when nothing is made."""
 
 from __future__ import annotations
 
-import logging
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from datamodules import VOCDataModule
+from datamodules import ShardDataset, VOCDataModule
 from shard_tool.dataset.verify import verify
-from shard_tool.dataset.writer_lock import hold_writer_lock
-from shard_tool.storage.location import Folder, load_manifest
-from tests.kit.processes.shard_tool_process import eventually, stuck_conversion
+from shard_tool.errors import ObjectExists, ObjectMissing
+from shard_tool.sources.voc import download, official
+from shard_tool.storage.location import Folder
+from tests.kit.processes.killed import killed_conversion
+from tests.kit.servers.http_server import serve
 from tests.kit.servers.s3 import objects, upload
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shard_tool import ConvertOptions, ConvertReport
     from tests.kit.servers.s3 import S3
 
-DEFAULT_SHARD_BYTES = 64 << 20
+
+def data_module(root: Path, **options: Any) -> VOCDataModule:
+    return VOCDataModule(str(root), **{"batch_size": 5, "image_size": 32, "seed": 2, **options})
 
 
-@pytest.fixture
-def conversions(monkeypatch: pytest.MonkeyPatch) -> list[ConvertReport]:
-    """What came of each conversion that was not refused."""
-    module = import_module("shard_tool.convert.run")  # of the same name as what it holds
-    reports, convert = [], module.convert
-
-    def recorded(options: ConvertOptions, **more: Any) -> ConvertReport:
-        reports.append(convert(options, **more))
-        return reports[-1]
-
-    monkeypatch.setattr(module, "convert", recorded)
-    return reports
-
-
-def is_waiting(caplog: pytest.LogCaptureFixture) -> bool:
-    return any("waiting for its end" in record.message for record in caplog.records)
-
-
-def test_nodes_that_share_a_folder_make_one_dataset(
-    mini_archive: Path, tmp_path: Path, conversions: list[ConvertReport]
+def test_prepare_data_converts_what_is_missing_once(
+    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dest = tmp_path / "voc"
-    modules = [VOCDataModule(str(dest), source=str(mini_archive)) for _ in range(3)]
-    with ThreadPoolExecutor() as nodes:
-        list(nodes.map(VOCDataModule.prepare_data, modules))
-    written = [report for report in conversions if not report.num_kept_shards]
-    assert len(written) == 1
-    assert not verify(Folder(str(dest))).problems
-
-
-def test_nodes_that_share_a_bucket_make_one_dataset(
-    mini_archive: Path, s3: S3, bucket: str, conversions: list[ConvertReport]
-) -> None:
-    """Though Lightning asks the first alone."""
-    url, options = f"{bucket}/voc", {"source": str(mini_archive)}
-    modules = [VOCDataModule(url, storage_options=s3.storage_options, **options) for _ in range(2)]
-    assert [module.prepare_data_per_node for module in modules] == [False, False]
-    with ThreadPoolExecutor() as nodes:
-        list(nodes.map(VOCDataModule.prepare_data, modules))
-    written = [report for report in conversions if not report.num_kept_shards]
-    assert len(written) == 1
-    assert load_manifest(Folder(url, s3.storage_options)) == written[0].manifest
-
-
-def test_whoever_waits_says_for_whom(
-    mini_archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    dest = tmp_path / "voc"
-    data = VOCDataModule(str(dest), source=str(mini_archive))
-    with (
-        ThreadPoolExecutor() as node,
-        caplog.at_level(logging.WARNING, "datamodules.lightning.datamodule"),
-    ):
-        with hold_writer_lock(Folder(str(dest))):
-            prepared = node.submit(data.prepare_data)
-            assert eventually(lambda: is_waiting(caplog))
-            assert not prepared.done()
-        prepared.result(timeout=60)
-    expected = f"{dest}: another conversion is writing there; waiting for its end"
-    assert [record.message for record in caplog.records] == [expected]
+    data = data_module(tmp_path / "new", source=str(mini_archive))
+    data.prepare_data()
     assert data.num_classes == 21
+    before = (tmp_path / "new/manifest.json").stat().st_mtime_ns
+    data.prepare_data()
+    assert (tmp_path / "new/manifest.json").stat().st_mtime_ns == before
+    assert len(next(iter(data.val_dataloader()))) == 5
 
 
-def test_whoever_waits_goes_on_with_what_a_killed_process_left(
-    mini_archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_prepare_data_downloads_and_converts_the_official_archive(
+    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dest = tmp_path / "voc"
-    data = VOCDataModule(str(dest), source=str(mini_archive))
-    with ThreadPoolExecutor() as node:
-        with stuck_conversion(mini_archive, dest, shard_bytes=DEFAULT_SHARD_BYTES):
-            inodes = {path.name: path.stat().st_ino for path in dest.glob("*.tar")}
-            prepared = node.submit(data.prepare_data)
-            assert eventually(lambda: is_waiting(caplog))
-        prepared.result(timeout=60)  # the block's end killed it
-    assert inodes.items() <= {path.name: path.stat().st_ino for path in dest.glob("*.tar")}.items()
-    assert not verify(Folder(str(dest))).problems
+    content = mini_archive.read_bytes()
+    md5 = hashlib.md5(content).hexdigest()
+    archive = official.Archive(year="2012", set_="trainval", file="VOCtrainval.tar", md5=md5)
+    monkeypatch.setattr(official, "ARCHIVES", (archive,))
+    with serve(content) as server:
+        monkeypatch.setattr(download, "OFFICIAL_HOSTS", (f"{server.url}/",))
+        data_module(tmp_path / "voc", download=True).prepare_data()
+        data_module(tmp_path / "voc", download=True).prepare_data()
+    assert len(server.paths) == 1
+    assert (tmp_path / "voc.archives/VOCtrainval.tar").read_bytes() == content
+    assert len(ShardDataset(str(tmp_path / "voc"), "trainval")) > 0
 
 
-def test_a_conversion_that_fails_fails_for_those_that_wait_too(tmp_path: Path) -> None:
-    """They try in turn; nobody waits for ever."""
-    (tmp_path / "archive.tar").write_bytes(b"no tar")
-    modules = [
-        VOCDataModule(str(tmp_path / "voc"), source=str(tmp_path / "archive.tar")) for _ in range(2)
-    ]
+def test_prepare_data_deletes_nothing(mini_archive: Path, tmp_path: Path) -> None:
+    """Shards without a manifest may be somebody's own WebDataset."""
+    (tmp_path / "train-000000.tar").write_bytes(b"mine")
+    data = data_module(tmp_path, source=str(mini_archive))
+    with pytest.raises(ObjectExists, match="holds 1 tars that nobody recorded here"):
+        data.prepare_data()
+    assert [path.name for path in tmp_path.iterdir()] == ["train-000000.tar"]
+
+
+def test_prepare_data_continues_a_conversion_that_was_killed(
+    mini_archive: Path, tmp_path: Path
+) -> None:
+    options = {"source": str(mini_archive), "dest": str(tmp_path / "voc")}
+    assert killed_conversion(options, deed=6, when="after")
+    record = next((tmp_path / "voc/.conversion").glob("*.tar.json"))
+    inode = (tmp_path / "voc" / record.stem).stat().st_ino
+    data_module(tmp_path / "voc", source=str(mini_archive)).prepare_data()
+    assert (tmp_path / "voc" / record.stem).stat().st_ino == inode
+    assert len(ShardDataset(str(tmp_path / "voc"), "train")) > 0
+
+
+def test_prepare_data_without_dataset_or_source_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ObjectMissing, match=r"no dataset here.*shard-tool convert SOURCE DEST"):
+        data_module(tmp_path / "none").prepare_data()
+
+
+def test_nodes_that_share_a_folder_make_one_dataset(mini_archive: Path, tmp_path: Path) -> None:
+    modules = [VOCDataModule(str(tmp_path / "voc"), source=str(mini_archive)) for _ in range(2)]
     with ThreadPoolExecutor() as nodes:
-        prepared = [nodes.submit(module.prepare_data) for module in modules]
-        errors = [future.exception(timeout=60) for future in prepared]
-    assert all("archive.tar" in str(error) for error in errors)
+        list(nodes.map(VOCDataModule.prepare_data, modules))
+    assert not verify(Folder(str(tmp_path / "voc"))).problems
 
 
 @pytest.mark.parametrize(
@@ -138,6 +111,6 @@ def test_prepare_data_of_a_dataset_in_a_bucket_writes_nothing(
 ) -> None:
     upload(mini_dataset, s3, f"{bucket}/voc")
     before = objects(s3, bucket)
-    options = {"storage_options": s3.storage_options, "source": "no such archive"}
+    options: dict[str, Any] = {"storage_options": s3.storage_options, "source": "no such archive"}
     VOCDataModule(f"{bucket}/voc", **options).prepare_data()
     assert objects(s3, bucket) == before

@@ -1,9 +1,9 @@
-"""Resume under every pair of the Trainer's and our own options that touch it.
+"""Resume is exact under every pair of options of the Trainer and of ours that affect it.
 
-Each row of a covering array is trained once uninterrupted, and once while checkpoints are saved in
-the row's way. From each of them a fresh model goes on, and has to see the ids and pixels, run the
-validations and arrive at the weights of the uninterrupted run. So has one that goes on from a
-checkpoint that a resumed run saved: jobs are requeued more than once.
+Each row of a covering array is trained twice: uninterrupted, and while checkpoints are saved in the
+row's way. A fresh model resumes from each checkpoint. It must get the ids and pixels, run the
+validations and reach the weights of the uninterrupted run. So must one that resumes from the
+checkpoint of a resumed run: jobs are requeued more than once.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ ROWS = pairwise(OPTIONS, is_possible=is_possible)
 
 
 class Killed(BaseException):
-    """What ends a process that went on after a signal."""
+    """Ends a process that continued after a signal."""
 
 
 class Learner(Recorder):
-    """Learns something, notes in checkpoints how far it is, and can be interrupted.
+    """Learns, saves its progress in checkpoints, and can be interrupted.
 
     Args:
         interruption: One of `INTERRUPTIONS`, or nothing.
-        at: After so many train steps it comes in the middle of the next, or in the next validation.
+        at: Number of training steps before it; it comes in the next step or validation.
     """
 
     def __init__(self, interruption: str = "", at: int = 0) -> None:
@@ -175,7 +175,7 @@ def data_module(root: Path, row: Mapping[str, Any], *, workers: str = "none") ->
 
 
 def used_before(data: VOCDataModule, folder: Path, how: str) -> VOCDataModule:
-    """The data module after something else was done with it."""
+    """A data module that was used for something else before."""
     if how == "fit":
         few = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1}
         trainer(folder, **few).fit(Learner(), data)
@@ -192,7 +192,7 @@ def options_of(row: Row) -> dict[str, Any]:
 
 
 def saving(folder: Path, how: str) -> dict[str, Any]:
-    """Options of the Trainer by which it saves in one of the ways."""
+    """Options with which the Trainer saves in one of the ways."""
     on_exception = {"save_on_exception": True, "every_n_epochs": 100}
     options: dict[str, dict[str, Any]] = {
         "every step": {"every_n_train_steps": 1},
@@ -210,7 +210,7 @@ def saving(folder: Path, how: str) -> dict[str, Any]:
 
 
 def checkpoints_of(number: int, whole: Learner, root: Path, folder: Path) -> list[Path]:
-    """Train a row once more, and save in its way; a few of what it saved where that is slow."""
+    """Train a row again and save in its way; returns the checkpoints, or some of them."""
     row, options = ROWS[number], options_of(ROWS[number])
     data = used_before(data_module(root, row, workers=row["workers"]), folder, row["before"])
     how, model = row["save"], Learner()
@@ -233,7 +233,7 @@ def checkpoints_of(number: int, whole: Learner, root: Path, folder: Path) -> lis
 
 
 def check_rest(row: Row, path: Path, whole: Learner, root: Path, **options: Any) -> None:
-    """Resume, and see what the uninterrupted run saw after this place."""
+    """Resume, and compare with the rest of the uninterrupted run."""
     model, workers = Learner(), options.pop("workers", "none")
     fit = trainer(path.parent, **options_of(row), **options)
     is_requeued = path.name.startswith("hpc_ckpt")  # Lightning finds it by itself

@@ -60,7 +60,7 @@ def run_alone(root: Path, log: Path, **more: Any) -> None:
 
 
 def trained(log: Path, *, ranks: int) -> Trained:
-    """What was trained, by position; fails where ranks took other steps than each other."""
+    """What was trained, by position; fails if ranks took different steps."""
     found: Trained = {}
     lines = [[x for x in read_log(str(log), r) if x["stage"] == "train"] for r in range(ranks)]
     for step in zip(*lines, strict=True):

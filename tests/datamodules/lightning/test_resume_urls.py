@@ -1,4 +1,4 @@
-"""Training that goes on from a checkpoint behind a URL."""
+"""Training resumes from a checkpoint behind a URL."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fitted(root: Path, folder: Path, *, checkpoints: str = "", ckpt_path: str | None = None) -> Any:
-    """What a fit was shown; with a checkpoint after each of its steps where asked for."""
+    """Fit, on request with a checkpoint after each step; returns what the model was given."""
     options: dict[str, Any] = {"max_epochs": 2, "limit_val_batches": 0}
     if checkpoints:
         saving = ModelCheckpoint(checkpoints, "{step}", every_n_train_steps=1, save_top_k=-1)
@@ -52,7 +52,7 @@ def test_a_checkpoint_on_the_web_resumes(
     assert rest == whole[3:]
 
 
-def test_a_bucket_holds_checkpoints_and_a_fit_goes_on_from_one(
+def test_a_bucket_holds_checkpoints_and_a_fit_resumes_from_one(
     root: Path, tmp_path: Path, s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3.environment.items():

@@ -120,8 +120,8 @@ def test_promise_5_and_6_killed_runs_go_on_with_the_same_pixels_on_any_number_of
     assert len(whole) == 2 * 29
 
     checkpoints = tmp_path / "one"
-    slow = {"step_s": 0.05, "checkpoints": str(checkpoints)}
-    killed = options_for(sample_dataset, tmp_path / "killed", trainer=two_epochs, **slow)
+    hanging = {"hang_at": 11, "checkpoints": str(checkpoints)}
+    killed = options_for(sample_dataset, tmp_path / "killed", trainer=two_epochs, **hanging)
     kill_after(11, killed)
     state = checkpoints / "last.ckpt"
     resumed = options_for(sample_dataset, tmp_path / "resumed", trainer=two_epochs)
@@ -132,9 +132,9 @@ def test_promise_5_and_6_killed_runs_go_on_with_the_same_pixels_on_any_number_of
     assert whole[: len(read_log(killed["log"], 0))] == read_log(killed["log"], 0)
 
     checkpoints = tmp_path / "two"
-    slow = {"step_s": 0.05, "checkpoints": str(checkpoints)}
+    hanging = {"hang_at": 9, "checkpoints": str(checkpoints)}
     trainer = {**two_epochs, "devices": 2, "strategy": "ddp"}
-    pair = options_for(sample_dataset, tmp_path / "pair", trainer=trainer, **slow)
+    pair = options_for(sample_dataset, tmp_path / "pair", trainer=trainer, **hanging)
     pair["data"] |= {"batch_size": 8, "num_workers": 1}
     kill_after(9, pair, ranks=2)
     alone = options_for(sample_dataset, tmp_path / "alone", trainer=two_epochs)

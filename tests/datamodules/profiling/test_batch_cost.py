@@ -1,17 +1,20 @@
-"""Every batch says what its making cost: where its bytes lay, and what the seconds went into."""
+"""Every batch reports its cost: bytes by source, and seconds by kind of work."""
 
 from __future__ import annotations
 
 import pickle
 import time
 from dataclasses import fields
-from itertools import islice, pairwise
+from itertools import cycle, islice, pairwise
+from multiprocessing import get_context
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from datamodules import ShardDataset, ShardLoader
+from datamodules.loading.loader import _num_ready
 from datamodules.profiling.batch_cost import Cost
 from tests.kit.datasets.stored import (
     in_memory,
@@ -47,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def url(folder: Path, tmp_path: Path) -> str:
-    """The same in memory."""
+    """The same dataset in memory."""
     return in_memory(folder, f"memory://{tmp_path.name}")
 
 
@@ -63,7 +66,7 @@ def loader(root: object, cache_dir: Path | None = None, **options: Any) -> Shard
 
 
 def bytes_of(costs: Iterable[Cost]) -> dict[str, int]:
-    """Sums, without those that are 0."""
+    """Sums of bytes by source, without those that are 0."""
     costs = list(costs)
     sums = {name: sum(getattr(cost, name) for cost in costs) for name in BYTES}
     return {name: total for name, total in sums.items() if total}
@@ -76,7 +79,7 @@ def sizes(folder: Path) -> list[int]:
 
 
 def assert_adds_up(batches: list[Batch], folder: Path) -> None:
-    """Each batch's bytes are its samples', wherever they were read from."""
+    """Check that each batch's bytes are those of its samples, whatever their source."""
     of = sizes(folder)
     for batch in batches:
         assert batch.cost.sample_bytes == sum(of[i] for i in batch.sample_ids.tolist())
@@ -127,7 +130,9 @@ def fork(num_workers: int) -> str | None:
     return "fork" if num_workers else None
 
 
-def test_bytes_that_find_no_room_are_read_through(folder: Path, url: str, tmp_path: Path) -> None:
+def test_bytes_that_do_not_fit_into_the_cache_are_read_through(
+    folder: Path, url: str, tmp_path: Path
+) -> None:
     data = ShardDataset(url, cache_dir=str(tmp_path / "cache"), cache_limit=1, window=2)
     batches = list(ShardLoader(data, batch_size=8))
     assert_adds_up(batches, folder)
@@ -149,18 +154,23 @@ def test_a_cold_bucket_is_read_through_at_first_and_then_from_the_cache(
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
         )
-        costs = []
-        for epoch in range(5):
+        costs = list[Cost]()
+
+        def epoch() -> list[Cost]:
             batches = list(cold)
             assert_adds_up(batches, folder)
-            costs += [batch.cost for batch in batches]
-            if epoch == 0:
-                first = batches[0].cost
-                assert first.read_through_bytes > 0
-                assert first.fetch_s >= 0.01, "there and back"
-                cached = sum(batch.cost.cache_bytes for batch in batches)
-                assert cached > sample_bytes(folder) / 4, "windows after the first are waited for"
-        assert is_cached(folder, tmp_path / "cache")
+            costs.extend(batch.cost for batch in batches)
+            return costs[-len(batches) :]
+
+        first = epoch()
+        assert first[0].read_through_bytes > 0
+        assert first[0].fetch_s >= 0.01, "there and back"
+        cached = sum(cost.cache_bytes for cost in first)
+        assert cached > sample_bytes(folder) / 4, "windows after the first are waited for"
+        while not is_cached(folder, tmp_path / "cache"):
+            assert len(costs) < 30 * len(first), "the first window is never fetched"
+            epoch()
+        epoch()  # counts what was fetched after the last batch
         sums = bytes_of(costs)
         assert "disk_bytes" not in sums
         assert sums["network_bytes"] == sum(sizes_of(folder).values()), "each shard once"
@@ -168,13 +178,13 @@ def test_a_cold_bucket_is_read_through_at_first_and_then_from_the_cache(
         assert sums["network_bytes"] + sums["read_through_bytes"] == sum(
             r.body_bytes for r in asked
         )
-        assert bytes_of(costs[-11:]).keys() == {"cache_bytes"}
+        assert bytes_of(epoch()).keys() == {"cache_bytes"}
 
 
-def test_only_the_first_window_is_read_through_where_there_is_room(
+def test_only_the_first_window_is_read_through_if_the_cache_is_large_enough(
     folder: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:
-    """However slow downloads are: what comes later is waited for, and fetched once."""
+    """However slow downloads are, later windows are waited for and fetched once."""
     upload(folder, s3, f"{bucket}/voc")
     with fault_proxy(s3.endpoint_url, bytes_per_s=1e6) as proxy:
         options = s3.through(proxy).storage_options
@@ -191,7 +201,7 @@ def test_only_the_first_window_is_read_through_where_there_is_room(
         assert sorted(fetched) == sorted(sizes_of(folder).keys() - first)
 
 
-def test_what_was_read_in_an_abandoned_pass_is_not_counted_in_the_next(
+def test_bytes_of_an_abandoned_pass_are_not_counted_in_the_next(
     folder: Path, url: str, tmp_path: Path
 ) -> None:
     for root in (folder, url):
@@ -212,7 +222,7 @@ def test_sample_bytes_are_the_bytes_of_samples_and_not_of_downloads() -> None:
 
 
 class Slow:
-    """A transform that takes at least so long for each sample."""
+    """A transform that takes at least this time for each sample."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -222,7 +232,7 @@ class Slow:
         return image, target
 
 
-def test_seconds_are_counted_where_they_are_spent(folder: Path) -> None:
+def test_seconds_are_counted_by_kind_of_work(folder: Path) -> None:
     for batch in loader(folder, transform=Slow(0.005)):
         cost = batch.cost
         assert cost.transform_s >= 0.005 * len(batch)
@@ -235,7 +245,7 @@ def test_seconds_are_counted_where_they_are_spent(folder: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_batch_knows_its_size_and_when_it_was_made(folder: Path, num_workers: int) -> None:
-    """By a clock that worker and parent share: made after it was asked for, and before it came."""
+    """Worker and parent share the clock: a batch is made after it is asked for, before it comes."""
     slow = loader(folder, transform=Slow(0.01), num_workers=num_workers, prefetch_factor=None)
     asked = time.perf_counter()
     for batch in slow:
@@ -247,33 +257,66 @@ def test_a_batch_knows_its_size_and_when_it_was_made(folder: Path, num_workers: 
         asked = max(asked, batch.cost.made_at)
 
 
-def test_one_waits_for_slow_workers_and_not_for_fast_ones(folder: Path) -> None:
-    slow = list(loader(folder, transform=Slow(0.01), num_workers=1, batch_size=4))
-    assert sum(batch.cost.wait_s for batch in slow) > 0.5 * 84 * 0.01
-    assert min(batch.cost.transform_s for batch in slow) >= 4 * 0.01
-    assert sorted(batch.cost.queue_depth for batch in slow)[len(slow) // 2] == 0
-    fast = loader(folder, num_workers=1, batch_size=4, prefetch_factor=4)
-    depths, waits = [], []
-    for batch in islice(fast, 10):
-        depths.append(batch.cost.queue_depth)
-        waits.append(batch.cost.wait_s)
-        time.sleep(0.05)
-    assert max(depths) in {3, 4}, "as many as are made ahead, without the one taken"
-    assert sorted(waits)[5] < 0.02
+class Gated:
+    """A transform that waits for a token for each sample, and then takes at least this time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.tokens, self.seconds = get_context("fork").Semaphore(0), seconds
+
+    def __call__(self, image: Any, target: Any) -> Any:
+        self.tokens.acquire()
+        time.sleep(self.seconds)
+        return image, target
 
 
-# The way to the GPU --------------------------------------------------------------------------
+def test_a_batch_that_is_not_ready_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker gets a batch's tokens after the loader noted when it asks for the batch."""
+    gated, asks = Gated(0.005), cycle([True, False])  # the second look is when it has come
+
+    def perf_counter() -> float:
+        now = time.perf_counter()
+        for _ in range(4 if next(asks) else 0):
+            gated.tokens.release()
+        return now
+
+    clock = SimpleNamespace(perf_counter=perf_counter)
+    monkeypatch.setattr("datamodules.loading.loader.time", clock)
+    batches = loader(folder, transform=gated, num_workers=1, batch_size=4)
+    costs = [batch.cost for batch in batches]
+    assert len(costs) == 21
+    assert min(min(cost.wait_s, cost.transform_s) for cost in costs) >= 4 * 0.005
+    depths = [cost.queue_depth for cost in costs]
+    assert depths[:-1] == [0] * 20, "the worker's last word follows the last batch"
+
+
+def test_a_batch_that_is_ready_is_not_waited_for(folder: Path) -> None:
+    passing: Any = iter(loader(folder, num_workers=1, batch_size=4, prefetch_factor=4))
+    next(passing)
+    for _ in range(10):
+        assert eventually(lambda: _num_ready(passing._batches) == 4)
+        asked = time.perf_counter()
+        cost = next(passing).cost
+        assert cost.queue_depth in {3, 4}, "with or without the one made meanwhile"
+        assert cost.made_at < asked
+        assert cost.hand_over_s == cost.wait_s, "handing over is all it was waited for"
+
+
+# Copies of batches --------------------------------------------------------------------------
 
 
 def a_batch(folder: Path) -> Batch:
-    """With a cost no field of which is 0."""
+    """A batch whose cost has no field that is 0."""
     batch = next(iter(loader(folder)))
     for number, field in enumerate(fields(Cost)):
         setattr(batch.cost, field.name, type(getattr(batch.cost, field.name))(number + 1))
     return batch
 
 
-def test_a_batch_keeps_its_cost_on_every_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_keeps_its_cost_through_pickle_pin_memory_and_copies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # which needs a GPU
     batch = a_batch(folder)
     expected = Cost(1, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9, 10, 11, 12, 13, 14.0)
@@ -296,8 +339,31 @@ def test_a_batch_keeps_its_cost_on_the_way_to_a_gpu(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("context", ["fork", "forkserver"])
-def test_a_cost_comes_from_every_kind_of_worker(folder: Path, context: str) -> None:
+def test_every_kind_of_worker_reports_costs(folder: Path, context: str) -> None:
     batches = list(loader(folder, num_workers=1, multiprocessing_context=context))
     assert_adds_up(batches, folder)
     for cost in (batch.cost for batch in batches):
         assert min(cost.decode_s, cost.transform_s, cost.collate_s, cost.wait_s) > 0
+
+
+# Cost ----------------------------------------------------------------------------------------
+
+
+def test_a_hand_over_counts_only_as_far_as_it_was_waited_for() -> None:
+    """A batch may be ready for long; only the wait counts as hand-over."""
+    waited, ready, first = Cost(made_at=5.0), Cost(made_at=1.0), Cost(made_at=5.0)
+    waited.received(asked=3.0, now=5.5, is_first=False)
+    assert (waited.wait_s, waited.hand_over_s, waited.start_s) == (2.5, 0.5, 0.0)
+    ready.received(asked=3.0, now=3.25, is_first=False)
+    assert (ready.wait_s, ready.hand_over_s, ready.start_s) == (0.25, 0.25, 0.0)
+    first.received(asked=3.0, now=5.5, is_first=True)
+    assert (first.wait_s, first.hand_over_s, first.start_s) == (2.5, 0.0, 2.5)
+
+
+def test_sums_add_every_field_and_keep_the_later_time() -> None:
+    one = Cost(*range(1, 15))
+    total = one + Cost(*range(101, 115))
+    names = [field.name for field in fields(Cost)]
+    expected = {name: 2 * (i + 1) + 100 for i, name in enumerate(names)} | {"made_at": 114}
+    assert {name: getattr(total, name) for name in names} == expected
+    assert one == Cost(*range(1, 15))

@@ -1,4 +1,4 @@
-"""What `shard-tool plan` foretells: compared with real traffic, and with counting by hand."""
+"""The forecast of `shard-tool plan` equals real traffic and counts by hand."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Node:
-    """One node of a run of two epochs, and what was foretold of all."""
+    """One node of a run of two epochs, and the forecast of all nodes."""
 
-    foretold: Forecast
+    expected: Forecast
     downloads: list[int]
-    """Bytes asked for in each epoch."""
+    """Bytes downloaded in each epoch."""
 
 
 def run_node(folder: Path, url: str, s3: S3, cache: Path, plan: RunPlan, *, node: int = 0) -> Node:
-    """Train two epochs; the first goes on only when all it fetches at once is there."""
+    """Train two epochs; the first continues when the cache holds all that is fetched."""
     world = World(rank=node, world_size=plan.num_nodes, node=node, num_nodes=plan.num_nodes)
-    foretold = forecast(table_of(folder), plan)
+    expected = forecast(table_of(folder), plan)
     with fault_proxy(s3.endpoint_url) as proxy:
         options = s3.through(proxy).storage_options
         dataset = ShardDataset(
@@ -56,15 +56,15 @@ def run_node(folder: Path, url: str, s3: S3, cache: Path, plan: RunPlan, *, node
             storage_options=options,
         )
         loader = ShardLoader(dataset, plan.batch_size)
-        downloads, wanted = [], foretold.nodes[node].num_pieces
+        downloads, wanted = [], expected.nodes[node].num_pieces
         for _ in range(2):
             before = downloaded(proxy, folder)
             batches = iter(loader)
             next(batches)
-            assert eventually(lambda: len(list(cache.rglob("*.tar"))) == wanted)
-            assert len(list(batches)) == foretold.steps - 1
+            assert eventually(lambda: len(list(cache.rglob("*.tar"))) == wanted, deadline_s=120)
+            assert len(list(batches)) == expected.steps - 1
             downloads.append(downloaded(proxy, folder) - before)
-    return Node(foretold, downloads)
+    return Node(expected, downloads)
 
 
 def downloaded(proxy: FaultProxy, folder: Path) -> int:
@@ -86,15 +86,18 @@ def test_bytes_of_one_node_are_exact(
     upload(mini_dataset, s3, f"{bucket}/voc")
     found = run_node(mini_dataset, f"{bucket}/voc", s3, tmp_path / "cache", RunPlan(batch_size=4))
     size = sum(Traffic(mini_dataset).num_bytes.values())
-    (node,) = found.foretold.nodes
+    (node,) = found.expected.nodes
     assert found.downloads == list(node.epoch_bytes) == [size, 0]
-    assert (found.foretold.num_bytes, node.all_bytes) == (size, size + index_bytes(mini_dataset))
+    assert (found.expected.num_bytes, node.all_bytes) == (
+        size,
+        size + index_bytes(mini_dataset),
+    )
 
 
-def test_cache_of_the_size_foretold_downloads_nothing_twice(
+def test_cache_of_the_forecast_size_downloads_nothing_twice(
     mini_dataset: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:
-    """It holds the indexes too, without which the oldest shard would have to go."""
+    """It also holds the indexes; otherwise the oldest shard would be evicted."""
     upload(mini_dataset, s3, f"{bucket}/voc")
     plan = RunPlan(batch_size=4)
     (node,) = forecast(table_of(mini_dataset), plan).nodes
@@ -111,12 +114,12 @@ def test_bytes_of_two_nodes_are_exact_but_for_the_shard_cut_between_them(
     for node in range(2):
         cache = tmp_path / f"cache-{node}"
         found = run_node(mini_dataset, f"{bucket}/voc", s3, cache, plan, node=node)
-        foretold = found.foretold.nodes[node]
-        assert found.downloads[1] == foretold.epoch_bytes[1] == 0
+        expected = found.expected.nodes[node]
+        assert found.downloads[1] == expected.epoch_bytes[1] == 0
         order = CanonicalOrder(table_of(mini_dataset).arrays.num_samples, seed=0, lanes=2)
         world = World(rank=node, world_size=2, node=node, num_nodes=2)
         has_cut = any(not piece.is_whole for piece in NodePieces(order, world))
-        off = abs(found.downloads[0] - foretold.epoch_bytes[0])
+        off = abs(found.downloads[0] - expected.epoch_bytes[0])
         assert off <= has_cut * 0.2 * max(traffic.num_bytes.values())
 
 
@@ -129,7 +132,7 @@ def test_bytes_of_two_nodes_are_exact_where_no_shard_is_cut(
     for node in range(2):
         cache = tmp_path / f"cache-{node}"
         found = run_node(folder, f"{bucket}/voc", s3, cache, plan, node=node)
-        assert found.downloads == list(found.foretold.nodes[node].epoch_bytes)
+        assert found.downloads == list(found.expected.nodes[node].epoch_bytes)
         assert found.downloads[0] == sum(Traffic(folder).num_bytes.values()) // 2
 
 
@@ -137,7 +140,7 @@ def test_bytes_of_two_nodes_are_exact_where_no_shard_is_cut(
 
 
 def synthetic(num_samples: list[int], num_bytes: list[int]) -> ShardTable:
-    """A table of shards that are nowhere: a forecast reads none."""
+    """A table of shards that do not exist: a forecast reads none."""
     count = len(num_samples)
     arrays = ShardArrays(
         names=np.array([f"train-{i:06d}.tar" for i in range(count)]),
@@ -238,7 +241,7 @@ def indexes_of(table: ShardTable, plan: RunPlan, node: int) -> int:
 
 
 @given(runs(epochs=1))
-def test_mixing_is_what_counting_finds(run: tuple[ShardTable, RunPlan]) -> None:
+def test_mixing_equals_a_count(run: tuple[ShardTable, RunPlan]) -> None:
     table, plan = run
     order, sizes = order_of(table, plan), table.arrays.num_samples
     nodes = plan.num_nodes
@@ -301,7 +304,7 @@ def timed(bandwidth: float, samples_per_s: float, **more: Any) -> Forecast:
     return forecast(synthetic(*LARGE), plan)
 
 
-def test_nothing_is_said_of_times_that_nobody_gave() -> None:
+def test_no_times_are_forecast_without_bandwidth() -> None:
     found = forecast(synthetic(*LARGE), RunPlan())
     assert (found.first_batch_s, found.nodes[0].stall_s, found.nodes[0].epoch_s) == (None,) * 3
     some = forecast(synthetic(*LARGE), RunPlan(bandwidth_bytes_per_s=1e6))
@@ -353,7 +356,7 @@ def test_more_bandwidth_never_stalls_longer() -> None:
         ({"latency_s": -0.1}, "latency_s: -0.1 is below 0"),
     ],
 )
-def test_run_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
+def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as caught:
         RunPlan(**options)
     assert str(caught.value) == message

@@ -1,4 +1,4 @@
-"""Evaluations of made-up samples: of this process's part, or of all ranks' in one process."""
+"""Evaluates made-up samples: those of this process, or those of all ranks in one process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from datamodules.evaluation.evaluators import (
+from datamodules.evaluation import (
     ClassificationEvaluator,
     DetectionEvaluator,
     SegmentationEvaluator,
-    merge,
 )
+from datamodules.evaluation.ranks import merge
 from datamodules.order.canonical import CanonicalOrder
 from tests.kit.datasets.detections import made_up
 from tests.kit.simulate import Topology, simulate
@@ -33,7 +33,7 @@ Evaluator = DetectionEvaluator | SegmentationEvaluator | ClassificationEvaluator
 
 
 def evaluator_of(kind: str, *, coco_backend: str | None = "faster_coco_eval") -> Evaluator:
-    """An empty one."""
+    """An empty evaluator."""
     if kind == "detection":
         return DetectionEvaluator(NUM_CLASSES, coco_backend=coco_backend)
     return {"segmentation": SegmentationEvaluator, "classification": ClassificationEvaluator}[kind](
@@ -77,7 +77,7 @@ def batches(num_samples: int, batch_size: int, world_size: int) -> Iterator[tupl
 
 
 def evaluated_on(kind: str, num_samples: int, batch_size: int, rank: int, world_size: int) -> Any:
-    """The scores, by this rank's part and torch.distributed."""
+    """The scores over all ranks, from this rank's samples, by torch.distributed."""
     evaluator = evaluator_of(kind)
     for step in batches(num_samples, batch_size, world_size):
         take_in(evaluator, kind, step[rank])
@@ -85,7 +85,7 @@ def evaluated_on(kind: str, num_samples: int, batch_size: int, rank: int, world_
 
 
 def evaluated_together(kind: str, num_samples: int, batch_size: int, world_size: int) -> Any:
-    """The scores, all ranks played in turn; without COCO's."""
+    """The scores with all ranks simulated in this process; without COCO's."""
     ranks: list[Any] = [evaluator_of(kind, coco_backend=None) for _ in range(world_size)]
     for step in batches(num_samples, batch_size, world_size):
         for evaluator, sample_ids in zip(ranks, step, strict=True):

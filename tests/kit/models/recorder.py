@@ -1,4 +1,4 @@
-"""A model that learns nothing and writes down everything it was shown."""
+"""A model that learns nothing and records every batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def sample_digests(batch: Batch) -> list[str]:
-    """A hash of each sample's pixels and boxes, which no batch or rank has a part in."""
+    """A hash of each sample's pixels and boxes; it does not depend on batch or rank."""
     images, targets = batch
     digests = []
     for image, target in zip(images, targets, strict=True):
@@ -27,7 +27,7 @@ def sample_digests(batch: Batch) -> list[str]:
 
 
 def digest(batch: Batch) -> str:
-    """A hash of everything pixels and boxes of a batch hold."""
+    """A hash of all tensors of a batch."""
     sha = hashlib.sha256()
     for tensor in (
         batch.pixels,

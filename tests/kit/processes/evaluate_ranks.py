@@ -1,7 +1,7 @@
-"""Run by torchrun: evaluates the same data on the first 1, 2 and 3 of its processes in turn.
+"""Evaluates the same data on the first 1, 2 and 3 of its processes in turn: run by torchrun.
 
-Each world is a process group of its own, made and destroyed, as a run's is. Every rank writes down
-what it was told, a line for each case, as JSON: `[case, world size, outcome]`.
+Each world has a process group of its own. Every rank writes one line of JSON for each case:
+`[case, world size, outcome]`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from datamodules import ShardDataset, ShardLoader
-from datamodules.evaluation.evaluators import (
+from datamodules.evaluation import (
     DetectionEvaluator,
 )
 from datamodules.presets import detection_eval
@@ -51,7 +51,7 @@ def cases(root: str, weights: str) -> dict[str, Callable[[int, int], Any]]:
 
 
 def from_loader(root: str, batch_size: int, rank: int, world_size: int) -> Any:
-    """Real samples; what is found depends on the sample alone."""
+    """Real samples; predictions depend on the sample alone."""
     evaluator = DetectionEvaluator(21)
     loader = loader_of(root, batch_size)
     for batch in loader:
@@ -78,7 +78,7 @@ def loader_of(root: str, batch_size: int) -> ShardLoader:
 
 
 def as_under_nccl(rank: int, world_size: int) -> Any:
-    """The default group carries nothing that lies in memory."""
+    """The default group carries GPU tensors only."""
     with patch.object(dist, "get_backend_config", lambda: "cuda:nccl"):
         return evaluated_on("detection", 7, 2, rank, world_size)
 
@@ -93,7 +93,7 @@ def twice(rank: int, world_size: int) -> Any:
 
 
 def broken(rank: int, world_size: int) -> Any:
-    """Something goes wrong that we did not foresee, where the scores are computed."""
+    """An unexpected error happens while scores are computed."""
     evaluator = DetectionEvaluator(5)
     evaluator.coco_backend = "unheard of"
     prediction, target = made_up(rank, num_classes=5)
@@ -102,7 +102,7 @@ def broken(rank: int, world_size: int) -> Any:
 
 
 def outcome(case: Callable[[int, int], Any], rank: int, world_size: int) -> Any:
-    """What it returns, as plain types, or says."""
+    """What a case returns, as plain types, or its error."""
     try:
         return case(rank, world_size)
     except ShardToolError as error:

@@ -1,4 +1,4 @@
-"""The training script of tests with several nodes: started by torchrun, one agent a node.
+"""Trains on several nodes and records it: run by torchrun, with one agent a node.
 
 Usage: node_recorder.py JSON, with data (of VOCDataModule), trainer (of Trainer), log, checkpoints
 (a folder: training goes on from the newest in it), every (steps between two checkpoints) and, where
@@ -28,7 +28,7 @@ DEADLINE_S = 60.0
 
 
 class NodeRecorder(Recorder):
-    """Writes down, too, what each batch cost and what the node's cache held after an epoch."""
+    """Also records the cost of each batch and the files in the node's cache after each epoch."""
 
     def __init__(self, options: dict[str, Any], attempt: int) -> None:
         super().__init__(f"{options['log']}-{attempt}")
@@ -55,7 +55,7 @@ class NodeRecorder(Recorder):
         return sorted(path.name for path in self.cache.rglob("*.tar"))
 
     def wait_for_files(self) -> None:
-        """Let the prefetchers finish, as they do where a step takes its time."""
+        """Wait for the prefetchers, as a slow step would."""
         deadline = time.monotonic() + DEADLINE_S
         while len(self.cached()) < self.files:
             assert time.monotonic() < deadline, f"only {self.cached()} were fetched"

@@ -1,4 +1,4 @@
-"""As much of SLURM as scripts/launch/slurm.sbatch sees: an allocation on loopback.
+"""Fakes the part of SLURM that scripts/launch/slurm.sbatch uses: an allocation on loopback.
 
 `srun` starts a process for each task, each node's in a folder of its own, and hands SIGUSR1 on to
 them, as SLURM does before the time limit. `scontrol requeue` writes the job down and ends it.
@@ -27,10 +27,10 @@ JOB_ID = "4711"
 def slurm_job(
     folder: Path, arguments: Sequence[str], *, nodes: int, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run slurm.sbatch as SLURM would, one task a node; what is left of it at the end is killed.
+    """Run slurm.sbatch as SLURM would, one task a node; kills at the end what still runs.
 
     Args:
-        folder: Where it was submitted: gets its log, ``requeued`` and a folder for each node.
+        folder: Where the job is submitted: gets its log, ``requeued`` and a folder for each node.
         arguments: Of the script.
         nodes: Nodes of the allocation.
         environment: More of it.
@@ -89,7 +89,7 @@ def _task(command: Sequence[str], rank: int) -> subprocess.Popen[bytes]:
 
 
 def scontrol(arguments: Sequence[str]) -> None:
-    """`show job`, as far as its command; `requeue`, which ends what runs."""
+    """`show job` prints the command alone; `requeue` ends the job."""
     folder = Path(os.environ["SLURM_SUBMIT_DIR"])
     if arguments[0] == "show":
         said = f"JobId={arguments[2]} JobName=voc-shards\n   Command={SCRIPT} --config x\n"

@@ -1,6 +1,7 @@
-"""A fit under Monitor whose rank 1 has a slow transform: run by torchrun.
+"""Trains under Monitor; rank 1 has a slow transform. Run by torchrun.
 
-Usage: train_monitored.py DATASET FOLDER; FOLDER/log/metrics.csv is what was logged.
+Usage: train_monitored.py DATASET FOLDER; the log is FOLDER/log/metrics.csv. A fake clock, which
+only the transform of rank 1 and the steps move, decides what is slow.
 """
 
 from __future__ import annotations
@@ -9,26 +10,38 @@ import os
 import sys
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 
 from datamodules import Monitor, VOCDataModule
+from tests.kit.fake_clock import FakeClock
 from tests.kit.models.recorder import Recorder
 
+if TYPE_CHECKING:
+    import torch
 
-def sleepy(image: Any, target: Any) -> Any:
-    """Starves rank 1 alone."""
+CLOCK = FakeClock()
+
+
+def slow_on_rank_1(image: Any, target: Any) -> Any:
     if os.environ["RANK"] == "1":
-        time.sleep(0.1)
+        CLOCK.advance(0.1)
     return image, target
+
+
+class Step(Recorder):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        CLOCK.advance(0.1)
+        return super().training_step(batch, batch_idx)
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
+    time.perf_counter = CLOCK.perf_counter
     dataset, folder = sys.argv[1:]
-    data = VOCDataModule(dataset, batch_size=1, num_workers=0, train_transforms=sleepy)
+    data = VOCDataModule(dataset, batch_size=1, num_workers=0, train_transforms=slow_on_rank_1)
     Trainer(
         accelerator="cpu",
         devices=2,
@@ -40,7 +53,7 @@ def main() -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-    ).fit(Recorder(), data)
+    ).fit(Step(), data)
 
 
 if __name__ == "__main__":

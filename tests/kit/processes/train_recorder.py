@@ -1,16 +1,17 @@
-"""A training script for tests that need real processes: run by python or torchrun.
+"""Trains in real processes and records it: run by python or torchrun.
 
 Usage: train_recorder.py JSON, with data (of VOCDataModule), trainer (of Trainer), log, checkpoints
-(a folder: a checkpoint after every step), ckpt_path, validate (bool), step_s (seconds
-a step takes); or with a list of such, done one after the other, which saves starting processes.
+(a folder: a checkpoint after every step), ckpt_path, validate (bool), hang_at (a step that never
+ends, so that a test can kill the process there); or with a list of such, done one after the other,
+which saves starting processes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from datamodules import VOCDataModule
 from tests.kit.models.recorder import Recorder
 
 
-class Slow(Recorder):
-    """Takes its time, so that a test can kill it in mid-epoch."""
+class Hanging(Recorder):
+    """Hangs in one step."""
 
-    step_s = 0.0
+    hang_at: int | None = None
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        time.sleep(self.step_s)
+        while self.global_step == self.hang_at:
+            signal.pause()
         return super().training_step(batch, batch_idx)
 
 
@@ -42,8 +44,8 @@ def main() -> None:
 
 
 def run(options: dict[str, Any]) -> None:
-    model = Slow(options["log"])
-    model.step_s = options.get("step_s", 0.0)
+    model = Hanging(options["log"])
+    model.hang_at = options.get("hang_at")
     callbacks = []
     if folder := options.get("checkpoints"):
         every = {"filename": "{step}", "every_n_train_steps": 1, "save_top_k": -1}
