@@ -179,7 +179,8 @@ def open_devkit(
         with os_errors_named(source):
             return _devkit_in_folder(source, path, number)
     builder = FileTableBuilder()
-    scan = scan_archive(archive, partial(_note_member, builder, archive.place), on_progress)
+    note = partial(_note, builder, archive.place, is_member=True)
+    scan = scan_archive(archive, note, on_progress)
     inner, files = _the_only_year(archive.place, builder.by_inner())
     where = source if path is None else str(path.absolute())
     found = SourceFiles(
@@ -242,22 +243,26 @@ def _check_folders(place: str, files: FileTable) -> None:
             raise SourceError(place, f"has no {needed} folder (found {seen})")
 
 
-def _note_member(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
-    """Note a member of an archive; refuse an unprintable name."""
-    if (known := _INNER_PATH.fullmatch(span.name)) and _UNPRINTABLE.search(known[3]):
-        problem = "has an unprintable name (control characters, or not UTF-8)"
-        raise unsafe_member(place, span.name, problem)
-    _note(builder, place, span)
+def _note(
+    builder: FileTableBuilder, place: str, span: FileSpan, *, is_member: bool = False
+) -> None:
+    """Note a file if it lies in a folder of the devkit and has that folder's suffix.
 
-
-def _note(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
-    """Note a file if it lies in a folder of the devkit and has that folder's suffix."""
+    Raises:
+        SourceError: A member of an archive has an unprintable name, or a name is too long.
+    """
     name, offset, size, crc = span
     match = _INNER_PATH.fullmatch(name.removeprefix("./"))
-    if not (match and match[3].endswith(SUFFIX_OF_FOLDER[match[2]])):
+    if not match:
         return
-    stem = match[3].removesuffix(SUFFIX_OF_FOLDER[match[2]]).encode("utf-8", "surrogateescape")
+    inner, folder, file = match.groups()
+    if is_member and _UNPRINTABLE.search(file):
+        problem = "has an unprintable name (control characters, or not UTF-8)"
+        raise unsafe_member(place, name, problem)
+    if not file.endswith(suffix := SUFFIX_OF_FOLDER[folder]):
+        return
+    stem = file.removesuffix(suffix).encode("utf-8", "surrogateescape")
     if len(stem) > _MAX_STEM_BYTES:
         problem = f"member {name[:60]!r}… has a name of {len(stem)} bytes (most: {_MAX_STEM_BYTES})"
         raise SourceError(place, problem)
-    builder.add(match[1].rstrip("/"), match[2], stem, offset, size, crc)
+    builder.add(inner.rstrip("/"), folder, stem, offset, size, crc)
