@@ -26,6 +26,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from shard_tool.errors import ManifestError, ObjectMissing, ShardError, ShardToolError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from shard_tool.storage.event_loop import is_s3
 from shard_tool.storage.objects import (
     Entry,
     abort_uploads,
@@ -35,7 +36,6 @@ from shard_tool.storage.objects import (
     version_of,
 )
 from shard_tool.storage.ranges import TIMEOUT_S, Range, read_parts, read_ranges
-from shard_tool.storage.retry import is_s3
 from shard_tool.storage.uploads import PARTIAL as PARTIAL  # for those who know the seam alone
 from shard_tool.storage.uploads import Small, Staged, upload
 

@@ -1,6 +1,6 @@
 """Bytes of stored objects by range: several requests in flight, and faults outlived.
 
-A request that fails is asked again (`attempts`). What it then costs to resume is one range: an
+A request that fails is asked again (`retry`). What it then costs to resume is one range: an
 object is read in parts, so a cut connection loses at most one of them, and over a slow link parts
 are small enough to come in time. Only lengths are compared here; whether the bytes are the right
 ones their reader knows (by CRC-32 or SHA-256).
@@ -21,18 +21,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from shard_tool.errors import ShardError, StoreError
-from shard_tool.storage.retry import (
-    SILENCE_S,
-    SLOWEST_BYTES_PER_S,
-    Attempts,
-    call_s3,
-    cause_of,
-    coroutine_of,
-    is_s3,
-    loop_of,
-    run,
-    together,
-)
+from shard_tool.storage.event_loop import coroutine_of, is_s3, loop_of, run, together
+from shard_tool.storage.failures import cause_of
+from shard_tool.storage.retry import SILENCE_S, SLOWEST_BYTES_PER_S, Retry, call_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -122,7 +113,7 @@ def read_ranges(
 
     Raises:
         ObjectMissing: There is no such object.
-        StoreError: Storage failed or refused until the time was up; names object, attempts, cause.
+        StoreError: Storage failed or refused until the time was up; names object, retry, cause.
         ShardError: The object has not the size its reader knows.
     """
 
@@ -189,18 +180,18 @@ async def _read(fs: Any, request: Range, known: _Object, timeout_s: float) -> by
     `_SMALLEST_ASK` bytes while one answer is waited for.
     """
     pace, pieces, at = _paces.setdefault(fs, _Pace()), list[bytes](), request.start
-    attempts = Attempts(request.place, "read", timeout_s, str(request))
+    retry = Retry(request.place, "read", timeout_s, str(request))
     while True:
         begun, piece = time.monotonic(), pace.next_piece(request, at)
-        patience_s = min(attempts.left_s, _patience_s(piece, timeout_s))
+        patience_s = min(retry.backoff.left_s, _patience_s(piece, timeout_s))
         try:
-            content = await asyncio.wait_for(_ask(fs, piece, known, attempts), patience_s)
+            content = await asyncio.wait_for(_ask(fs, piece, known, retry), patience_s)
         except Exception as exc:  # noqa: BLE001  (storage libraries share no base class)
             if isinstance(exc, TimeoutError):
                 pace.slow_down(piece)
             elif known.wrong_answers:  # a server without Range sends the whole, asked for it or not
                 pace.ask_bytes = PART_BYTES
-            await attempts.outlive(fs, exc)
+            await retry.wait_or_raise(fs, exc)
         else:
             known.wrong_answers = 0
             at += len(content)
@@ -209,13 +200,13 @@ async def _read(fs: Any, request: Range, known: _Object, timeout_s: float) -> by
             pace.learn(len(content), seconds, _patience_s(piece, timeout_s))
             if request.stop is None or at >= request.stop:
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            attempts.succeeded(seconds)
+            retry.extend(seconds)
 
 
-async def _ask(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+async def _ask(fs: Any, request: Range, known: _Object, retry: Retry) -> bytes:
     """Ask once."""
     try:
-        content = await _content(fs, request, known, attempts)
+        content = await _content(fs, request, known, retry)
     except Exception as exc:
         if cause_of(exc).endswith((": InvalidRange", ": 416")):  # whole and final, as a short one
             problem = f"ends before byte {request.start}"
@@ -229,14 +220,14 @@ async def _ask(fs: Any, request: Range, known: _Object, attempts: Attempts) -> b
     return bytes(content)
 
 
-async def _content(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+async def _content(fs: Any, request: Range, known: _Object, retry: Retry) -> bytes:
     if is_s3(fs):
-        return await _ask_s3(fs, request, known, attempts)
+        return await _ask_s3(fs, request, known, retry)
     at = {} if request.stop is None else {"start": request.start, "end": request.stop}
     return bytes(await coroutine_of(fs, "cat_file")(request.path, **at))
 
 
-async def _ask_s3(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+async def _ask_s3(fs: Any, request: Range, known: _Object, retry: Retry) -> bytes:
     bucket, key, _ = fs.split_path(request.path)
     options = {"Bucket": bucket, "Key": key}
     if request.stop is not None:
@@ -244,7 +235,7 @@ async def _ask_s3(fs: Any, request: Range, known: _Object, attempts: Attempts) -
     if known.etag:
         options["IfMatch"] = known.etag
     try:
-        answer = await call_s3(fs, "get_object", options, attempts)
+        answer = await call_s3(fs, "get_object", options, retry)
     except Exception as exc:
         if known.etag and "PreconditionFailed" in f"{exc!r} {exc.__cause__!r}":
             problem = "was replaced while it was read"
