@@ -13,7 +13,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from shard_tool.errors import ObjectMissing, ShardToolError, StoreError
+from shard_tool.errors import ObjectMissing, ShardError, ShardToolError, StoreError
+from shard_tool.storage import backoff
 from shard_tool.storage.backoff import Backoff
 from shard_tool.storage.event_loop import is_s3
 from shard_tool.storage.failures import cause_of, is_final, is_refusal, shown_cause
@@ -41,6 +42,22 @@ _UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 """How client libraries, which options are handed on to, say that there is no such option."""
 
 
+class WrongAnswer(OSError):  # noqa: N818  (it may be right the next time)
+    """A whole answer that is not the one asked for: short, a gateway's page, another range.
+
+    Args:
+        problem: What was answered, and what was asked for.
+        hint: What is wrong with the object if it goes on; empty where it cannot be the object.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint)
+        self.problem, self.hint = problem, hint
+
+    def __str__(self) -> str:
+        return self.problem
+
+
 @dataclass
 class Retry:
     """The attempts at one request, and the time they may take together."""
@@ -55,6 +72,8 @@ class Retry:
     """The S3 client that was asked last; its credentials may be outdated."""
     cause: str = ""
     """The last failure, in a few words."""
+    hint: str = ""
+    """Where that was a wrong answer: what may be wrong with the object."""
     is_reconnected: bool = False
     backoff: Backoff = field(init=False)
 
@@ -73,6 +92,7 @@ class Retry:
         Raises:
             ObjectMissing: There is nothing to ask for.
             StoreError: Asking again cannot help, or the time is up.
+            ShardError: The time is up, and the last answer was whole, but of a wrong length.
             Exception: What was given, where it is no fault of storage.
         """
         if isinstance(exc, _NO_FAULT_OF_STORAGE):
@@ -96,15 +116,19 @@ class Retry:
     async def _pause(self, exc: Exception) -> None:
         pause_s = self.backoff.next_pause_s()
         if not (self.cause and isinstance(exc, TimeoutError)):  # our own, and says less
-            self.cause = cause_of(exc)
+            self.cause, self.hint = cause_of(exc), ""
+            if isinstance(exc, WrongAnswer):
+                self.cause, self.hint = exc.problem, exc.hint
         if pause_s is None:
             attempts = f"{self.backoff.failed} attempts in {self.timeout_s:g} s"
+            if self.hint:
+                raise ShardError(self.request, f"{self.cause} ({attempts})", self.hint)
             problem = f"not {self.what} after {attempts} (last: {self.cause})"
             raise StoreError(self.request, problem) from shown_cause(exc)
         if self.backoff.failed == _SAID_AFTER:
             text = "%s: %s; asking again for up to %g s"
             log.warning(text, self.request, self.cause, self.backoff.left_s)
-        await asyncio.sleep(pause_s)
+        await backoff.clock.sleep_async(pause_s)
 
     def _missing(self) -> StoreError:
         if self.what == "written":
