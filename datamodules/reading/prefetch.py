@@ -23,6 +23,7 @@ from datamodules.reading.cache import BusyError, NoSpaceError
 from shard_tool.errors import ShardError, ShardToolError
 from shard_tool.format.tar import INDEX_SUFFIX, ShardIndex
 from shard_tool.storage.ranges import ObjectReplacedError
+from shard_tool.storage.wrong_bytes import WrongBytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TIMES = 3
-"""Times the same bytes are fetched before they are called wrong."""
 _INDEXES_KEPT = 512
 _LOOK_AGAIN_S = 0.1
 _AFTER_ERROR_S = 2.0
@@ -67,24 +66,24 @@ class RemoteShards:
         """The verified indexes of these shards; those not in the cache are fetched together.
 
         Raises:
-            ShardError: One is not what the manifest says, however often it is fetched.
+            ShardError: One is not what the manifest says.
+            StoreError: The storage failed until the time was up, or the network corrupts it.
         """
         wanted = dict.fromkeys(shards)
         found: dict[int, ShardIndex] = {}
-        times = 0
+        wrong = self._wrong_bytes()
         while True:
             known = {shard: self._known_index(shard) for shard in wanted if shard not in found}
             found |= {shard: index for shard, index in known.items() if index}
             missing = [shard for shard in wanted if shard not in found]
             if not missing:
                 return {shard: found[shard] for shard in wanted}
-            if times == _TIMES:
-                problem = f"is not the index the manifest describes (fetched {_TIMES} times)"
-                raise ShardError(self._table.index_place(missing[0]), problem, _HINT)
             mine, others = self._claim(missing)
             if mine:
-                times += 1
-                found |= self._fetched_for_all(mine)
+                fetched = self._fetched_for_all(mine, wrong)
+                found |= fetched
+                if len(fetched) < len(mine):
+                    wrong.wait()
             for other in others:
                 _outcome(other)
 
@@ -139,32 +138,30 @@ class RemoteShards:
         """Samples as (shard, row), read by range, several requests at a time, each verified.
 
         Raises:
-            ShardError: A sample has not the CRC-32 of the index, however often it is fetched.
-            StoreError: The storage failed, and went on failing.
+            ShardError: A sample has not the CRC-32 of the index.
+            StoreError: The storage failed until the time was up, or the network corrupts it.
         """
         indexes = self.indexes(shard for shard, _ in places)
         contents = [b""] * len(places)
-        missing = list(range(len(places)))
-        for _ in range(_TIMES):
+        missing, wrong = list(range(len(places))), self._wrong_bytes()
+        while True:
             spans = []
             for at in missing:
                 shard, row = places[at]
                 start, stop = indexes[shard].starts[row : row + 2].tolist()
                 spans.append((shard, start, stop))
-            found = self._table.read_spans(spans)
-            for at, content in zip(missing, found, strict=True):
-                contents[at] = content
-            missing = [
-                at
-                for at in missing
-                for shard, row in [places[at]]
-                if zlib.crc32(contents[at]) != int(indexes[shard].crcs[row])
-            ]
+            found = zip(missing, self._table.read_spans(spans), strict=True)
+            missing = []
+            for at, content in found:
+                (shard, row), crc = places[at], zlib.crc32(content)
+                if crc == int(indexes[shard].crcs[row]):
+                    contents[at] = content
+                else:
+                    missing.append(at)
+                    wrong.note(self._wrong_crc(shard, row), (at, crc))
             if not missing:
                 return contents
-        shard, row = places[missing[0]]
-        problem = f"sample {row}: its bytes do not have the CRC-32 of the index"
-        raise ShardError(self._table.place(shard), f"{problem} (fetched {_TIMES} times)", _HINT)
+            wrong.wait()
 
     def take_fetched_bytes(self) -> int:
         """Bytes fetched into the cache since this was last asked, repetitions included."""
@@ -178,21 +175,25 @@ class RemoteShards:
         return f"{digest}.tar" if piece.is_whole else f"{digest}.{piece.start}-{piece.stop}.tar"
 
     def _download(self, piece: Piece, size: int, file: IO[bytes]) -> None:
-        """Write a piece and prove it; try again from its beginning where it does not agree."""
-        place, problem = self._table.place(piece.shard), ""
-        for _ in range(_TIMES):
+        """Write a piece and prove it; begin again where it does not agree."""
+        wrong, place = self._wrong_bytes(), self._table.place(piece.shard)
+        while True:
             file.seek(0)
             try:
-                problem = self._download_once(piece, size, file)
+                if (found := self._download_once(piece, size, file)) is None:
+                    return
+                error, digest = found
+                wrong.note(error, digest)
             except ObjectReplacedError as exc:
-                problem = exc.problem
-            if not problem:
-                return
-            log.warning("%s: %s; fetching it again", place, problem)
-        raise ShardError(place, f"{problem} (fetched {_TIMES} times)", _HINT)
+                error = ShardError(place, exc.problem, _HINT)
+                wrong.note(error, None)
+            log.warning("%s: %s; fetching it again", place, error.problem)
+            wrong.wait()
 
-    def _download_once(self, piece: Piece, size: int, file: IO[bytes]) -> str:
-        """Write a piece; says what is wrong with it, or nothing."""
+    def _download_once(
+        self, piece: Piece, size: int, file: IO[bytes]
+    ) -> tuple[ShardError, bytes] | None:
+        """Write a piece; what is wrong with it and the SHA-256 it has, or None."""
         start = 0 if piece.is_whole else int(self.index(piece.shard).starts[piece.start])
         digest = hashlib.sha256()
         for part in self._table.read_parts(piece.shard, start, start + size):
@@ -203,15 +204,23 @@ class RemoteShards:
         if piece.is_whole:
             expected = self._table.arrays.sha256[piece.shard].tobytes()
             if digest.digest() == expected:
-                return ""
-            return f"sha256 {digest.hexdigest()}, the manifest says {expected.hex()}"
+                return None
+            problem = f"sha256 {digest.hexdigest()}, the manifest says {expected.hex()}"
+            return ShardError(self._table.place(piece.shard), problem, _HINT), digest.digest()
         file.seek(0)
         index = self.index(piece.shard)
         for row in range(piece.start, piece.stop):
             content = file.read(int(index.starts[row + 1] - index.starts[row]))
             if zlib.crc32(content) != index.crcs[row]:
-                return f"sample {row}: its bytes do not have the CRC-32 of the index"
-        return ""
+                return self._wrong_crc(piece.shard, row), digest.digest()
+        return None
+
+    def _wrong_crc(self, shard: int, row: int) -> ShardError:
+        problem = f"sample {row}: its bytes do not have the CRC-32 of the index"
+        return ShardError(self._table.place(shard), problem, _HINT)
+
+    def _wrong_bytes(self) -> WrongBytes:
+        return WrongBytes(self._table.timeout_s)
 
     def _claim(self, missing: list[int]) -> tuple[list[int], set[Future[None]]]:
         """Which of these indexes this thread is to fetch, and who else is fetching others."""
@@ -222,11 +231,11 @@ class RemoteShards:
             self._on_the_way |= dict.fromkeys(mine, Future[None]())
         return mine, others
 
-    def _fetched_for_all(self, mine: list[int]) -> dict[int, ShardIndex]:
+    def _fetched_for_all(self, mine: list[int], wrong: WrongBytes) -> dict[int, ShardIndex]:
         """Fetch claimed indexes; who waits for them gets them too, or the error."""
         error: BaseException | None = None
         try:
-            return self._fetched_indexes(mine)
+            return self._fetched_indexes(mine, wrong)
         except BaseException as exc:
             error = exc
             raise
@@ -235,8 +244,8 @@ class RemoteShards:
                 (future,) = {self._on_the_way.pop(shard) for shard in mine}
             future.set_exception(error) if error else future.set_result(None)
 
-    def _fetched_indexes(self, shards: list[int]) -> dict[int, ShardIndex]:
-        """Fetch indexes together; those that are not the right ones are left out."""
+    def _fetched_indexes(self, shards: list[int], wrong: WrongBytes) -> dict[int, ShardIndex]:
+        """Fetch indexes together; those that are not the right ones are noted and left out."""
         sizes = [8 + 12 * int(self._table.arrays.num_samples[shard]) for shard in shards]
         names = [self._table.index_name(shard) for shard in shards]
         ranges = [(name, 0, size) for name, size in zip(names, sizes, strict=True)]
@@ -245,6 +254,10 @@ class RemoteShards:
             if index := self._verified_index(shard, content):
                 self._cache_index(shard, content)
                 found[shard] = index
+            else:
+                problem = "is not the index the manifest describes"
+                error = ShardError(self._table.index_place(shard), problem, _HINT)
+                wrong.note(error, (shard, hashlib.sha256(content).digest()))
         return found
 
     def _index_name(self, shard: int) -> str:

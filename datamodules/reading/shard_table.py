@@ -87,6 +87,11 @@ class ShardTable:
         """Whether every shard lies on this machine."""
         return bool(np.isin(self._files.folder_of, list(self.local_folders)).all())
 
+    @property
+    def timeout_s(self) -> float:
+        """Seconds that fetching the same bytes may take with all repetitions."""
+        return self.folders[0].timeout_s
+
     def sample_ids(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The ids of samples given as (shard, row)."""
         return self.arrays.first_ids[shards] + rows

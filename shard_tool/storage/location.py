@@ -9,6 +9,7 @@ workers freely.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from shard_tool.errors import ManifestError, ObjectMissing, ShardError, ShardToolError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from shard_tool.storage.event_loop import is_s3
 from shard_tool.storage.objects import (
     Entry,
     abort_uploads,
@@ -35,15 +37,13 @@ from shard_tool.storage.objects import (
     version_of,
 )
 from shard_tool.storage.ranges import TIMEOUT_S, Range, read_parts, read_ranges
-from shard_tool.storage.retry import is_s3
 from shard_tool.storage.uploads import PARTIAL as PARTIAL  # for those who know the seam alone
 from shard_tool.storage.uploads import Small, Staged, upload
+from shard_tool.storage.wrong_bytes import WrongBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-_TIMES = 3
-"""Times a remote manifest is read before it is called damaged."""
 JOURNAL_NAME = ".conversion"
 """Folder of a dataset, there while it is being made."""
 
@@ -402,6 +402,7 @@ def load_manifest(folder: Folder) -> Manifest:
     Raises:
         ObjectMissing: There is none; says whether a conversion was begun there.
         ManifestError: It is of an unknown version, damaged or contradicts itself.
+        StoreError: The storage failed until the time was up, or the network corrupts what it sends.
     """
     try:
         return _load_manifest(folder)
@@ -415,15 +416,27 @@ def load_manifest(folder: Folder) -> Manifest:
         raise ObjectMissing(str(folder), f"no dataset here (no {MANIFEST_NAME})", hint) from None
 
 
-def _load_manifest(folder: Folder, times: int = _TIMES) -> Manifest:
-    """Read and check it; from elsewhere again, where the way may have been at fault."""
-    content = folder.read(MANIFEST_NAME)
+def _load_manifest(folder: Folder) -> Manifest:
+    """Read and check it; from elsewhere again, where the network may have been at fault."""
+    place, wrong = folder.place(MANIFEST_NAME), WrongBytes(folder.timeout_s)
+    while True:
+        content = folder.read(MANIFEST_NAME)
+        try:
+            return parse_manifest(content, place=place)
+        except ManifestError as exc:
+            if folder.local is not None:
+                raise
+            wrong.note(exc, content, is_proof=_is_like_a_manifest(content))
+        wrong.wait()
+
+
+def _is_like_a_manifest(content: bytes) -> bool:
+    """Whether it is one, if a wrong one; a gateway's page, or half of a manifest, is none."""
     try:
-        return parse_manifest(content, place=folder.place(MANIFEST_NAME))
-    except ManifestError:
-        if folder.local is not None or times <= 1:
-            raise
-        return _load_manifest(folder, times - 1)
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "format" in document
 
 
 def public_url(url: str) -> str:

@@ -12,18 +12,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shard_tool.errors import ObjectMissing, StoreError
-from shard_tool.storage.retry import (
-    Attempts,
-    answer_of,
-    call_s3,
-    coroutine_of,
-    insist,
-    insist_on_s3,
-    is_s3,
-    protocols,
-    run,
-    together,
-)
+from shard_tool.storage.event_loop import coroutine_of, is_s3, protocols, run, together
+from shard_tool.storage.failures import answer_of
+from shard_tool.storage.retry import Retry, call_s3, call_s3_with_retry, with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,9 +50,9 @@ def list_folder(fs: Any, path: str, place: str, timeout_s: float) -> list[Entry]
     async def list_all() -> list[Entry]:
         if is_s3(fs):
             return await _list_s3(fs, path, place, timeout_s)
-        attempts = Attempts(place, "listed", timeout_s)
+        retry = Retry(place, "listed", timeout_s)
         ls = coroutine_of(fs, "ls")
-        found = await insist(fs, attempts, lambda: ls(path, detail=True, refresh=True))
+        found = await with_retry(fs, retry, lambda: ls(path, detail=True, refresh=True))
         return [_entry(info) for info in found]
 
     return sorted(run(fs, list_all))
@@ -74,19 +65,19 @@ def size_of(fs: Any, path: str, place: str, timeout_s: float) -> int:
         ObjectMissing: There is no such object.
         StoreError: The storage failed or refused until the time was up, or does not say.
     """
-    attempts = Attempts(place, "read", timeout_s)
+    retry = Retry(place, "read", timeout_s)
 
     async def ask() -> int | None:
         if is_s3(fs):
             bucket, key, _ = fs.split_path(path)
-            answer = await call_s3(fs, "head_object", {"Bucket": bucket, "Key": key}, attempts)
+            answer = await call_s3(fs, "head_object", {"Bucket": bucket, "Key": key}, retry)
             return int(answer["ContentLength"])
         if "https" in protocols(fs):
             return await _size_on_the_web(fs, path)
         size = (await coroutine_of(fs, "info")(path))["size"]
         return None if size is None else int(size)
 
-    size = run(fs, lambda: insist(fs, attempts, ask))
+    size = run(fs, lambda: with_retry(fs, retry, ask))
     if size is None:
         raise StoreError(place, "the server does not say how long it is")
     return size
@@ -100,8 +91,8 @@ def version_of(fs: Any, path: str, place: str, timeout_s: float) -> list[str]:
         StoreError: The storage failed or refused until the time was up.
     """
     fresh = {"refresh": True} if is_s3(fs) else {}
-    attempts = Attempts(place, "read", timeout_s)
-    info = run(fs, lambda: insist(fs, attempts, lambda: coroutine_of(fs, "info")(path, **fresh)))
+    retry = Retry(place, "read", timeout_s)
+    info = run(fs, lambda: with_retry(fs, retry, lambda: coroutine_of(fs, "info")(path, **fresh)))
     return [f"{name} {info[name]}" for name in _VERSIONS if info.get(name) is not None]
 
 
@@ -120,7 +111,7 @@ def remove_objects(fs: Any, paths: Sequence[str], place: str, timeout_s: float) 
 
         async def remove(path: str) -> None:
             async with free:
-                await _remove(fs, path, Attempts(place, "removed", timeout_s))
+                await _remove(fs, path, Retry(place, "removed", timeout_s))
 
         await together([remove(path) for path in left])
 
@@ -169,23 +160,23 @@ async def abort_uploads_at(
     uploads = await _list_uploads(fs, bucket, prefix, place, timeout_s)
     ours = [(key, upload_id) for key, upload_id in uploads if is_ours(key)]
     for key, upload_id in ours:
-        attempts = Attempts(place, "removed", timeout_s)
-        await abort_upload(fs, bucket, key, upload_id, attempts)
+        retry = Retry(place, "removed", timeout_s)
+        await abort_upload(fs, bucket, key, upload_id, retry)
     return len(ours)
 
 
-async def abort_upload(fs: Any, bucket: str, key: str, upload_id: str, attempts: Attempts) -> None:
+async def abort_upload(fs: Any, bucket: str, key: str, upload_id: str, retry: Retry) -> None:
     """Abort a multipart upload; one that has ended is no matter."""
     options = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
 
     async def ask() -> None:
         try:
-            await call_s3(fs, "abort_multipart_upload", options, attempts)
+            await call_s3(fs, "abort_multipart_upload", options, retry)
         except Exception as exc:
             if answer_of(exc)[0] != 404:
                 raise
 
-    await insist(fs, attempts, ask)
+    await with_retry(fs, retry, ask)
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
@@ -199,8 +190,8 @@ async def _list_s3(fs: Any, path: str, place: str, timeout_s: float) -> list[Ent
     options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
     found: list[Entry] = []
     while True:
-        attempts = Attempts(place, "listed", timeout_s)
-        page = await insist_on_s3(fs, "list_objects_v2", options, attempts)
+        retry = Retry(place, "listed", timeout_s)
+        page = await call_s3_with_retry(fs, "list_objects_v2", options, retry)
         objects = [(entry["Key"], entry["Size"]) for entry in page.get("Contents", [])]
         folders = [(entry["Prefix"].rstrip("/"), None) for entry in page.get("CommonPrefixes", [])]
         named = [Entry(at.removeprefix(prefix), size) for at, size in objects + folders]
@@ -227,14 +218,14 @@ async def _size_on_the_web(fs: Any, url: str) -> int | None:
         return answer.content_length if is_plain else None
 
 
-async def _remove(fs: Any, path: str, attempts: Attempts) -> None:
+async def _remove(fs: Any, path: str, retry: Retry) -> None:
     with suppress(ObjectMissing):
         if is_s3(fs):
             bucket, key, _ = fs.split_path(path)
-            await insist_on_s3(fs, "delete_object", {"Bucket": bucket, "Key": key}, attempts)
+            await call_s3_with_retry(fs, "delete_object", {"Bucket": bucket, "Key": key}, retry)
         else:
             rm_file = coroutine_of(fs, "rm_file")
-            await insist(fs, attempts, lambda: rm_file(path))
+            await with_retry(fs, retry, lambda: rm_file(path))
 
 
 async def _remove_in_bulk(
@@ -247,21 +238,21 @@ async def _remove_in_bulk(
     left: list[str] = []
     for start in range(0, len(paths), _AT_A_TIME):
         asked = paths[start : start + _AT_A_TIME]
-        attempts = Attempts(place, "removed", timeout_s)
+        retry = Retry(place, "removed", timeout_s)
 
-        async def ask(asked: Sequence[str] = asked, attempts: Attempts = attempts) -> set[str]:
+        async def ask(asked: Sequence[str] = asked, retry: Retry = retry) -> set[str]:
             keys = [fs.split_path(path)[1] for path in asked]
             delete = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
             options = {"Bucket": fs.split_path(asked[0])[0], "Delete": delete}
             try:
-                answer = await call_s3(fs, "delete_objects", options, attempts)
+                answer = await call_s3(fs, "delete_objects", options, retry)
             except Exception as exc:
                 if answer_of(exc)[1] in _UNKNOWN:
                     return set(keys)
                 raise
             return {error["Key"] for error in answer.get("Errors", [])}
 
-        failed = await insist(fs, attempts, ask)
+        failed = await with_retry(fs, retry, ask)
         left += [path for path in asked if fs.split_path(path)[1] in failed]
     return left
 
@@ -273,17 +264,17 @@ async def _list_uploads(
     options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
     found: list[tuple[str, str]] = []
     while True:
-        attempts = Attempts(place, "listed", timeout_s)
+        retry = Retry(place, "listed", timeout_s)
 
-        async def ask(attempts: Attempts = attempts) -> Any:
+        async def ask(retry: Retry = retry) -> Any:
             try:
-                return await call_s3(fs, "list_multipart_uploads", options, attempts)
+                return await call_s3(fs, "list_multipart_uploads", options, retry)
             except Exception as exc:
                 if answer_of(exc)[1] in _UNKNOWN:
                     return {}
                 raise
 
-        page = await insist(fs, attempts, ask)
+        page = await with_retry(fs, retry, ask)
         found += [(upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", [])]
         if not page.get("IsTruncated"):
             return found

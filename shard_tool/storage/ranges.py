@@ -1,6 +1,6 @@
 """Bytes of stored objects by range: several requests in flight, and faults outlived.
 
-A request that fails is asked again (`attempts`). What it then costs to resume is one range: an
+A request that fails is asked again (`retry`). What it then costs to resume is one range: an
 object is read in parts, so a cut connection loses at most one of them, and over a slow link parts
 are small enough to come in time. Only lengths are compared here; whether the bytes are the right
 ones their reader knows (by CRC-32 or SHA-256).
@@ -17,25 +17,16 @@ import re
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shard_tool.errors import ShardError, StoreError
-from shard_tool.storage.retry import (
-    SILENCE_S,
-    SLOWEST_BYTES_PER_S,
-    Attempts,
-    call_s3,
-    cause_of,
-    coroutine_of,
-    is_s3,
-    loop_of,
-    run,
-    together,
-)
+from shard_tool.storage.event_loop import coroutine_of, is_s3, loop_of, run, together
+from shard_tool.storage.failures import cause_of
+from shard_tool.storage.retry import SILENCE_S, SLOWEST_BYTES_PER_S, Retry, WrongAnswer, call_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 TIMEOUT_S = 120.0
 """Seconds a request may take with all its repetitions."""
@@ -45,8 +36,9 @@ IN_FLIGHT = 16
 """Requests of one `read_ranges` at a time."""
 
 _SMALLEST_ASK = 64 << 10
-_WRONG_ANSWERS = 3
-"""Answers of a wrong length after which no right one is expected."""
+_READINGS = 3
+"""Times a range is read from its beginning, where the object is replaced meanwhile."""
+_PUT_AGAIN = "put it there again"
 
 
 class Range(NamedTuple):
@@ -71,7 +63,8 @@ class _Object:
     """Size it must have; None where the reader does not know it."""
     etag: str | None = None
     """The version all parts must be of, where storage tells versions apart."""
-    wrong_answers: int = 0
+    wrong_versions: set[tuple[Any, int]] = field(default_factory=set)
+    """ETag and size of versions that were answered with, and have the wrong size."""
 
 
 @dataclass
@@ -122,8 +115,9 @@ def read_ranges(
 
     Raises:
         ObjectMissing: There is no such object.
-        StoreError: Storage failed or refused until the time was up; names object, attempts, cause.
-        ShardError: The object has not the size its reader knows.
+        StoreError: Storage failed or refused until the time was up; names object, retry, cause.
+        ShardError: The object has another size than its reader knows, or answers went on being of a
+            wrong length until the time was up.
     """
 
     async def read_all() -> list[bytes]:
@@ -131,7 +125,7 @@ def read_ranges(
 
         async def read_one(request: Range) -> bytes:
             async with free:
-                for _ in range(_WRONG_ANSWERS - 1):
+                for _ in range(_READINGS - 1):
                     with suppress(ObjectReplacedError):  # between two pieces, over a slow link
                         return await _read(fs, request, _Object(), timeout_s)
                 return await _read(fs, request, _Object(), timeout_s)
@@ -183,60 +177,66 @@ def read_parts(
 
 
 async def _read(fs: Any, request: Range, known: _Object, timeout_s: float) -> bytes:
-    """One range, asked for until it is there or its time is up; in pieces over a slow link.
+    """Read one range, asked for until it is there or its budget of time is spent.
 
-    Time in which a piece came is not counted, so a link may be slow, as long as it brings
-    `_SMALLEST_ASK` bytes while one answer is waited for.
+    Over a slow link it comes in pieces. Time in which a piece came is not counted, so a link may be
+    slow, as long as it brings `_SMALLEST_ASK` bytes while one answer is waited for.
     """
     pace, pieces, at = _paces.setdefault(fs, _Pace()), list[bytes](), request.start
-    attempts = Attempts(request.place, "read", timeout_s, str(request))
+    retry = Retry(request.place, "read", timeout_s, str(request))
     while True:
         begun, piece = time.monotonic(), pace.next_piece(request, at)
-        patience_s = min(attempts.left_s, _patience_s(piece, timeout_s))
+        patience_s = min(retry.backoff.left_s, _patience_s(piece, timeout_s))
         try:
-            content = await asyncio.wait_for(_ask(fs, piece, known, attempts), patience_s)
+            content = await asyncio.wait_for(_ask(fs, piece, known, retry), patience_s)
         except Exception as exc:  # noqa: BLE001  (storage libraries share no base class)
             if isinstance(exc, TimeoutError):
                 pace.slow_down(piece)
-            elif known.wrong_answers:  # a server without Range sends the whole, asked for it or not
+            elif isinstance(exc, WrongAnswer):  # a server without Range sends all, asked or not
                 pace.ask_bytes = PART_BYTES
-            await attempts.outlive(fs, exc)
+            await retry.wait_or_raise(fs, exc)
         else:
-            known.wrong_answers = 0
             at += len(content)
             pieces.append(content)
             seconds = time.monotonic() - begun
             pace.learn(len(content), seconds, _patience_s(piece, timeout_s))
             if request.stop is None or at >= request.stop:
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            attempts.succeeded(seconds)
+            retry.extend(seconds)
 
 
-async def _ask(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+async def _ask(fs: Any, request: Range, known: _Object, retry: Retry) -> bytes:
     """Ask once."""
     try:
-        content = await _content(fs, request, known, attempts)
+        content, etag = await _answer(fs, request, known, retry)
     except Exception as exc:
-        if cause_of(exc).endswith((": InvalidRange", ": 416")):  # whole and final, as a short one
+        if cause_of(exc).endswith((": InvalidRange", ": 416")):
             problem = f"ends before byte {request.start}"
-            _count_wrong_answer(request, known, problem, "put it there again")
+            raise WrongAnswer(problem, _PUT_AGAIN) from exc
         raise
     if request.stop is not None and len(content) != request.stop - request.start:
         expected = request.stop - request.start
         problem = f"answered with {len(content)} bytes, asked for {expected}"
-        hint = "the object is cut short, or the server does not understand Range"
-        _count_wrong_answer(request, known, problem, hint)
-    return bytes(content)
+        hint = "the object is cut short, the server does not understand Range, "
+        hint += "or a gateway answers in its place"
+        raise WrongAnswer(problem, hint)
+    known.etag = etag  # not of a wrong answer, which may be another server's
+    return content
 
 
-async def _content(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+async def _answer(
+    fs: Any, request: Range, known: _Object, retry: Retry
+) -> tuple[bytes, str | None]:
+    """The bytes of one answer, and the version of the object, where storage tells."""
     if is_s3(fs):
-        return await _ask_s3(fs, request, known, attempts)
+        return await _ask_s3(fs, request, known, retry)
     at = {} if request.stop is None else {"start": request.start, "end": request.stop}
-    return bytes(await coroutine_of(fs, "cat_file")(request.path, **at))
+    return bytes(await coroutine_of(fs, "cat_file")(request.path, **at)), None
 
 
-async def _ask_s3(fs: Any, request: Range, known: _Object, attempts: Attempts) -> bytes:
+async def _ask_s3(
+    fs: Any, request: Range, known: _Object, retry: Retry
+) -> tuple[bytes, str | None]:
     bucket, key, _ = fs.split_path(request.path)
     options = {"Bucket": bucket, "Key": key}
     if request.stop is not None:
@@ -244,7 +244,7 @@ async def _ask_s3(fs: Any, request: Range, known: _Object, attempts: Attempts) -
     if known.etag:
         options["IfMatch"] = known.etag
     try:
-        answer = await call_s3(fs, "get_object", options, attempts)
+        answer = await call_s3(fs, "get_object", options, retry)
     except Exception as exc:
         if known.etag and "PreconditionFailed" in f"{exc!r} {exc.__cause__!r}":
             problem = "was replaced while it was read"
@@ -252,33 +252,33 @@ async def _ask_s3(fs: Any, request: Range, known: _Object, attempts: Attempts) -
         raise
     body = answer["Body"]
     try:
-        _check_answer(request, known, str(answer.get("ContentRange", "")))
+        _check_answer(request, known, answer)
         content: bytes = await body.read()
     finally:
         body.close()
-    known.etag = answer.get("ETag")
-    return content
+    return content, answer.get("ETag")
 
 
-def _check_answer(request: Range, known: _Object, content_range: str) -> None:
+def _check_answer(request: Range, known: _Object, answer: Mapping[str, Any]) -> None:
     """Compare what S3 says it sends with what was asked for."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", str(answer.get("ContentRange", "")))
     if not found:
         return
     start, size = int(found[1]), int(found[2])
     if start != request.start:
-        raise OSError(f"answered with bytes from {start}, asked for {request.start}")
+        problem = f"answered with bytes from {start}, asked for {request.start}"
+        raise WrongAnswer(problem)
+    problem = ""
     if known.num_bytes not in (None, size):
         problem = f"{size} bytes, the manifest says {known.num_bytes}"
-        _count_wrong_answer(request, known, problem, "put it there again")
-
-
-def _count_wrong_answer(request: Range, known: _Object, problem: str, hint: str) -> NoReturn:
-    """A whole answer that is not the right one: a fault of the way at first, then the object's."""
-    known.wrong_answers += 1
-    if known.wrong_answers >= _WRONG_ANSWERS:
-        raise ShardError(str(request), f"{problem} ({known.wrong_answers} times)", hint)
-    raise OSError(problem)
+    elif size < (request.stop or 0):
+        problem = f"ends at byte {size}, before byte {request.stop}"
+    if problem:
+        version = answer.get("ETag"), size
+        if version in known.wrong_versions:  # a digest of the object: it is what is stored
+            raise ShardError(str(request), f"{problem} (the same in 2 answers)", _PUT_AGAIN)
+        known.wrong_versions |= {version} if version[0] else set()
+        raise WrongAnswer(problem, _PUT_AGAIN)
 
 
 def _patience_s(request: Range, timeout_s: float) -> float:

@@ -26,20 +26,16 @@ from typing import TYPE_CHECKING, Any
 from fsspec.implementations.memory import MemoryFileSystem
 
 from shard_tool.errors import ObjectMissing, StoreError
+from shard_tool.storage.event_loop import coroutine_of, is_s3, protocols, run, together
+from shard_tool.storage.failures import answer_of
 from shard_tool.storage.objects import abort_upload, abort_uploads_at
 from shard_tool.storage.retry import (
     SILENCE_S,
     SLOWEST_BYTES_PER_S,
-    Attempts,
-    answer_of,
+    Retry,
     call_s3,
-    coroutine_of,
-    insist,
-    insist_on_s3,
-    is_s3,
-    protocols,
-    run,
-    together,
+    call_s3_with_retry,
+    with_retry,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +54,7 @@ _IN_FLIGHT = 4
 _TIMES = 3
 """Times an object is uploaded before it is given up that storage holds something else."""
 _CLEANUP_S = 8.0
-"""How long aborting may take when an upload has failed; less than `attempts.run` waits."""
+"""How long aborting may take when an upload has failed; less than `retry.run` waits."""
 _READ_BYTES = 1 << 20
 _RENAMING = {"sftp", "ssh", "smb", "hdfs", "webhdfs", "arrow_hdfs", "ftp", "dbfs"}
 """Protocols of disks elsewhere: a file shows while it is being written, and can be renamed."""
@@ -157,8 +153,8 @@ class _S3Upload:
         """Where it goes, as S3's calls take it; a new dict."""
         return {"Bucket": self.bucket, "Key": self.key}
 
-    def attempts(self) -> Attempts:
-        return Attempts(self.place, "written", self.timeout_s)
+    def retry(self) -> Retry:
+        return Retry(self.place, "written", self.timeout_s)
 
     def kind(self) -> dict[str, Any]:
         kind, _ = mimetypes.guess_type(self.key)
@@ -170,16 +166,16 @@ class _S3Upload:
 
     async def put_in_parts(self) -> str:
         """Upload it in parts and join them; the ETag it should have."""
-        creation, upload_id, is_joined = self.attempts(), "", False
+        creation, upload_id, is_joined = self.retry(), "", False
         try:
             options = self.at | self.kind()
-            answer = await insist_on_s3(self.fs, "create_multipart_upload", options, creation)
+            answer = await call_s3_with_retry(self.fs, "create_multipart_upload", options, creation)
             upload_id = answer["UploadId"]
             etags = await self.send_parts(upload_id)
             await self.join(upload_id, etags)
             is_joined = True
         finally:
-            if creation.failed or not is_joined:
+            if creation.backoff.failed or not is_joined:
                 await self.clean_up(upload_id)
         digests = b"".join(bytes.fromhex(etag) for etag in etags)
         return f"{_md5(digests).hexdigest()}-{len(etags)}"
@@ -193,7 +189,7 @@ class _S3Upload:
 
         async def abort() -> None:
             if upload_id:
-                await abort_upload(self.fs, self.bucket, self.key, upload_id, self.attempts())
+                await abort_upload(self.fs, self.bucket, self.key, upload_id, self.retry())
             at = (self.fs, self.bucket, self.key, self.place, self.timeout_s)
             await abort_uploads_at(*at, is_ours=lambda key: key == self.key)
 
@@ -220,42 +216,42 @@ class _S3Upload:
     async def send(self, method: str, options: Mapping[str, Any], start: int, stop: int) -> str:
         """Send bytes until S3 says that it has them; their MD5, which is their ETag."""
         digest = await asyncio.to_thread(_md5_of, self.content, start, stop)
-        md5, attempts = base64.b64encode(digest.digest()).decode(), self.attempts()
+        md5, retry = base64.b64encode(digest.digest()).decode(), self.retry()
         silence_s = min(SILENCE_S, max(1.0, self.timeout_s / 4))
 
         async def ask() -> None:
             body = _Window(self.content, start, stop)
             sent = {**options, "Body": body, "ContentMD5": md5}
-            request = call_s3(self.fs, method, sent, attempts)
+            request = call_s3(self.fs, method, sent, retry)
             answer = await _while_it_moves(request, body, silence_s)
             if not _is_same(answer, digest.hexdigest()):
                 raise OSError("storage answered with another ETag than that of what was sent")
 
-        await insist(self.fs, attempts, ask)
+        await with_retry(self.fs, retry, ask)
         return str(digest.hexdigest())
 
     async def join(self, upload_id: str, etags: list[str]) -> None:
         """Make the object of its parts."""
         parts = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(etags, 1)]
         options = self.at | {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
-        attempts = self.attempts()
+        retry = self.retry()
 
         async def ask() -> None:
             try:
-                await call_s3(self.fs, "complete_multipart_upload", options, attempts)
+                await call_s3(self.fs, "complete_multipart_upload", options, retry)
             except Exception as exc:
-                if not attempts.failed or answer_of(exc)[1] != "NoSuchUpload":
+                if not retry.backoff.failed or answer_of(exc)[1] != "NoSuchUpload":
                     raise
                 # done before, and the answer was lost: what S3 holds is compared anyway
 
-        await insist(self.fs, attempts, ask)
+        await with_retry(self.fs, retry, ask)
 
     async def found(self) -> Mapping[str, Any] | None:
         """What S3 says of the object now."""
         with suppress(ObjectMissing):
-            attempts = Attempts(self.place, "read", self.timeout_s)
-            answer: Mapping[str, Any] = await insist_on_s3(
-                self.fs, "head_object", self.at, attempts
+            retry = Retry(self.place, "read", self.timeout_s)
+            answer: Mapping[str, Any] = await call_s3_with_retry(
+                self.fs, "head_object", self.at, retry
             )
             return answer
         return None
@@ -320,9 +316,9 @@ async def _upload_elsewhere(
     put = _put_renamed if _RENAMING & set(protocols(fs)) else _put
     info = coroutine_of(fs, "info")
     for _ in range(_TIMES):
-        attempts = Attempts(place, "written", timeout_s)
-        await insist(fs, attempts, lambda: put(fs, path, content))
-        size = (await insist(fs, attempts, lambda: info(path))).get("size")
+        retry = Retry(place, "written", timeout_s)
+        await with_retry(fs, retry, lambda: put(fs, path, content))
+        size = (await with_retry(fs, retry, lambda: info(path))).get("size")
         if size in (None, content.num_bytes):
             return
     problem = f"storage holds {size} bytes after {_TIMES} uploads, sent were {content.num_bytes}"

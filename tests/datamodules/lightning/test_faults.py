@@ -134,7 +134,7 @@ def test_promise_7_a_shard_replaced_and_put_back_changes_no_pixel_trained(
     [
         ("cut-rst", StoreError, 6),
         ("expired-token", StoreError, 60),
-        ("short-body", ShardError, 60),
+        ("short-body", ShardError, 6),
         ("flip", ShardError, 60),
         ("missing", ObjectMissing, 60),
     ],

@@ -14,13 +14,14 @@ from datamodules.order.node_shards import Piece
 from datamodules.reading.cache import ShardCache
 from datamodules.reading.prefetch import Prefetcher, RemoteShards
 from datamodules.reading.shard_table import ShardTable
-from shard_tool.errors import StoreError
+from shard_tool.errors import ShardError, StoreError
 from shard_tool.storage.location import Folder, load_manifest
+from tests.kit.clock import PausesOnly, only_pauses_count
 from tests.kit.datasets.stored import stored
 from tests.kit.processes.shard_tool_process import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 A, B, C = (Piece(shard, 0, 5, is_whole=True) for shard in range(3))
 
@@ -117,3 +118,99 @@ def test_threads_that_wait_for_an_index_learn_of_the_failure_too(
                 waiting.result(20)
         assert len(table.asked) == 1
         assert len(shards.index(1)) == 4
+
+
+# Wrong bytes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> PausesOnly:
+    return only_pauses_count(monkeypatch)
+
+
+class SpoiledTable:
+    """A table whose bytes come with one of them changed, as long as a test says so."""
+
+    def __init__(self, table: ShardTable, spoil: Callable[[int], int | None]) -> None:
+        self._table, self._spoil = table, spoil
+        self.num_fetches = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    def _spoiled(self, content: bytes) -> bytes:
+        where = self._spoil(self.num_fetches)
+        self.num_fetches += 1
+        if where is None:
+            return content
+        at = where % len(content)
+        return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+    def read_ranges(self, shards: list[int], ranges: list[tuple[str, int, int]]) -> list[bytes]:
+        return [self._spoiled(found) for found in self._table.read_ranges(shards, ranges)]
+
+    def read_spans(self, spans: list[tuple[int, int, int]]) -> list[bytes]:
+        return [self._spoiled(found) for found in self._table.read_spans(spans)]
+
+    def read_parts(self, shard: int, start: int, stop: int) -> Iterator[bytes]:
+        yield self._spoiled(b"".join(self._table.read_parts(shard, start, stop)))
+
+
+WHOLE, CUT = Piece(1, 0, 4, is_whole=True), Piece(1, 1, 3, is_whole=False)
+FETCHES: dict[str, Callable[[RemoteShards], object]] = {
+    "an index": lambda shards: shards.index(1).to_bytes(),
+    "a sample": lambda shards: shards.read_samples([(1, 2)]),
+    "a shard": lambda shards: shards.fetch(WHOLE).read_bytes(),
+    "a run of samples": lambda shards: shards.fetch(CUT).read_bytes(),
+}
+
+
+def fetched(
+    what: str, table: ShardTable, cache: Path, spoil: Callable[[int], int | None]
+) -> tuple[object, SpoiledTable]:
+    """What came of a fetch from a table that spoils bytes, once it has the index."""
+    spoiled = SpoiledTable(table, lambda _: None)
+    shards = RemoteShards(spoiled, ShardCache(cache))  # type: ignore[arg-type]
+    if what != "an index":
+        shards.index(1)
+    spoiled.num_fetches, spoiled._spoil = 0, spoil
+    try:
+        return FETCHES[what](shards), spoiled
+    except (ShardError, StoreError) as exc:
+        return exc, spoiled
+
+
+@pytest.mark.parametrize("what", FETCHES)
+def test_promise_7_bytes_that_are_wrong_for_seconds_and_then_right_are_fetched(
+    table: SlowTable, tmp_path: Path, clock: PausesOnly, what: str
+) -> None:
+    right, _ = fetched(what, table._table, tmp_path / "right", lambda _: None)
+    spoil = lambda number: number if clock.seconds < 5 else None  # noqa: E731
+    found, spoiled = fetched(what, table._table, tmp_path / "cache", spoil)
+    assert found == right
+    assert spoiled.num_fetches == len(clock.pauses) + 1 >= 7
+
+
+@pytest.mark.parametrize("what", FETCHES)
+def test_promise_7_the_same_wrong_bytes_twice_are_a_damaged_object(
+    table: SlowTable, tmp_path: Path, clock: PausesOnly, what: str
+) -> None:
+    error, spoiled = fetched(what, table._table, tmp_path / "cache", lambda _: 7)
+    assert isinstance(error, ShardError)
+    assert error.problem.endswith("(the same in 2 fetches)")
+    assert error.hint.startswith("the object was changed or damaged")
+    assert "train-000001.tar" in error.place
+    assert spoiled.num_fetches == 2
+    assert len(clock.pauses) == 1
+
+
+@pytest.mark.parametrize("what", FETCHES)
+def test_promise_7_wrong_bytes_that_differ_from_each_other_are_the_networks_fault(
+    table: SlowTable, tmp_path: Path, clock: PausesOnly, what: str
+) -> None:
+    error, spoiled = fetched(what, table._table, tmp_path / "cache", lambda number: number)
+    assert isinstance(error, StoreError)
+    assert error.problem.endswith(f"(fetched {spoiled.num_fetches} times, other bytes each time)")
+    assert "the network, a gateway or this machine's memory corrupts" in error.hint
+    assert "changed or damaged" not in str(error)
+    assert table.timeout_s - 8 <= clock.seconds <= table.timeout_s

@@ -33,8 +33,10 @@ Kind = Literal[
     # The answer is whole, and wrong.
     "short-body",  # ends at `at`; Content-Length and Content-Range agree with that
     "flip",  # one bit, at `at`
+    "flips",  # one bit, each time another one
     "wrong-range",  # other bytes of the object, as many; Content-Range says which
     "wrong-bytes",  # other bytes of the object, as many; Content-Range says what was asked for
+    "mixed-bytes",  # likewise, each time others
     "ignore-range",  # 200 and the whole object
 ]
 
@@ -45,7 +47,7 @@ INSTEAD: dict[str, tuple[str, str, str]] = {
     "missing": ("404 Not Found", "NoSuchKey", "The specified key does not exist."),
     "html-200": ("200 OK", "", "<html><title>Sign in</title><p>Please sign in first.</p></html>"),
 }
-OF_RANGES = {"wrong-range", "wrong-bytes", "ignore-range"}
+OF_RANGES = {"wrong-range", "wrong-bytes", "mixed-bytes", "ignore-range"}
 OF_BODIES = {
     "cut-fin",
     "cut-rst",
@@ -54,6 +56,7 @@ OF_BODIES = {
     "stall",
     "short-body",
     "flip",
+    "flips",
 }
 
 SHIFT_BYTES = 512
@@ -79,6 +82,8 @@ class Request:
     body_bytes: int = 0
     """Of the answer, as far as they were sent to the client."""
     fault: Kind | None = None
+    hit_number: int = 0
+    """Which fault this is of those that requests for the same bytes got, from 1; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +142,19 @@ def parse_range(header: str) -> Range | None:
     return int(match[1]), int(match[2]) + 1 if match[2] else None
 
 
-def other_range(range_: Range) -> str:
+def other_range(range_: Range, number: int = 1) -> str:
     """As many bytes beside those asked for; fewer where the object ends.
+
+    Args:
+        range_: What was asked for.
+        number: How many blocks away from it.
 
     >>> other_range((1024, 1034)), other_range((0, None))
     ('bytes=512-521', 'bytes=512-')
     """
     start, stop = range_
-    shift = -SHIFT_BYTES if start >= SHIFT_BYTES else SHIFT_BYTES
+    shift = number * SHIFT_BYTES
+    shift = -shift if start >= shift else shift
     return f"bytes={start + shift}-{'' if stop is None else stop + shift - 1}"
 
 

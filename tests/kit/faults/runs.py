@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from shard_tool.storage.backoff import Clock
     from tests.kit.faults.kinds import Kind, Request
 
 LENGTHS = (3, 3, 3)
@@ -44,6 +46,12 @@ class Outcome:
     @property
     def name(self) -> str:
         return SAME if self.error is None else type(self.error).__name__
+
+    @property
+    def attempts(self) -> int:
+        """What the error says how often it was tried; 1 where it was not tried again."""
+        said = re.search(r"(\d+) (attempts|times|fetches|answers)\b", str(self.error))
+        return int(said[1]) if said else 1
 
 
 @dataclass
@@ -106,6 +114,25 @@ class FaultyWorld:
             where = partial(self._is_for, shard, way, copy)
             self.proxy.inject(Fault(kind, times=times, at=at, where=where))
 
+    def inject_for(
+        self, kind: Kind, seconds: float, clock: Clock, *, way: str = "", name: str = ""
+    ) -> None:
+        """Put a fault in the first copy, for seconds since it is first asked for what it hits.
+
+        Args:
+            kind: Of the fault.
+            seconds: By the clock.
+            clock: The one that retries go by.
+            way: Hits every shard in this way.
+            name: Hits one object, whatever the way.
+        """
+        for shard in () if name else SHARDS:
+            where = _Meanwhile(partial(self._is_for, shard, way, 0), seconds, clock)
+            self.proxy.inject(Fault(kind, times=None, where=where))
+        if name:
+            where = _Meanwhile(partial(_is_of, f"{self.urls[0]}/{name}"), seconds, clock)
+            self.proxy.inject(Fault(kind, times=None, path=name, where=where))
+
     def inject_at(
         self, kind: Kind, name: str, *, at: float = 0.5, times: int | None = None, copy: int = 0
     ) -> str:
@@ -147,6 +174,23 @@ class FaultyWorld:
 
     def _is_for(self, shard: str, way: str, copy: int, request: Request) -> bool:
         return self.goes(way, request, copy=copy) == shard
+
+
+@dataclass
+class _Meanwhile:
+    """Says yes to requests for seconds since the first of them."""
+
+    where: Callable[[Request], bool]
+    seconds: float
+    clock: Clock
+    begun_s: float | None = None
+
+    def __call__(self, request: Request) -> bool:
+        if not self.where(request):
+            return False
+        if self.begun_s is None:
+            self.begun_s = self.clock.now_s()
+        return self.clock.now_s() < self.begun_s + self.seconds
 
 
 def _is_of(url: str, request: Request) -> bool:

@@ -57,6 +57,8 @@ __all__ = ["Fault", "FaultProxy", "ProxyProcess", "Request", "fault_proxy", "pro
 
 PACE_S = 0.01
 """How long the pieces are that a limited connection sends."""
+_GOLDEN = 0.618
+"""Its multiples lie far apart between 0 and 1."""
 
 
 class FaultProxy:
@@ -160,11 +162,13 @@ class FaultProxy:
     def arrived(self, request: Request) -> Fault | None:
         """Note a request; the fault it gets."""
         with self._lock:
+            earlier = [(r.path, r.range) for r in self.requests if r.fault is not None]
             self.requests.append(request)
             fault = next((fault for fault in self._queue if fault.meets(request)), None)
             if fault is not None:
                 request.fault = fault.kind
                 self.hits += 1
+                request.hit_number = 1 + earlier.count((request.path, request.range))
                 if fault.times is not None:
                     self._queue.remove(fault)
         return fault
@@ -341,7 +345,8 @@ class _Exchange:
         """The client's; with another range, and signed again, if that is the fault."""
         if self.kind not in OF_RANGES or self.request.range is None:
             return self.head
-        range_ = None if self.kind == "ignore-range" else other_range(self.request.range)
+        number = self.request.hit_number if self.kind == "mixed-bytes" else 1
+        range_ = None if self.kind == "ignore-range" else other_range(self.request.range, number)
         head = self.head.changed({"range": range_})
         if self.proxy.sign is None:
             return head
@@ -383,7 +388,11 @@ class _Exchange:
                 raise NotImplementedError(f"{self.kind} of an answer without Content-Length")
             self.spoil(self.fault, answer, upstream, int(length))
             return True
-        if self.kind == "wrong-bytes" and self.request.range and answer.status == 206:
+        if (
+            self.kind in {"wrong-bytes", "mixed-bytes"}
+            and self.request.range
+            and answer.status == 206
+        ):
             answer = placed(answer, self.request.range[0])
         self.send_head(answer)
         self.send_body(upstream.chunks() if answer.is_chunked else upstream.body(length))
@@ -391,13 +400,14 @@ class _Exchange:
 
     def spoil(self, fault: Fault, answer: Head, upstream: Stream, length: int) -> None:
         """Send an answer that breaks off in its body, or whose body is wrong."""
-        until = max(0, min(int(length * fault.at), length - 1))
+        at = self.request.hit_number * _GOLDEN % 1 if fault.kind == "flips" else fault.at
+        until = max(0, min(int(length * at), length - 1))
         match fault.kind:
             case "short-body":
                 self.send_head(shortened(answer, until))
                 self.send_body(upstream.body(until))
                 self.connection.drop_upstream()
-            case "flip":
+            case "flip" | "flips":
                 self.send_head(answer)
                 self.send_body(upstream.body(until))
                 for piece in upstream.body(min(length, 1)):
