@@ -13,12 +13,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import botocore.session
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
+
+from tests.kit.processes.shard_tool_process import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,8 +110,31 @@ def upload(folder: Path, s3: S3, url: str) -> None:
                 client.put_object(**_place(f"{url}/{name}"), Body=file)
 
 
+def wait_until_at_rest(s3: S3) -> None:
+    """Wait until the server has done all that clients have asked of it which are gone by now.
+
+    A process that is killed leaves a request behind, which the server still carries out: an object
+    may come or go after the process has ended.
+    """
+    assert eventually(lambda: is_at_rest(s3), deadline_s=60), "the server is still at work"
+
+
+def is_at_rest(s3: S3) -> bool:
+    """Whether the server has ended the connections of all clients that are gone.
+
+    It reads the next request of a connection, or its end, only when it has answered the last one.
+    So as long as it works for a client that is gone, it holds a connection that the other side has
+    closed (CLOSE_WAIT).
+    """
+    port = f":{urlsplit(s3.endpoint_url).port:04X}"
+    table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    sockets = [line.split()[1:4] for line in table]  # local address, remote address, state
+    return not any(at.endswith(port) and state == "08" for at, _, state in sockets)
+
+
 def objects(s3: S3, url: str) -> dict[str, bytes]:
-    """Name to content of every object under a URL; empty where there is none."""
+    """Name to content of every object under a URL, at rest; empty where there is none."""
+    wait_until_at_rest(s3)
     at = _place(f"{url}/")
     found = {}
     with _client(s3) as client:

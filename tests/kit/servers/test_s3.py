@@ -20,7 +20,17 @@ from botocore.exceptions import ClientError
 from s3fs import S3FileSystem
 
 from tests.kit.servers.fault_proxy import Fault, fault_proxy
-from tests.kit.servers.s3 import S3, SERVER, make_bucket, objects, put, remove, s3_server, upload
+from tests.kit.servers.s3 import (
+    S3,
+    SERVER,
+    is_at_rest,
+    make_bucket,
+    objects,
+    put,
+    remove,
+    s3_server,
+    upload,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +118,33 @@ def test_helpers_put_and_find_what_lies_in_a_folder(s3: S3, bucket: str, tmp_pat
     remove(s3, f"{bucket}/voc/z.tar")
     assert objects(s3, f"{bucket}/voc") == {name: name.encode() for name in (paths[0], paths[2])}
     assert objects(s3, f"{bucket}/nothing") == {}
+
+
+def test_server_is_at_rest_when_it_has_done_what_clients_that_are_gone_have_asked(
+    tmp_path: Path,
+) -> None:
+    """The server stands still while a client asks for a removal and is killed."""
+    with s3_server(tmp_path) as s3:
+        bucket = make_bucket(s3)
+        assert s3.pid is not None
+        for number in range(10):
+            put(s3, f"{bucket}/{number}.tar", b"content")
+        assert soon(lambda: is_at_rest(s3))
+        os.kill(s3.pid, signal.SIGSTOP)
+        for number in range(10):
+            remove_and_go(s3, f"{bucket}/{number}.tar")
+        assert not is_at_rest(s3)
+        os.kill(s3.pid, signal.SIGCONT)
+        assert objects(s3, bucket) == {}
+
+
+def remove_and_go(s3: S3, url: str) -> None:
+    """Ask for a removal without waiting for the answer."""
+    target, host = f"/{url.removeprefix('s3://')}", urlsplit(s3.endpoint_url)
+    headers = s3.sign("DELETE", target, {"Host": host.netloc})
+    lines = [f"DELETE {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    with socket.create_connection((host.hostname, host.port)) as connection:
+        connection.sendall("\r\n".join([*lines, "Content-Length: 0", "", ""]).encode())
 
 
 def test_faults_reach_a_client_of_the_real_server(s3: S3, bucket: str) -> None:

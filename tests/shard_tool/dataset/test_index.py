@@ -39,7 +39,11 @@ from tests.kit.datasets.foreign_tars import (
     shards_of_others,
 )
 from tests.kit.datasets.tars import END, info, members_of, tar_of
-from tests.kit.processes.shard_tool_process import group_of_processes
+from tests.kit.processes.shard_tool_process import (
+    eventually,
+    group_is_gone,
+    group_of_processes,
+)
 from tests.kit.servers.s3 import objects, put, remove, upload
 from tests.kit.servers.uploads import begin_upload, unfinished_uploads
 from tests.kit.servers.web_server import web_server
@@ -690,7 +694,7 @@ def test_promise_2_killed_indexing_resumes_to_the_same_bytes(
         assert process.stdout is not None
         assert process.stdout.readline() == "stuck\n"
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        assert eventually(lambda: group_is_gone(process)), "a worker lives on"
     with pytest.raises(ObjectMissing):
         load_manifest(Folder(str(dest)))
     with pytest.raises(ObjectExists, match="--on-existing resume"):
