@@ -32,7 +32,8 @@ from datamodules.preview import sheet
 from datamodules.profiling.device_clock import Copied, Moment
 from datamodules.transforms.fused import check_places
 from shard_tool.errors import ObjectBusy, ObjectMissing, OptionError, ShardToolError
-from shard_tool.storage.location import Folder, load_manifest, public_url
+from shard_tool.storage.location import Folder, public_url
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.storage.ranges import TIMEOUT_S
 
 if TYPE_CHECKING:

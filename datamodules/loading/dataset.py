@@ -47,7 +47,8 @@ from datamodules.transforms.multi_scale import MultiScale
 from datamodules.transforms.seeding import preserved_generators
 from shard_tool.errors import OptionError, SampleError, ShardToolError
 from shard_tool.keyed_random import digest_of, seed_of
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.storage.ranges import TIMEOUT_S
 from shard_tool.units import parse_size
 

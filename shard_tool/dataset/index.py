@@ -39,7 +39,8 @@ from shard_tool.format.manifest import GENERIC, MANIFEST_NAME, Manifest, ShardEn
 from shard_tool.format.sample import VOC_CLASSES, parse_sample
 from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.release import RELEASE
-from shard_tool.storage.location import JOURNAL_NAME, Folder, load_manifest, public_url
+from shard_tool.storage.location import Folder, public_url
+from shard_tool.storage.manifest_file import JOURNAL_NAME, load_manifest
 from shard_tool.storage.ranges import ObjectReplacedError
 from shard_tool.storage.uploads import PARTIAL
 from shard_tool.tasks.engines import LOCAL, check_engine

@@ -20,7 +20,8 @@ from shard_tool.dataset.writer_lock import hold_writer_lock
 from shard_tool.errors import ObjectExists, ObjectMissing, ShardToolError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, Manifest, encode_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
-from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, load_manifest
+from shard_tool.storage.manifest_file import JOURNAL_NAME, load_manifest
+from shard_tool.storage.uploads import PARTIAL
 
 if TYPE_CHECKING:
     from shard_tool.dataset.writer_lock import WriterLock

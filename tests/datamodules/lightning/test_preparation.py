@@ -12,7 +12,8 @@ import pytest
 from datamodules import VOCDataModule
 from shard_tool.dataset.verify import verify
 from shard_tool.dataset.writer_lock import hold_writer_lock
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.processes.shard_tool import eventually, stuck_conversion
 from tests.kit.servers.s3 import objects, upload
 

@@ -15,7 +15,8 @@ from datamodules.reading.cache import ShardCache
 from datamodules.reading.prefetch import Prefetcher, RemoteShards
 from datamodules.reading.shard_table import ShardTable
 from shard_tool.errors import ShardError, StoreError
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.clock import PausesOnly, only_pauses_count
 from tests.kit.datasets.stored import stored
 from tests.kit.processes.shard_tool import eventually

@@ -13,7 +13,8 @@ from PIL import Image
 from datamodules.reading.shard_table import ShardTable
 from datamodules.tools.forecast import RunPlan, forecast
 from shard_tool.cli.progress import human_bytes
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import manifest_of
 from tests.kit.processes.shard_tool import shard_tool
 from tests.kit.servers.fault_proxy import fault_proxy

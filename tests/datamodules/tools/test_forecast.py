@@ -18,7 +18,8 @@ from datamodules.reading.shard_table import ShardTable
 from datamodules.tools.forecast import Forecast, Mixing, RunPlan, forecast
 from shard_tool.errors import OptionError
 from shard_tool.format.manifest import ShardArrays
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.stored import stored
 from tests.kit.processes.shard_tool import eventually
 from tests.kit.servers.fault_proxy import FaultProxy, fault_proxy
