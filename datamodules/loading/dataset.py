@@ -36,7 +36,7 @@ from datamodules.loading.targets import (
 )
 from datamodules.order.canonical import CanonicalOrder
 from datamodules.order.cursor import Cursor, cursor_from_state
-from datamodules.order.node_shards import NodePieces
+from datamodules.order.node_shards import NodeShards
 from datamodules.order.partition import EpochPartition
 from datamodules.order.world import World, detect_world
 from datamodules.reading.cache import ShardCache, default_folder
@@ -205,7 +205,7 @@ class ShardDataset(IterableDataset[Any]):
         self._reader = ShardReader(self._table, cache=self._cache, check_crc=check_crc)
         self._place = Place()  # before any worker starts; lanes 0: not settled yet
         self._order: CanonicalOrder | None = None
-        self._pieces: NodePieces | None = None
+        self._node_shards: NodeShards | None = None
         self.bad_samples: dict[int, str] = {}
         """Sample id to reason of bad samples that iterating this in this process substituted."""
         self._said: set[str] = set()
@@ -325,12 +325,12 @@ class ShardDataset(IterableDataset[Any]):
     ) -> Reading:
         """What one worker needs to know to read an epoch; a new pass begins."""
         order, world = self.order(lanes, window), self.world
-        if self._pieces is None or self._pieces.order is not order:
-            self._pieces = NodePieces(order, world)
+        if self._node_shards is None or self._node_shards.order is not order:
+            self._node_shards = NodeShards(order, world)
         self._reader.begin_pass()
         number = world.slot // world.num_nodes * num_workers + worker
         share = number / (world.ranks_per_node * num_workers)
-        return Reading(order.epoch(epoch), self._pieces, share)
+        return Reading(order.epoch(epoch), self._node_shards, share)
 
     def load(
         self,
@@ -391,7 +391,7 @@ class ShardDataset(IterableDataset[Any]):
         world: World | None = self.world
         if not self._world_is_given and self.world.world_size == 1:
             world = None
-        return {**self.__dict__, "_order": None, "_pieces": None, "_world": world}
+        return {**self.__dict__, "_order": None, "_node_shards": None, "_world": world}
 
     def _samples(self, reading: Reading, positions: NDArray[np.int64]) -> Iterator[Any]:
         if not self.decode:
@@ -407,7 +407,7 @@ class ShardDataset(IterableDataset[Any]):
     ) -> tuple[list[tuple[int, int]], list[int]]:
         """(shard, row) and sample id at these positions, which are read next."""
         first, last = int(positions[0]), int(positions[-1])
-        self._reader.follow(reading.pieces, reading.epoch, first, last, reading.share)
+        self._reader.follow(reading.node_shards, reading.epoch, first, last, reading.share)
         shards, rows = reading.epoch.locate(positions)
         places = list(zip(shards.tolist(), rows.tolist(), strict=True))
         return places, self._table.sample_ids(shards, rows).tolist()
@@ -506,9 +506,9 @@ class Reading(NamedTuple):
     """One worker's view of an epoch."""
 
     epoch: EpochOrder
-    pieces: NodePieces
+    node_shards: NodeShards
     share: float
-    """In [0, 1): where among the pieces of a window it starts to fetch."""
+    """In [0, 1): where among the spans of a window it starts to fetch."""
 
 
 class Failure:
