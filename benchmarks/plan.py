@@ -35,7 +35,8 @@ from datamodules import ShardDataset, ShardLoader, World
 from datamodules.profiling.batch_cost import Cost
 from datamodules.reading.shard_table import ShardTable
 from datamodules.tools.forecast import Forecast, RunPlan, forecast
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.servers.fault_proxy import FaultProxy, Request, fault_proxy
 from tests.kit.servers.s3 import S3, make_bucket, s3_server, upload
 from tests.kit.servers.traffic import Traffic, bytes_of

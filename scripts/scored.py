@@ -8,7 +8,8 @@ from pytorch_lightning import LightningModule
 
 from datamodules import VOCDataModule
 from shard_tool.errors import OptionError
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 
 if TYPE_CHECKING:
     from datamodules import Batch

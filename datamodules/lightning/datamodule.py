@@ -35,7 +35,8 @@ from datamodules.order.world import World
 from datamodules.preview import sheet
 from datamodules.profiling.device_clock import DeviceCopy, DeviceEvent
 from shard_tool.errors import OptionError
-from shard_tool.storage.location import Folder, load_manifest, public_url
+from shard_tool.storage.location import Folder, public_url
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.storage.ranges import TIMEOUT_S
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from datamodules.loading.targets import with_areas
 from datamodules.loading.tasks import TASKS, common_task
 from datamodules.order.canonical import CanonicalOrder
 from datamodules.order.cursor import Cursor, cursor_from_state
-from datamodules.order.node_shards import NodePieces
+from datamodules.order.node_shards import NodeShards
 from datamodules.order.partition import EpochPartition
 from datamodules.order.world import World, detect_world
 from datamodules.reading.cache import ShardCache, default_folder
@@ -40,7 +40,8 @@ from datamodules.transforms.multi_scale import drawn_transforms
 from datamodules.transforms.seeding import preserved_generators
 from shard_tool.errors import OptionError, SampleError
 from shard_tool.keyed_random import digest_of
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.storage.ranges import TIMEOUT_S
 from shard_tool.units import parse_size
 
@@ -165,7 +166,7 @@ class ShardDataset(IterableDataset[Any]):
         self._reader = ShardReader(self._table, cache=self._cache, check_crc=check_crc)
         self._start = SharedCursor()  # made before any worker starts; lanes 0: not known yet
         self._order: CanonicalOrder | None = None
-        self._pieces: NodePieces | None = None
+        self._node_shards: NodeShards | None = None
         self.bad_samples: dict[int, str] = {}
         """Sample id to reason, of the bad samples substituted while this process iterated."""
         self._logged: set[str] = set()
@@ -285,12 +286,12 @@ class ShardDataset(IterableDataset[Any]):
     ) -> Reading:
         """Begin a pass of one worker over an epoch."""
         order, world = self.order(lanes, window), self.world
-        if self._pieces is None or self._pieces.order is not order:
-            self._pieces = NodePieces(order, world)
+        if self._node_shards is None or self._node_shards.order is not order:
+            self._node_shards = NodeShards(order, world)
         self._reader.begin_pass()
         number = world.slot // world.num_nodes * num_workers + worker
         share = number / (world.ranks_per_node * num_workers)
-        return Reading(order.epoch(epoch), self._pieces, share)
+        return Reading(order.epoch(epoch), self._node_shards, share)
 
     def load(
         self,
@@ -352,7 +353,7 @@ class ShardDataset(IterableDataset[Any]):
         world: World | None = self.world
         if not self._world_is_given and self.world.world_size == 1:
             world = None
-        return {**self.__dict__, "_order": None, "_pieces": None, "_world": world}
+        return {**self.__dict__, "_order": None, "_node_shards": None, "_world": world}
 
     def _samples(self, reading: Reading, positions: NDArray[np.int64]) -> Iterator[Any]:
         if not self.decode:
@@ -368,7 +369,7 @@ class ShardDataset(IterableDataset[Any]):
     ) -> tuple[list[tuple[int, int]], list[int]]:
         """(shard, row) and sample id at these positions; tells the reader that they come next."""
         first, last = int(positions[0]), int(positions[-1])
-        self._reader.follow(reading.pieces, reading.epoch, first, last, reading.share)
+        self._reader.follow(reading.node_shards, reading.epoch, first, last, reading.share)
         shards, rows = reading.epoch.locate(positions)
         places = list(zip(shards.tolist(), rows.tolist(), strict=True))
         return places, self._table.sample_ids(shards, rows).tolist()
@@ -437,7 +438,7 @@ class Reading(NamedTuple):
     """One worker's pass over an epoch."""
 
     epoch: EpochOrder
-    pieces: NodePieces
+    node_shards: NodeShards
     share: float
     """In [0, 1): where in a window the worker starts to fetch."""
 

@@ -6,11 +6,11 @@ lanes, window, shuffle) alone. Ranks, workers and batch sizes come in only in `p
 * *Lanes.* Shards, in an order fixed by the seed, are laid end to end and cut into `lanes` runs of
   equal length (the first N mod lanes hold one sample more). A shard may straddle a boundary. The
   cut does not depend on the epoch, so a node that keeps reading its lanes keeps its shards.
-* *Windows.* Within a lane, each epoch permutes the lane's pieces of shards, groups them `window`
+* *Windows.* Within a lane, each epoch permutes the lane's spans of shards, groups them `window`
   at a time, and permutes the samples of each group.
 * *Positions.* Position p is item p // lanes of lane p mod lanes.
 
-Planning an epoch costs one prefix sum over a lane's pieces; finding a position costs a binary
+Planning an epoch costs one prefix sum over a lane's spans; finding a position costs a binary
 search and one window's permutation, however many samples there are.
 """
 
@@ -34,14 +34,14 @@ _KEPT_WINDOWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A run of the samples in lane order: pieces of shards, the same in every epoch."""
+    """A run of the samples in lane order: spans of shards, the same in every epoch."""
 
     shards: NDArray[np.int64]
-    """int64 [pieces]: which shard each piece is of."""
+    """int64 [spans]: which shard each span is of."""
     starts: NDArray[np.int64]
-    """int64 [pieces]: row of the piece's first sample in its shard."""
+    """int64 [spans]: row of the span's first sample in its shard."""
     lengths: NDArray[np.int64]
-    """int64 [pieces]: samples of each piece, at least 1."""
+    """int64 [spans]: samples of each span, at least 1."""
 
 
 class CanonicalOrder:
@@ -51,7 +51,7 @@ class CanonicalOrder:
         shard_lengths: int64 [shards], samples of each shard in manifest order, each at least 1.
         seed: Of everything random here.
         lanes: Number of lanes, at least 1.
-        window: Pieces of shards whose samples are mixed together, at least 1.
+        window: Spans of shards whose samples are mixed together, at least 1.
         shuffle: False: manifest order within each lane.
 
     Raises:
@@ -83,7 +83,7 @@ class CanonicalOrder:
         return lane * base + min(lane, extra), (lane + 1) * base + min(lane + 1, extra)
 
     def lane(self, lane: int) -> Lane:
-        """The pieces of one lane in shard order."""
+        """The spans of one lane in shard order."""
         start, stop = self.lane_bounds(lane)
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._ends, stop, side="left")) if stop > start else first - 1
@@ -153,13 +153,13 @@ class EpochOrder:
 
 
 class _LaneOrder:
-    """One lane in one epoch: its pieces permuted, with their prefix sum."""
+    """One lane in one epoch: its spans permuted, with their prefix sum."""
 
     def __init__(self, order: CanonicalOrder, epoch: int, lane: int) -> None:
-        pieces = order.lane(lane)
-        turn = order._permutation(len(pieces.shards), ("pieces", order.seed, epoch, lane))
-        self._shards, self._starts = pieces.shards[turn], pieces.starts[turn]
-        self._offsets = np.concatenate([[0], np.cumsum(pieces.lengths[turn])])
+        spans = order.lane(lane)
+        turn = order._permutation(len(spans.shards), ("pieces", order.seed, epoch, lane))
+        self._shards, self._starts = spans.shards[turn], spans.starts[turn]
+        self._offsets = np.concatenate([[0], np.cumsum(spans.lengths[turn])])
         self._window = order.window
         key = (order.seed, epoch, lane)
 
@@ -177,8 +177,8 @@ class _LaneOrder:
             at = np.flatnonzero(windows == window)
             start, stop = self.window_bounds(window)
             mixed[at] = start + self._turn_of(window, stop - start)[items[at] - start]
-        pieces = np.searchsorted(self._offsets, mixed, side="right") - 1
-        return self._shards[pieces], self._starts[pieces] + mixed - self._offsets[pieces]
+        spans = np.searchsorted(self._offsets, mixed, side="right") - 1
+        return self._shards[spans], self._starts[spans] + mixed - self._offsets[spans]
 
     def coming_shards(self, item: int, num_windows: int) -> NDArray[np.int64]:
         """Shards of the item's window and the ones after it."""

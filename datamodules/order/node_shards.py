@@ -1,4 +1,4 @@
-"""What a node fetches, and when: the pieces of shards its lanes lie in. Pure arithmetic.
+"""What a node fetches, and when: the spans of shards its lanes lie in. Pure arithmetic.
 
 Lanes keep their samples from epoch to epoch, so what a node reads of a shard never changes: all of
 it, unless the shard straddles a boundary between the lanes of two nodes. Of such a shard a node
@@ -26,7 +26,7 @@ _WHOLE_ABOVE = 0.5
 """Share of a shard's samples above which all of it is fetched: its digest then proves it."""
 
 
-class Piece(NamedTuple):
+class ShardSpan(NamedTuple):
     """Samples `start` to `stop` (excluded) of a shard, fetched together."""
 
     shard: int
@@ -35,8 +35,8 @@ class Piece(NamedTuple):
     is_whole: bool
 
 
-class NodePieces:
-    """The pieces one node reads, in every epoch.
+class NodeShards:
+    """The spans one node reads, in every epoch.
 
     Args:
         order: The canonical order.
@@ -48,26 +48,26 @@ class NodePieces:
         self.lanes = lanes_of_node(world.node, world.num_nodes, order.lanes)
         self._cut = self._cut_shards()
 
-    def __iter__(self) -> Iterator[Piece]:
-        """Every piece once, in the order of shards."""
+    def __iter__(self) -> Iterator[ShardSpan]:
+        """Every span once, in the order of shards."""
         shards = [self.order.lane(lane).shards for lane in self.lanes]
         for shard in np.unique(np.concatenate(shards)).tolist():
             yield self.of(shard)
 
-    def of(self, shard: int) -> Piece:
-        """The piece that holds all the node reads of a shard."""
+    def of(self, shard: int) -> ShardSpan:
+        """The span that holds all the node reads of a shard."""
         length = int(self.order.shard_lengths[shard])
         start, stop = self._cut.get(shard, (0, length))
         if stop - start > _WHOLE_ABOVE * length:
-            return Piece(shard, 0, length, is_whole=True)
-        return Piece(shard, start, stop, is_whole=False)
+            return ShardSpan(shard, 0, length, is_whole=True)
+        return ShardSpan(shard, start, stop, is_whole=False)
 
     def windows_at(self, epoch: EpochOrder, position: int) -> tuple[int, ...]:
         """The window each lane of the node is in when the epoch is at `position`."""
         return tuple(epoch.window_of(at) for at in self.places(position))
 
-    def at(self, epoch: EpochOrder, first: int, last: int | None = None) -> list[Piece]:
-        """Pieces of the windows being read from position `first` to `last`, lane by lane."""
+    def at(self, epoch: EpochOrder, first: int, last: int | None = None) -> list[ShardSpan]:
+        """Spans of the windows being read from position `first` to `last`, lane by lane."""
         shards: list[int] = []
         lasts = self.places(first if last is None else last)
         for start, stop in zip(self.places(first), lasts, strict=True):
@@ -75,10 +75,10 @@ class NodePieces:
             shards += epoch.coming_shards(start, num_windows).tolist()
         return [self.of(shard) for shard in dict.fromkeys(shards)]
 
-    def after(self, epoch: EpochOrder, position: int) -> list[Piece]:
-        """Pieces of the windows read next; a lane in its last window goes on with the next epoch.
+    def after(self, epoch: EpochOrder, position: int) -> list[ShardSpan]:
+        """Spans of the windows read next; a lane in its last window goes on with the next epoch.
 
-        Also pieces that are being read already, where a shard straddles two lanes.
+        Also spans that are being read already, where a shard straddles two lanes.
         """
         shards: list[int] = []
         for at in self.places(position):
@@ -116,9 +116,11 @@ class NodePieces:
         }
 
 
-def piece_bytes(piece: Piece, num_bytes: NDArray[np.int64], num_samples: NDArray[np.int64]) -> int:
-    """Bytes of a piece: exact for a whole shard, else by its share of the samples."""
-    size = int(num_bytes[piece.shard])
-    if piece.is_whole:
+def span_bytes(
+    span: ShardSpan, num_bytes: NDArray[np.int64], num_samples: NDArray[np.int64]
+) -> int:
+    """Bytes of a span: exact for a whole shard, else by its share of the samples."""
+    size = int(num_bytes[span.shard])
+    if span.is_whole:
         return size
-    return size * (piece.stop - piece.start) // int(num_samples[piece.shard])
+    return size * (span.stop - span.start) // int(num_samples[span.shard])

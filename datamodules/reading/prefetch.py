@@ -1,10 +1,10 @@
 """Remote shards: brought into the cache before they are needed, read by range until they are there.
 
 Nothing here is trusted before it was compared: an index with the SHA-256 in the manifest, a whole
-shard likewise, a cut piece and a single sample with the CRC-32 the index has of each sample. What
+shard likewise, a cut span and a single sample with the CRC-32 the index has of each sample. What
 does not agree is fetched again; what still does not is an error that names the shard.
 
-One thread a process works through the pieces it is told will be needed. Processes of a node share
+One thread a process works through the spans it is told will be needed. Processes of a node share
 the work by starting at different ones and leaving out what somebody else is fetching.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from datamodules.order.node_shards import Piece
+    from datamodules.order.node_shards import ShardSpan
     from datamodules.reading.cache import ShardCache
     from datamodules.reading.shard_table import ShardTable
 
@@ -47,7 +47,7 @@ class RemoteShards:
 
     Args:
         table: The shards.
-        cache: Where fetched pieces are kept.
+        cache: Where fetched spans are kept.
     """
 
     def __init__(self, table: ShardTable, cache: ShardCache) -> None:
@@ -87,35 +87,35 @@ class RemoteShards:
             for other in others:
                 _outcome(other)
 
-    def num_bytes(self, piece: Piece) -> int:
-        """Bytes of a piece."""
-        if piece.is_whole:
-            return int(self._table.arrays.num_bytes[piece.shard])
-        starts = self.index(piece.shard).starts
-        return int(starts[piece.stop] - starts[piece.start])
+    def num_bytes(self, span: ShardSpan) -> int:
+        """Bytes of a span."""
+        if span.is_whole:
+            return int(self._table.arrays.num_bytes[span.shard])
+        starts = self.index(span.shard).starts
+        return int(starts[span.stop] - starts[span.start])
 
-    def find(self, piece: Piece) -> Path | None:
-        """The piece in the cache, if it is there; bytes of it are still to be compared."""
-        return self._cache.find(self.cached_name(piece), self.num_bytes(piece))
+    def find(self, span: ShardSpan) -> Path | None:
+        """The span in the cache, if it is there; bytes of it are still to be compared."""
+        return self._cache.find(self.cached_name(span), self.num_bytes(span))
 
     @property
     def cache_limit(self) -> int:
         """Bytes the cache may hold."""
         return self._cache.limit_bytes
 
-    def discard(self, piece: Piece) -> None:
-        """Throw a cached piece away that turned out to be altered."""
-        self._cache.discard(self.cached_name(piece))
+    def discard(self, span: ShardSpan) -> None:
+        """Throw a cached span away that turned out to be altered."""
+        self._cache.discard(self.cached_name(span))
 
     def fetch(
         self,
-        piece: Piece,
+        span: ShardSpan,
         *,
-        keep: Iterable[Piece] = (),
+        keep: Iterable[ShardSpan] = (),
         wait_s: float = 0,
         may_evict: bool = True,
     ) -> Path:
-        """The piece in the cache, fetched and verified if it is not there yet.
+        """The span in the cache, fetched and verified if it is not there yet.
 
         Raises:
             BusyError: Another process is fetching it, and still is after `wait_s`.
@@ -123,13 +123,13 @@ class RemoteShards:
             ShardError: The object is not what the manifest describes.
             StoreError: The storage failed, and went on failing.
         """
-        size = self.num_bytes(piece)
+        size = self.num_bytes(span)
         keep_names = {self.cached_name(other) for other in keep}
 
         def write(file: IO[bytes]) -> None:
-            self._download(piece, size, file)
+            self._download(span, size, file)
 
-        name = self.cached_name(piece)
+        name = self.cached_name(span)
         return self._cache.fill(
             name, size, write, keep=keep_names, wait_s=wait_s, may_evict=may_evict
         )[0]
@@ -169,18 +169,18 @@ class RemoteShards:
             taken, self._fetched_bytes = self._fetched_bytes, 0
         return taken
 
-    def cached_name(self, piece: Piece) -> str:
-        """What the cache calls a piece."""
-        digest: str = self._table.arrays.sha256[piece.shard].tobytes().hex()
-        return f"{digest}.tar" if piece.is_whole else f"{digest}.{piece.start}-{piece.stop}.tar"
+    def cached_name(self, span: ShardSpan) -> str:
+        """What the cache calls a span."""
+        digest: str = self._table.arrays.sha256[span.shard].tobytes().hex()
+        return f"{digest}.tar" if span.is_whole else f"{digest}.{span.start}-{span.stop}.tar"
 
-    def _download(self, piece: Piece, size: int, file: IO[bytes]) -> None:
-        """Write a piece and prove it; begin again where it does not agree."""
-        wrong, place = self._wrong_bytes(), self._table.place(piece.shard)
+    def _download(self, span: ShardSpan, size: int, file: IO[bytes]) -> None:
+        """Write a span and prove it; begin again where it does not agree."""
+        wrong, place = self._wrong_bytes(), self._table.place(span.shard)
         while True:
             file.seek(0)
             try:
-                if (found := self._download_once(piece, size, file)) is None:
+                if (found := self._download_once(span, size, file)) is None:
                     return
                 error, digest = found
                 wrong.note(error, digest)
@@ -191,28 +191,28 @@ class RemoteShards:
             wrong.wait()
 
     def _download_once(
-        self, piece: Piece, size: int, file: IO[bytes]
+        self, span: ShardSpan, size: int, file: IO[bytes]
     ) -> tuple[ShardError, bytes] | None:
-        """Write a piece; what is wrong with it and the SHA-256 it has, or None."""
-        start = 0 if piece.is_whole else int(self.index(piece.shard).starts[piece.start])
+        """Write a span; what is wrong with it and the SHA-256 it has, or None."""
+        start = 0 if span.is_whole else int(self.index(span.shard).starts[span.start])
         digest = hashlib.sha256()
-        for part in self._table.read_parts(piece.shard, start, start + size):
+        for part in self._table.read_parts(span.shard, start, start + size):
             digest.update(part)
             file.write(part)
             with self._lock:
                 self._fetched_bytes += len(part)
-        if piece.is_whole:
-            expected = self._table.arrays.sha256[piece.shard].tobytes()
+        if span.is_whole:
+            expected = self._table.arrays.sha256[span.shard].tobytes()
             if digest.digest() == expected:
                 return None
             problem = f"sha256 {digest.hexdigest()}, the manifest says {expected.hex()}"
-            return ShardError(self._table.place(piece.shard), problem, _HINT), digest.digest()
+            return ShardError(self._table.place(span.shard), problem, _HINT), digest.digest()
         file.seek(0)
-        index = self.index(piece.shard)
-        for row in range(piece.start, piece.stop):
+        index = self.index(span.shard)
+        for row in range(span.start, span.stop):
             content = file.read(int(index.starts[row + 1] - index.starts[row]))
             if zlib.crc32(content) != index.crcs[row]:
-                return self._wrong_crc(piece.shard, row), digest.digest()
+                return self._wrong_crc(span.shard, row), digest.digest()
         return None
 
     def _wrong_crc(self, shard: int, row: int) -> ShardError:
@@ -312,40 +312,40 @@ def _outcome(future: Future[None]) -> None:
 
 
 class Prefetcher:
-    """A thread that fetches the pieces that will be needed, soonest first.
+    """A thread that fetches the spans that will be needed, soonest first.
 
     Args:
         shards: Fetches them.
-        share: In [0, 1): where among the pieces of a window this process starts, so that those of
+        share: In [0, 1): where among the spans of a window this process starts, so that those of
             a node start at different ones.
     """
 
     def __init__(self, shards: RemoteShards, share: float) -> None:
         self._shards, self._share = shards, share
-        self._windows: tuple[list[Piece], ...] = ()
+        self._windows: tuple[list[ShardSpan], ...] = ()
         self._changed = threading.Condition()
         self._turn = 0
         self._process = os.getpid()
-        self.errors: dict[Piece, ShardError] = {}
-        """Pieces whose bytes are wrong, for whoever needs them."""
-        self._said: set[Piece] = set()
-        self._left_over: dict[Piece, None] = {}
-        self._seen: set[Piece] = set()
-        """Pieces of the windows followed that were in the cache at some time."""
+        self.errors: dict[ShardSpan, ShardError] = {}
+        """Spans whose bytes are wrong, for whoever needs them."""
+        self._said: set[ShardSpan] = set()
+        self._left_over: dict[ShardSpan, None] = {}
+        self._seen: set[ShardSpan] = set()
+        """Spans of the windows followed that were in the cache at some time."""
         self._thread: threading.Thread | None = None
 
-    def follow(self, *windows: Sequence[Piece]) -> None:
-        """Fetch the pieces of these windows from now on, one window after the other.
+    def follow(self, *windows: Sequence[ShardSpan]) -> None:
+        """Fetch the spans of these windows from now on, one window after the other.
 
         Then what was left over of windows before, which were read through while it was fetched: the
         next epoch reads it again. Only into room that is free, and only what never was there: what
         had to go since is not fetched again before it is needed.
         """
         with self._changed:
-            coming = {piece for window in windows for piece in window}
-            for piece in (piece for window in self._windows for piece in window):
-                if piece not in coming and piece not in self._seen:
-                    self._left_over[piece] = None
+            coming = {span for window in windows for span in window}
+            for span in (span for window in self._windows for span in window):
+                if span not in coming and span not in self._seen:
+                    self._left_over[span] = None
             self._seen &= coming
             while len(self._left_over) > _LEFT_OVER_KEPT:
                 del self._left_over[next(iter(self._left_over))]
@@ -365,7 +365,7 @@ class Prefetcher:
                 self._windows, self._turn = (), -1
                 self._changed.notify()
 
-    def _rotated(self, window: Sequence[Piece]) -> list[Piece]:
+    def _rotated(self, window: Sequence[ShardSpan]) -> list[ShardSpan]:
         start = int(self._share * len(window))
         return [*window[start:], *window[:start]]
 
@@ -377,52 +377,52 @@ class Prefetcher:
                     self._changed.wait(pause_s)
 
     def _work(self, turn: int) -> float | None:
-        """Go over the pieces once; seconds until it is worth looking again, None: not before told.
+        """Go over the spans once; seconds until it is worth looking again, None: not before told.
 
-        Stops early when the pieces are others.
+        Stops early when the spans are others.
         """
-        keep: list[Piece] = []
+        keep: list[ShardSpan] = []
         pauses = set[float]()
         for window in self._windows:
             keep += window  # what is read sooner is not given up for what is read later
-            for piece in window:
+            for span in window:
                 if self._turn != turn:
                     return 0
-                pauses.add(self._fetch(piece, keep))
-        for piece in list(self._left_over):
+                pauses.add(self._fetch(span, keep))
+        for span in list(self._left_over):
             if self._turn != turn:
                 return 0
-            self._fetch(piece, None)
+            self._fetch(span, None)
             with self._changed:
-                self._left_over.pop(piece, None)
+                self._left_over.pop(span, None)
         return min(pauses - {0.0}, default=None)
 
-    def _fetch(self, piece: Piece, keep: list[Piece] | None) -> float:
-        """Have a piece in the cache; seconds after which to try again, 0: no need to.
+    def _fetch(self, span: ShardSpan, keep: list[ShardSpan] | None) -> float:
+        """Have a span in the cache; seconds after which to try again, 0: no need to.
 
         `keep` None: only into free room.
         """
-        if piece in self.errors:
+        if span in self.errors:
             return 0
         try:
-            if self._shards.find(piece) is None:
-                self._shards.fetch(piece, keep=keep or (), may_evict=keep is not None)
+            if self._shards.find(span) is None:
+                self._shards.fetch(span, keep=keep or (), may_evict=keep is not None)
             with self._changed:
-                self._seen.add(piece)
+                self._seen.add(span)
         except BusyError:
             return _LOOK_AGAIN_S
         except NoSpaceError:
             return 0
         except ShardError as exc:
-            self.errors[piece] = exc
+            self.errors[span] = exc
         except (ShardToolError, OSError) as exc:
-            if piece not in self._said:
-                self._said.add(piece)
+            if span not in self._said:
+                self._said.add(span)
                 log.warning("prefetch: %s; trying again until it is needed", exc)
             return _AFTER_ERROR_S
-        except Exception:  # the thread must live; who needs the piece meets the error as well
-            if piece not in self._said:
-                self._said.add(piece)
+        except Exception:  # the thread must live; who needs the span meets the error as well
+            if span not in self._said:
+                self._said.add(span)
                 log.exception("prefetch")
             return _AFTER_ERROR_S
         return 0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from datamodules.order.node_shards import Piece
+from datamodules.order.node_shards import ShardSpan
 from datamodules.profiling.batch_cost import Cost
 from datamodules.reading.cache import BusyError, NoSpaceError
 from datamodules.reading.prefetch import Prefetcher, RemoteShards
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from datamodules.order.canonical import EpochOrder
-    from datamodules.order.node_shards import NodePieces
+    from datamodules.order.node_shards import NodeShards
     from datamodules.reading.cache import ShardCache
     from datamodules.reading.shard_table import ShardTable
 
@@ -59,13 +59,13 @@ class RawSample(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """Where reading is, and what that says of each piece."""
+    """Where reading is, and what that says of each span."""
 
     number: object = None
-    hasty: frozenset[Piece] = frozenset()
-    """Pieces of the pass's first windows: not waited for, so that the first batch comes soon."""
-    awaited: frozenset[Piece] = frozenset()
-    """Pieces of the windows being read and the next ones: being fetched, so worth waiting for."""
+    hasty: frozenset[ShardSpan] = frozenset()
+    """Spans of the pass's first windows: not waited for, so that the first batch comes soon."""
+    awaited: frozenset[ShardSpan] = frozenset()
+    """Spans of the windows being read and the next ones: being fetched, so worth waiting for."""
 
 
 class ShardReader:
@@ -80,10 +80,10 @@ class ShardReader:
     """
 
     _process: int
-    _open: OrderedDict[int, _MappedPiece]
+    _open: OrderedDict[int, _MappedSpan]
     _remote: RemoteShards | None
     _prefetcher: Prefetcher | None
-    _pieces: NodePieces | None
+    _node_shards: NodeShards | None
     _windows: _Windows
     _said: set[type[Exception]]
     _num_kept: int
@@ -114,12 +114,12 @@ class ShardReader:
             self._prefetcher.errors.clear()
 
     def follow(
-        self, pieces: NodePieces, epoch: EpochOrder, first: int, last: int, share: float
+        self, node_shards: NodeShards, epoch: EpochOrder, first: int, last: int, share: float
     ) -> None:
         """Say which positions are read next, so that what comes after them is fetched already.
 
         Args:
-            pieces: What this node reads.
+            node_shards: What this node reads.
             epoch: The order of the present epoch.
             first: First position read next.
             last: Last of them.
@@ -130,16 +130,20 @@ class ShardReader:
         if self._cache is None:
             return
         self._check_process()
-        number = (epoch.number, pieces.windows_at(epoch, first), pieces.windows_at(epoch, last))
+        number = (
+            epoch.number,
+            node_shards.windows_at(epoch, first),
+            node_shards.windows_at(epoch, last),
+        )
         if number == self._windows.number:
             return
-        now = pieces.at(epoch, first, last)
+        now = node_shards.at(epoch, first, last)
         current = self._remote_ones(now)
-        coming = self._remote_ones(p for p in pieces.after(epoch, last) if p not in now)
+        coming = self._remote_ones(p for p in node_shards.after(epoch, last) if p not in now)
         hasty = self._windows.hasty if self._windows.number else frozenset(current)
-        self._pieces = pieces
+        self._node_shards = node_shards
         self._windows = _Windows(number, hasty, frozenset([*current, *coming]))
-        self._close_others({piece.shard for piece in self._windows.awaited})
+        self._close_others({span.shard for span in self._windows.awaited})
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(self._remote_shards(), share)
             weakref.finalize(self, self._prefetcher.stop)  # a thread alone would fetch for ever
@@ -215,7 +219,7 @@ class ShardReader:
         self._open = OrderedDict()
         self._said = set()
         self._num_kept = _OPEN_SHARDS
-        self._remote = self._prefetcher = self._pieces = None
+        self._remote = self._prefetcher = self._node_shards = None
         self._windows = _Windows()
 
     def _check_process(self) -> None:
@@ -231,11 +235,11 @@ class ShardReader:
 
     # Mapped ---------------------------------------------------------------------------------
 
-    def _opened(self, shard: int, row: int) -> _MappedPiece | None:
+    def _opened(self, shard: int, row: int) -> _MappedSpan | None:
         """The shard, if it is local or in the cache, mapped."""
         mapped = self._open.get(shard)
         if mapped is not None and not mapped.first <= row < mapped.last:
-            del self._open[shard]  # another piece: of other lanes
+            del self._open[shard]  # another span: of other lanes
             mapped = None
         if mapped is not None:
             self._open.move_to_end(shard)
@@ -254,19 +258,19 @@ class ShardReader:
         if mapped is None:
             return None
         start, stop = mapped.starts[row : row + 2]
-        if mapped.piece is None:
+        if mapped.span is None:
             self.cost.disk_bytes += stop - start
             if self._check_crc and not mapped.is_intact(row):
                 raise _wrong_crc(mapped.place, row, "copy the shard again")
         elif mapped.is_intact(row):
             self.cost.cache_bytes += stop - start
         else:
-            self._remote_shards().discard(mapped.piece)
+            self._remote_shards().discard(mapped.span)
             del self._open[shard]
             return None
         return _sample_of(mapped.view, start, stop, mapped.place)
 
-    def _map_local(self, shard: int) -> _MappedPiece:
+    def _map_local(self, shard: int) -> _MappedSpan:
         arrays, path = self._table.arrays, self._table.local_path(shard)
         size = int(arrays.num_bytes[shard])
         hint = "copy it again, or find all such shards with `shard-tool verify`"
@@ -281,7 +285,7 @@ class ShardReader:
         if len(index) != arrays.num_samples[shard]:
             problem = f"{len(index)} samples, the manifest says {arrays.num_samples[shard]}"
             raise ShardError(str(path), problem)
-        return _MappedPiece(found, index, place=str(path))
+        return _MappedSpan(found, index, place=str(path))
 
     def _index_of_local(self, shard: int, read_at: ReadAt) -> ShardIndex:
         """The index of a shard of this machine; made by a walk over it where there is none."""
@@ -296,23 +300,23 @@ class ShardReader:
             raise ShardError(place, "is not the index the manifest describes", hint)
         return ShardIndex.from_bytes(content, place=place, shard_bytes=size)
 
-    def _map_cached(self, shard: int, row: int) -> _MappedPiece | None:
-        """The piece this node reads of a remote shard, if it is in the cache or worth waiting for.
+    def _map_cached(self, shard: int, row: int) -> _MappedSpan | None:
+        """The span this node reads of a remote shard, if it is in the cache or worth waiting for.
 
         None: read through.
         """
         remote = self._remote_shards()
         length = int(self._table.arrays.num_samples[shard])
-        piece = Piece(shard, 0, length, is_whole=True)
-        if self._pieces is not None:
-            piece = self._pieces.of(shard)
-        if not piece.start <= row < piece.stop:  # of another node: random access
+        span = ShardSpan(shard, 0, length, is_whole=True)
+        if self._node_shards is not None:
+            span = self._node_shards.of(shard)
+        if not span.start <= row < span.stop:  # of another node: random access
             return None
-        if self._prefetcher is not None and piece in self._prefetcher.errors:
-            raise self._prefetcher.errors[piece]
-        path = remote.find(piece)
-        if path is None and piece in self._windows.awaited - self._windows.hasty:
-            path = self._awaited(piece)
+        if self._prefetcher is not None and span in self._prefetcher.errors:
+            raise self._prefetcher.errors[span]
+        path = remote.find(span)
+        if path is None and span in self._windows.awaited - self._windows.hasty:
+            path = self._awaited(span)
         if path is None:
             return None
         try:
@@ -320,29 +324,29 @@ class ShardReader:
         except FileNotFoundError:  # removed meanwhile to make room
             return None
         place = self._table.place(shard)
-        return _MappedPiece(found, remote.index(shard), place=place, piece=piece)
+        return _MappedSpan(found, remote.index(shard), place=place, span=span)
 
-    def _awaited(self, piece: Piece) -> Path | None:
-        """The piece, fetched here or by whoever is at it; None where there is no room for it."""
+    def _awaited(self, span: ShardSpan) -> Path | None:
+        """The span, fetched here or by whoever is at it; None where there is no room for it."""
         begun = time.perf_counter()
         try:
-            wait_s = self._table.folder(piece.shard).timeout_s
-            return self._remote_shards().fetch(piece, keep=self._windows.awaited, wait_s=wait_s)
+            wait_s = self._table.folder(span.shard).timeout_s
+            return self._remote_shards().fetch(span, keep=self._windows.awaited, wait_s=wait_s)
         except ShardToolError:  # some are OSErrors too, and none is the cache's
             raise
         except (BusyError, NoSpaceError, OSError) as exc:
-            self._say_uncached(piece, exc)
-            self._windows = self._windows._replace(hasty=self._windows.hasty | {piece})
+            self._say_uncached(span, exc)
+            self._windows = self._windows._replace(hasty=self._windows.hasty | {span})
             return None
         finally:
             self.cost.fetch_s += time.perf_counter() - begun
 
-    def _say_uncached(self, piece: Piece, why: Exception) -> None:
-        """Warn that a piece is read by range, once for each kind of reason."""
+    def _say_uncached(self, span: ShardSpan, why: Exception) -> None:
+        """Warn that a span is read by range, once for each kind of reason."""
         if type(why) in self._said:
             return
         self._said.add(type(why))
-        place, limit = self._table.place(piece.shard), self._remote_shards().cache_limit
+        place, limit = self._table.place(span.shard), self._remote_shards().cache_limit
         reason = {NoSpaceError: f"no room in the cache ({limit} bytes)", BusyError: "still fetched"}
         text = "%s: %s; reading samples by range, uncached"
         log.warning(text, place, reason.get(type(why), f"the cache fails ({why})"))
@@ -350,14 +354,14 @@ class ShardReader:
     def _close_others(self, shards: set[int]) -> None:
         """Unmap remote shards that are read no more: what the cache removed then frees its room."""
         for shard in list(self._open):
-            if self._open[shard].piece is not None and shard not in shards:
+            if self._open[shard].span is not None and shard not in shards:
                 del self._open[shard]
 
     def _is_local(self, shard: int) -> bool:
         return self._cache is None or self._table.is_local(shard)
 
-    def _remote_ones(self, pieces: Iterable[Piece]) -> list[Piece]:
-        return [piece for piece in pieces if not self._is_local(piece.shard)]
+    def _remote_ones(self, spans: Iterable[ShardSpan]) -> list[ShardSpan]:
+        return [span for span in spans if not self._is_local(span.shard)]
 
     # Read through ---------------------------------------------------------------------------
 
@@ -372,7 +376,7 @@ class ShardReader:
         ]
 
 
-class _MappedPiece:
+class _MappedSpan:
     """A shard, or a run of its samples, mapped into memory."""
 
     def __init__(
@@ -381,12 +385,12 @@ class _MappedPiece:
         index: ShardIndex,
         *,
         place: str,
-        piece: Piece | None = None,
+        span: ShardSpan | None = None,
     ) -> None:
-        self.place, self.piece = place, piece
+        self.place, self.span = place, span
         self.map, self.view, self._crcs = content, memoryview(content), index.crcs
-        self.first, self.last = (piece.start, piece.stop) if piece else (0, len(index))
-        base = int(index.starts[piece.start]) if piece else 0
+        self.first, self.last = (span.start, span.stop) if span else (0, len(index))
+        base = int(index.starts[span.start]) if span else 0
         self.starts = (index.starts.astype(np.int64) - base).tolist()
 
     def is_intact(self, row: int) -> bool:

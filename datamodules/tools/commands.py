@@ -24,7 +24,8 @@ from shard_tool.cli.options import (
     storage_options,
 )
 from shard_tool.errors import OptionError
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.units import human_bytes, parse_rate, parse_size
 
 if TYPE_CHECKING:

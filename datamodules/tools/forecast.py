@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from datamodules.order.canonical import CanonicalOrder
-from datamodules.order.node_shards import NodePieces, Piece, piece_bytes
+from datamodules.order.node_shards import NodeShards, ShardSpan, span_bytes
 from datamodules.order.partition import EpochPartition
 from datamodules.order.world import World
 from shard_tool.errors import OptionError
@@ -180,19 +180,19 @@ class _Node:
             num_nodes=plan.num_nodes,
             local_rank=0,
         )
-        self._pieces = NodePieces(order, world)
-        self._cached: OrderedDict[Piece, int] = OrderedDict()
+        self._node_shards = NodeShards(order, world)
+        self._cached: OrderedDict[ShardSpan, int] = OrderedDict()
         self._held_bytes = 0
 
     def forecast(self) -> NodeForecast:
-        sizes = [self._bytes(piece) for piece in self._pieces]
+        sizes = [self._bytes(span) for span in self._node_shards]
         epochs = [self._epoch(number) for number in range(self._plan.epochs)]
         is_timed = self._plan.samples_per_s and self._plan.bandwidth_bytes_per_s
         return NodeForecast(
             node=self._node,
             num_pieces=len(sizes),
             epoch_bytes=tuple(epoch.fetched for epoch in epochs),
-            all_bytes=sum(sizes) + self._index_bytes(self._pieces),
+            all_bytes=sum(sizes) + self._index_bytes(self._node_shards),
             window_bytes=max(epoch.most for epoch in epochs),
             stall_s=tuple(epoch.stall_s for epoch in epochs) if is_timed else None,
             epoch_s=tuple(epoch.seconds for epoch in epochs) if is_timed else None,
@@ -200,14 +200,14 @@ class _Node:
 
     def _epoch(self, number: int) -> _Epoch:
         """Simulate one epoch."""
-        at_a_time, epoch = len(self._pieces.lanes), self._order.epoch(number)
+        at_a_time, epoch = len(self._node_shards.lanes), self._order.epoch(number)
         fetched, most, stall, clock, downloaded_at = 0, 0, 0.0, 0.0, 0.0
         begins = list[float]()
         rate = (self._plan.samples_per_s or 0) * self._plan.ranks_per_node
-        for number_of_window, (begin, samples, pieces) in enumerate(self._windows(epoch)):
-            missing = sum(map(self._fetched, pieces))
+        for number_of_window, (begin, samples, spans) in enumerate(self._windows(epoch)):
+            missing = sum(map(self._fetched, spans))
             fetched += missing
-            held = {*self._pieces.at(epoch, begin), *self._pieces.after(epoch, begin)}
+            held = {*self._node_shards.at(epoch, begin), *self._node_shards.after(epoch, begin)}
             most = max(most, sum(map(self._bytes, held)) + self._index_bytes(held))
             if not rate or not self._plan.bandwidth_bytes_per_s:
                 continue
@@ -223,36 +223,36 @@ class _Node:
             stall += late
         return _Epoch(fetched, most, stall, clock)
 
-    def _windows(self, epoch: EpochOrder) -> list[tuple[int, int, list[Piece]]]:
-        """(begin, samples, pieces) of the node's windows, in the order they are begun."""
+    def _windows(self, epoch: EpochOrder) -> list[tuple[int, int, list[ShardSpan]]]:
+        """(begin, samples, spans) of the node's windows, in the order they are begun."""
         found = []
-        for lane in self._pieces.lanes:
+        for lane in self._node_shards.lanes:
             position = lane
             while position < self._order.num_samples:
                 window = epoch.window_positions(position)
-                pieces = map(self._pieces.of, epoch.coming_shards(position, 1).tolist())
-                found.append((window[0], len(window), list(dict.fromkeys(pieces))))
+                spans = map(self._node_shards.of, epoch.coming_shards(position, 1).tolist())
+                found.append((window[0], len(window), list(dict.fromkeys(spans))))
                 position = window[-1] + self._order.lanes
         return sorted(found, key=lambda entry: entry[0])
 
-    def _fetched(self, piece: Piece) -> int:
+    def _fetched(self, span: ShardSpan) -> int:
         """Bytes downloaded to read a part of a shard: 0 if it is in the cache."""
-        size = self._bytes(piece)
-        if piece in self._cached:
-            self._cached.move_to_end(piece)
+        size = self._bytes(span)
+        if span in self._cached:
+            self._cached.move_to_end(span)
             return 0
-        self._cached[piece] = size + self._index_bytes([piece])
-        self._held_bytes += self._cached[piece]
+        self._cached[span] = size + self._index_bytes([span])
+        self._held_bytes += self._cached[span]
         while self._plan.cache_limit is not None and self._held_bytes > self._plan.cache_limit:
             self._held_bytes -= self._cached.popitem(last=False)[1]
         return size
 
-    def _index_bytes(self, pieces: Iterable[Piece]) -> int:
+    def _index_bytes(self, spans: Iterable[ShardSpan]) -> int:
         """Bytes of the indexes that the cache holds beside the parts."""
-        return sum(8 + 12 * int(self._arrays.num_samples[piece.shard]) for piece in pieces)
+        return sum(8 + 12 * int(self._arrays.num_samples[span.shard]) for span in spans)
 
-    def _bytes(self, piece: Piece) -> int:
-        return piece_bytes(piece, self._arrays.num_bytes, self._arrays.num_samples)
+    def _bytes(self, span: ShardSpan) -> int:
+        return span_bytes(span, self._arrays.num_bytes, self._arrays.num_samples)
 
 
 def _mixing(order: CanonicalOrder, partition: EpochPartition) -> Mixing:

@@ -37,7 +37,8 @@ from shard_tool.dataset.verify import verify
 from shard_tool.errors import OptionError, ShardToolError
 from shard_tool.format.manifest import Manifest, encode_manifest
 from shard_tool.release import RELEASE
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.units import human_bytes
 
 app = typer.Typer(

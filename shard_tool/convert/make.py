@@ -16,7 +16,8 @@ from shard_tool.dataset.writer_lock import hold_writer_lock, wait_until_free
 from shard_tool.errors import ObjectBusy, ObjectMissing, OptionError
 from shard_tool.sources.voc.download import download_archive
 from shard_tool.sources.voc.official import archives_of
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 
 if TYPE_CHECKING:
     from shard_tool.format.manifest import Manifest

@@ -32,7 +32,8 @@ from shard_tool.dataset.shard_urls import find_same_folder, locate_shard, with_u
 from shard_tool.errors import ObjectMissing, OptionError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, encode_manifest, parse_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
-from shard_tool.storage.location import JOURNAL_NAME, Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import JOURNAL_NAME, load_manifest
 from shard_tool.tasks.engines import LOCAL, check_engine
 from shard_tool.tasks.pool import open_pool
 

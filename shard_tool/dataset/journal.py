@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from shard_tool.errors import ObjectMissing, StoreError
-from shard_tool.storage.location import JOURNAL_NAME, PARTIAL
+from shard_tool.storage.manifest_file import JOURNAL_NAME
+from shard_tool.storage.uploads import PARTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

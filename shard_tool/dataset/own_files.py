@@ -11,7 +11,9 @@ from shard_tool.dataset.shard_urls import find_same_folder, locate_shard
 from shard_tool.errors import ObjectExists
 from shard_tool.format.manifest import MANIFEST_NAME
 from shard_tool.format.tar import INDEX_SUFFIX
-from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import JOURNAL_NAME, load_manifest
+from shard_tool.storage.uploads import PARTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping

@@ -29,7 +29,8 @@ from shard_tool.dataset.writer_lock import hold_writer_lock
 from shard_tool.errors import ObjectExists, ShardToolError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, Manifest, encode_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
-from shard_tool.storage.location import JOURNAL_NAME, PARTIAL, load_manifest
+from shard_tool.storage.manifest_file import JOURNAL_NAME, load_manifest
+from shard_tool.storage.uploads import PARTIAL
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import OptionError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, is_shard_url
-from shard_tool.storage.location import PARTIAL, Folder, public_url
+from shard_tool.storage.location import Folder, public_url
+from shard_tool.storage.uploads import PARTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -33,7 +33,8 @@ from shard_tool.format.tar import (
     walk,
 )
 from shard_tool.pictures.size import picture_size
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.tasks.pool import open_pool
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from shard_tool.dataset.scan import ScannedShard
     from shard_tool.format.manifest import Manifest, ShardEntry, Split
     from shard_tool.format.sample import Sample
-    from shard_tool.storage.location import StoredObject
+    from shard_tool.storage.location import Folder, StoredObject
 
 _MAX_PROBLEMS_OF_SHARD = 20
 """More problems of one shard than this are counted, not listed."""

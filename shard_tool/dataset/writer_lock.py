@@ -32,11 +32,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from shard_tool.errors import ObjectBusy, ObjectMissing, ShardToolError, StoreError
-from shard_tool.storage.location import JOURNAL_NAME, Folder
+from shard_tool.storage.manifest_file import JOURNAL_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from shard_tool.storage.location import Folder
 
 log = logging.getLogger(__name__)
 

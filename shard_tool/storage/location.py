@@ -9,15 +9,12 @@ workers freely.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import secrets
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import fsspec
@@ -25,8 +22,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shard_tool.errors import ManifestError, ObjectMissing, ShardError, ShardToolError, StoreError
-from shard_tool.format.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from shard_tool.errors import ObjectMissing, ShardToolError, StoreError
+from shard_tool.storage import local_disk
 from shard_tool.storage.event_loop import is_s3
 from shard_tool.storage.objects import (
     Entry,
@@ -37,16 +34,10 @@ from shard_tool.storage.objects import (
     version_of,
 )
 from shard_tool.storage.ranges import TIMEOUT_S, Range, read_parts, read_ranges
-from shard_tool.storage.uploads import PARTIAL as PARTIAL  # for those who know the seam alone
 from shard_tool.storage.uploads import Small, Staged, upload
-from shard_tool.storage.wrong_bytes import WrongBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-JOURNAL_NAME = ".conversion"
-"""Folder of a dataset, there while it is being made."""
-
 
 _kept_alive: dict[int, Any] = {}
 """File systems are never let go of: a forked child that drops its parent's (fsspec's cache does)
@@ -98,7 +89,7 @@ class StoredObject:
         """
         fs, path = _fs_path(self._absolute, self.options)
         if isinstance(fs, LocalFileSystem):
-            with _errors_of(self.place, "read"):
+            with local_disk.errors_of(self.place, "read"):
                 return Path(path).stat().st_size
         return size_of(fs, path, self.place, self.timeout_s)
 
@@ -131,7 +122,7 @@ class StoredObject:
         fs, path = _fs_path(self._absolute, self.options)
         ranges = [Range(path, self.place, *at) for at in wanted]
         if isinstance(fs, LocalFileSystem):
-            return _read_local(ranges)
+            return local_disk.read_ranges(ranges)
         return read_ranges(fs, ranges, timeout_s=self.timeout_s)
 
     def read_parts(self, start: int, stop: int, *, num_bytes: int) -> Iterator[bytes]:
@@ -212,8 +203,8 @@ class Folder:
         fs, path = self._fs_path()
         try:
             if isinstance(fs, LocalFileSystem):
-                with _errors_of(str(self), "listed"):
-                    return _list_local(Path(path or "/"))
+                with local_disk.errors_of(str(self), "listed"):
+                    return local_disk.list_folder(Path(path or "/"))
             return list_folder(fs, path, str(self), self.timeout_s)
         except ObjectMissing:
             return []
@@ -227,7 +218,7 @@ class Folder:
         """
         fs, path = self._fs_path()
         if isinstance(fs, LocalFileSystem):
-            with _errors_of(self.place(name), "read"):
+            with local_disk.errors_of(self.place(name), "read"):
                 return Path(path, name).read_bytes()
         whole = Range(_below(path, name), self.place(name))
         return read_ranges(fs, [whole], timeout_s=self.timeout_s)[0]
@@ -261,7 +252,7 @@ class Folder:
         """Remove one object; nothing happens where there is none."""
         fs, path = self._fs_path()
         if isinstance(fs, LocalFileSystem):
-            with _errors_of(self.place(name), "removed"):
+            with local_disk.errors_of(self.place(name), "removed"):
                 Path(path, name).unlink(missing_ok=True)
         else:
             remove_objects(fs, [_below(path, name)], self.place(name), self.timeout_s)
@@ -324,7 +315,7 @@ class Folder:
         try:
             if is_local:
                 folder = None if staging is None else Path(path, staging)
-                with _publish_local(Path(path, name), folder) as file:
+                with local_disk.publish(Path(path, name), folder) as file:
                     yield file
                 return
             # gone with its process, except where another library must be told its name
@@ -396,49 +387,6 @@ def _with_defaults(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"max_concurrency": 1, **options, "config_kwargs": config}
 
 
-def load_manifest(folder: Folder) -> Manifest:
-    """The manifest of the dataset in `folder`.
-
-    Raises:
-        ObjectMissing: There is none; says whether a conversion was begun there.
-        ManifestError: It is of an unknown version, damaged or contradicts itself.
-        StoreError: The storage failed until the time was up, or the network corrupts what it sends.
-    """
-    try:
-        return _load_manifest(folder)
-    except ObjectMissing:
-        names = folder.names()
-        shards = [name for name in names if name.endswith(".tar")]
-        if shards or any(name == JOURNAL_NAME or PARTIAL in name for name in names):
-            problem = f"conversion not finished ({len(shards)} shards, no {MANIFEST_NAME})"
-            raise ObjectMissing(str(folder), problem, "convert again") from None
-        hint = "make a dataset with `shard-tool convert SOURCE DEST`"
-        raise ObjectMissing(str(folder), f"no dataset here (no {MANIFEST_NAME})", hint) from None
-
-
-def _load_manifest(folder: Folder) -> Manifest:
-    """Read and check it; from elsewhere again, where the network may have been at fault."""
-    place, wrong = folder.place(MANIFEST_NAME), WrongBytes(folder.timeout_s)
-    while True:
-        content = folder.read(MANIFEST_NAME)
-        try:
-            return parse_manifest(content, place=place)
-        except ManifestError as exc:
-            if folder.local is not None:
-                raise
-            wrong.note(exc, content, is_proof=_is_like_a_manifest(content))
-        wrong.wait()
-
-
-def _is_like_a_manifest(content: bytes) -> bool:
-    """Whether it is one, if a wrong one; a gateway's page, or half of a manifest, is none."""
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and "format" in document
-
-
 def public_url(url: str) -> str:
     """A URL without user, password, query and fragment, which may hold secrets.
 
@@ -455,69 +403,3 @@ def public_url(url: str) -> str:
     elif ":" in authority and "@" in rest:  # a slash in the password: what looks like a host is not
         rest = rest.rpartition("@")[2]
     return f"{protocol}://{rest}"
-
-
-@contextmanager
-def _errors_of(place: str, what: str) -> Iterator[None]:
-    """One type for callers, on local disks too."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise ObjectMissing(place, "there is no such object") from exc
-    except ShardToolError:
-        raise
-    except OSError as exc:
-        reason = exc.strerror or type(exc).__name__
-        raise StoreError(place, f"cannot be {what}: {reason}") from exc
-
-
-def _read_local(wanted: Sequence[Range]) -> list[bytes]:
-    """Ranges of one file on a local disk."""
-    found = list[bytes]()
-    if not wanted:
-        return found
-    path, place = wanted[0].path, wanted[0].place
-    with _errors_of(place, "read"), Path(path).open("rb", buffering=0) as file:
-        for _, _, start, stop in wanted:
-            assert stop is not None
-            found.append(_pread(file.fileno(), start, stop, place))
-    return found
-
-
-def _pread(descriptor: int, start: int, stop: int, place: str) -> bytes:
-    """Bytes of an open file; one call brings at most 2 GiB."""
-    content = os.pread(descriptor, stop - start, start)
-    while len(content) < stop - start:
-        at = start + len(content)
-        if not (more := os.pread(descriptor, stop - at, at)):
-            problem = f"ends at byte {at}, before byte {stop}"
-            raise ShardError(place, problem, "put it there again")
-        content += more
-    return content
-
-
-def _list_local(folder: Path) -> list[Entry]:
-    """What is in a folder; a file that vanishes meanwhile is none of it."""
-    found = []
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
-            state = path.stat()
-            found.append(Entry(path.name, state.st_size if S_ISREG(state.st_mode) else None))
-    return sorted(found)
-
-
-@contextmanager
-def _publish_local(path: Path, staging: Path | None) -> Iterator[IO[bytes]]:
-    """Write a file under another name, and rename it."""
-    if staging is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    partial = (staging or path.parent) / f".{path.name}{PARTIAL}{secrets.token_hex(4)}"
-    # The kernel applies the umask. Reading it here would change it for threads beside this one.
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

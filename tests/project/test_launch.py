@@ -20,7 +20,8 @@ import yaml
 
 from datamodules import VOCDataModule
 from scripts.requeue import Requeue
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.datamodules.loading.test_many_nodes import free_port
 from tests.kit.datasets.converted import files_of
 from tests.kit.models.recorder import Recorder, trainer

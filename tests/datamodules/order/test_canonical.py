@@ -65,11 +65,11 @@ def reference(
     for lane in range(lanes):
         size = num_samples // lanes + (lane < num_samples % lanes)
         samples = list(itertools.islice(laid_out, size))
-        pieces = [list(piece) for _, piece in itertools.groupby(samples, key=lambda s: s[0])]
-        pieces = turned(pieces, ("pieces", seed, epoch, lane), shuffle=shuffle)
+        spans = [list(span) for _, span in itertools.groupby(samples, key=lambda s: s[0])]
+        spans = turned(spans, ("pieces", seed, epoch, lane), shuffle=shuffle)
         of_lane: list[tuple[int, int]] = []
-        for number, start in enumerate(range(0, len(pieces), window)):
-            together = list(itertools.chain(*pieces[start : start + window]))
+        for number, start in enumerate(range(0, len(spans), window)):
+            together = list(itertools.chain(*spans[start : start + window]))
             of_lane += turned(together, ("window", seed, epoch, lane, number), shuffle=shuffle)
         of_lanes.append(of_lane)
     return [of_lanes[p % lanes][p // lanes] for p in range(num_samples)]
@@ -140,7 +140,7 @@ def test_shard_may_straddle_lanes() -> None:
 
 
 @given(lengths_of_shards, epochs, options)
-def test_samples_of_a_window_come_from_its_pieces_alone_and_from_all_of_them(
+def test_samples_of_a_window_come_from_its_spans_alone_and_from_all_of_them(
     lengths: list[int], epoch: int, options: dict[str, Any]
 ) -> None:
     order = make(lengths, **options)
@@ -154,11 +154,11 @@ def test_samples_of_a_window_come_from_its_pieces_alone_and_from_all_of_them(
             (shards, [lane[i] for i, _ in run])
             for shards, run in itertools.groupby(enumerate(windows), key=lambda pair: pair[1])
         ]
-        pieces = order.lane(number)
+        spans = order.lane(number)
         samples_of = {
             shard: {(shard, row) for row in range(start, start + length)}
             for shard, start, length in zip(
-                pieces.shards.tolist(), pieces.starts.tolist(), pieces.lengths.tolist(), strict=True
+                spans.shards.tolist(), spans.starts.tolist(), spans.lengths.tolist(), strict=True
             )
         }
         for shards, samples in runs:

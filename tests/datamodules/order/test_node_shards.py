@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.order.canonical import CanonicalOrder
-from datamodules.order.node_shards import NodePieces, Piece, piece_bytes
+from datamodules.order.node_shards import NodeShards, ShardSpan, span_bytes
 from datamodules.order.partition import EpochPartition, lanes_of_node
 from datamodules.order.world import World
 
@@ -26,7 +26,7 @@ Rows = dict[int, set[int]]
 
 @dataclass(frozen=True)
 class Case:
-    """A run whose pieces can be counted by hand."""
+    """A run whose spans can be counted by hand."""
 
     lengths: tuple[int, ...]
     lanes: int
@@ -55,8 +55,8 @@ class Case:
             for rank in range(first, first + ranks)
         ]
 
-    def pieces(self, node: int) -> NodePieces:
-        return NodePieces(self.order, self.worlds(node)[-1])
+    def spans(self, node: int) -> NodeShards:
+        return NodeShards(self.order, self.worlds(node)[-1])
 
 
 @st.composite
@@ -89,8 +89,8 @@ def rows_read(case: Case, node: int, epoch: int) -> Rows:
     return rows
 
 
-def rows_of(piece: Piece) -> set[int]:
-    return set(range(piece.start, piece.stop))
+def rows_of(span: ShardSpan) -> set[int]:
+    return set(range(span.start, span.stop))
 
 
 # What a node holds ----------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_promise_4_a_node_holds_all_rows_its_ranks_read_in_every_epoch(
     case: Case, data: st.DataObject
 ) -> None:
     node = data.draw(st.integers(0, case.num_nodes - 1))
-    held = {piece.shard: piece for piece in case.pieces(node)}
+    held = {span.shard: span for span in case.spans(node)}
     for epoch in range(3):
         for shard, rows in rows_read(case, node, epoch).items():
             assert rows <= rows_of(held[shard])
@@ -119,15 +119,15 @@ def test_a_piece_is_what_the_lanes_lie_in_or_the_whole_shard_above_half_of_it(
         lane = order.lane(number)
         for shard, start, length in zip(lane.shards, lane.starts, lane.lengths, strict=True):
             expected[int(shard)] |= set(range(start, start + length))
-    pieces = list(case.pieces(node))
-    assert [piece.shard for piece in pieces] == sorted(expected)
-    for piece in pieces:
-        length = case.lengths[piece.shard]
-        run = range(min(expected[piece.shard]), max(expected[piece.shard]) + 1)
+    spans = list(case.spans(node))
+    assert [span.shard for span in spans] == sorted(expected)
+    for span in spans:
+        length = case.lengths[span.shard]
+        run = range(min(expected[span.shard]), max(expected[span.shard]) + 1)
         is_whole = len(run) > length / 2
         bounds = (0, length) if is_whole else (run.start, run.stop)
-        assert piece == Piece(piece.shard, *bounds, is_whole)
-        assert case.pieces(node).of(piece.shard) == piece
+        assert span == ShardSpan(span.shard, *bounds, is_whole)
+        assert case.spans(node).of(span.shard) == span
     if math.gcd(case.num_nodes, case.lanes) == case.num_nodes:
         assert rows_read(case, node, 0) == expected
 
@@ -150,12 +150,12 @@ def test_promise_4_nodes_fetch_their_lanes_and_one_shard_at_most_for_each_bounda
         ends = {bound for lane in lanes for bound in order.lane_bounds(lane)}
         boundaries = ends - {0, order.num_samples}
         of_lanes = sum(int(order.lane(lane).lengths.sum()) for lane in lanes)
-        pieces = list(case.pieces(node))
-        fetched = sum(piece.stop - piece.start for piece in pieces)
+        spans = list(case.spans(node))
+        fetched = sum(span.stop - span.start for span in spans)
         assert of_lanes <= fetched <= of_lanes + len(boundaries) * max(case.lengths)
-        cut = {piece.shard for piece in pieces if piece.shard in straddling(order, boundaries)}
+        cut = {span.shard for span in spans if span.shard in straddling(order, boundaries)}
         assert fetched <= of_lanes + sum(case.lengths[shard] for shard in cut)
-        assert fetched == sum(piece_bytes(piece, lengths, lengths) for piece in pieces)
+        assert fetched == sum(span_bytes(span, lengths, lengths) for span in spans)
 
 
 def straddling(order: CanonicalOrder, boundaries: set[int]) -> set[int]:
@@ -165,29 +165,29 @@ def straddling(order: CanonicalOrder, boundaries: set[int]) -> set[int]:
 
 
 def spread(order: CanonicalOrder, lane: int) -> Iterator[int]:
-    pieces = order.lane(lane)
-    for shard, length in zip(pieces.shards, pieces.lengths, strict=True):
+    spans = order.lane(lane)
+    for shard, length in zip(spans.shards, spans.lengths, strict=True):
         yield from [int(shard)] * int(length)
 
 
-def test_pieces_are_the_same_for_every_rank_of_a_node() -> None:
+def test_spans_are_the_same_for_every_rank_of_a_node() -> None:
     order = CanonicalOrder(np.array([7, 5, 9, 4]), seed=3, lanes=2)
     worlds = [World(rank=rank, world_size=6, node=1, num_nodes=2) for rank in (3, 4, 5)]
-    pieces = [list(NodePieces(order, world)) for world in worlds]
-    assert pieces[0] == pieces[1] == pieces[2] != []
+    spans = [list(NodeShards(order, world)) for world in worlds]
+    assert spans[0] == spans[1] == spans[2] != []
 
 
 def test_one_node_fetches_every_shard_whole_and_once() -> None:
     order = CanonicalOrder(np.array([7, 5, 9, 4]), seed=3, lanes=6)
-    found = list(NodePieces(order, World()))
-    assert found == [Piece(i, 0, n, is_whole=True) for i, n in enumerate([7, 5, 9, 4])]
+    found = list(NodeShards(order, World()))
+    assert found == [ShardSpan(i, 0, n, is_whole=True) for i, n in enumerate([7, 5, 9, 4])]
 
 
 @pytest.mark.parametrize(
-    ("lengths", "pieces"),
+    ("lengths", "spans"),
     [
         pytest.param([10, 4], [(0, 0, 10, True)], id="most-of-it"),
-        pytest.param([6, 8], [(0, 0, 6, True), (1, 0, 1, False)], id="a-sliver"),
+        pytest.param([6, 8], [(0, 0, 6, True), (1, 0, 1, False)], id="a-run"),
         pytest.param([4, 6], [(0, 0, 4, True), (1, 0, 1, False)], id="one-of-six"),
         pytest.param([4, 2, 6], [(0, 0, 4, True), (1, 0, 2, True)], id="no-straddling"),
         pytest.param([12], [(0, 0, 6, False)], id="exactly-half-is-cut"),
@@ -195,18 +195,18 @@ def test_one_node_fetches_every_shard_whole_and_once() -> None:
     ],
 )
 def test_a_node_that_reads_half_of_a_shard_or_less_fetches_only_that(
-    lengths: list[int], pieces: list[tuple[int, int, int, bool]]
+    lengths: list[int], spans: list[tuple[int, int, int, bool]]
 ) -> None:
     order = CanonicalOrder(np.array(lengths), seed=0, lanes=2, shuffle=False)
     world = World(rank=0, world_size=2, node=0, num_nodes=2)
-    assert list(NodePieces(order, world)) == [Piece(*piece) for piece in pieces]
+    assert list(NodeShards(order, world)) == [ShardSpan(*span) for span in spans]
 
 
 def test_bytes_of_a_cut_piece_are_its_share_and_of_a_whole_one_exact() -> None:
     sizes, samples = np.array([1000, 1001]), np.array([10, 7])
-    assert piece_bytes(Piece(0, 2, 5, is_whole=False), sizes, samples) == 300
-    assert piece_bytes(Piece(1, 0, 7, is_whole=True), sizes, samples) == 1001
-    assert piece_bytes(Piece(1, 0, 3, is_whole=False), sizes, samples) == 429
+    assert span_bytes(ShardSpan(0, 2, 5, is_whole=False), sizes, samples) == 300
+    assert span_bytes(ShardSpan(1, 0, 7, is_whole=True), sizes, samples) == 1001
+    assert span_bytes(ShardSpan(1, 0, 3, is_whole=False), sizes, samples) == 429
 
 
 # When it is fetched ---------------------------------------------------------------------------
@@ -219,29 +219,29 @@ def positions_of_node(case: Case, node: int) -> list[int]:
 
 
 @given(cases(), st.data())
-def test_what_is_read_at_a_position_is_among_the_pieces_at_it(
+def test_what_is_read_at_a_position_is_among_the_spans_at_it(
     case: Case, data: st.DataObject
 ) -> None:
     node, epoch = data.draw(st.integers(0, case.num_nodes - 1)), data.draw(st.integers(0, 3))
-    pieces, plan = case.pieces(node), case.order.epoch(epoch)
+    spans, plan = case.spans(node), case.order.epoch(epoch)
     for position in positions_of_node(case, node):
         shard, row = (int(found[0]) for found in plan.locate(np.array([position])))
-        at = {piece.shard: piece for piece in pieces.at(plan, position)}
+        at = {span.shard: span for span in spans.at(plan, position)}
         assert row in rows_of(at[shard])
-        assert at[shard] == pieces.of(shard)
+        assert at[shard] == spans.of(shard)
 
 
 @given(cases(), st.data())
-def test_what_is_read_next_is_among_the_pieces_at_a_position_or_after_it(
+def test_what_is_read_next_is_among_the_spans_at_a_position_or_after_it(
     case: Case, data: st.DataObject
 ) -> None:
     """Until every lane has come to the window after its present one; also in the next epoch."""
     node, epoch = data.draw(st.integers(0, case.num_nodes - 1)), data.draw(st.integers(0, 3))
-    pieces, order = case.pieces(node), case.order
+    spans, order = case.spans(node), case.order
     now, then = order.epoch(epoch), order.epoch(epoch + 1)
     position = data.draw(st.sampled_from(positions_of_node(case, node)))
-    known = {piece.shard for piece in pieces.at(now, position)}
-    known |= {piece.shard for piece in pieces.after(now, position)}
+    known = {span.shard for span in spans.at(now, position)}
+    known |= {span.shard for span in spans.after(now, position)}
     for lane in lanes_of_node(node, case.num_nodes, case.lanes):
         of_lane = range(lane, order.num_samples, order.lanes)
         left = [p for p in of_lane if p > position]
@@ -263,7 +263,7 @@ def test_windows_change_exactly_when_a_lane_of_the_node_begins_a_new_one(
 ) -> None:
     """All lanes of an item are looked at with its first position, which may be another node's."""
     node, epoch = data.draw(st.integers(0, case.num_nodes - 1)), data.draw(st.integers(0, 3))
-    pieces, plan = case.pieces(node), case.order.epoch(epoch)
+    spans, plan = case.spans(node), case.order.epoch(epoch)
     total, lanes = case.order.num_samples, case.lanes
     for position in range(1, total):
         begun = [
@@ -273,7 +273,7 @@ def test_windows_change_exactly_when_a_lane_of_the_node_begins_a_new_one(
             and lanes <= (at := position + lane) < total
             and plan.window_of(at) != plan.window_of(at - lanes)
         ]
-        before, here = pieces.windows_at(plan, position - 1), pieces.windows_at(plan, position)
+        before, here = spans.windows_at(plan, position - 1), spans.windows_at(plan, position)
         assert (before != here) == bool(begun)
 
 
@@ -281,8 +281,8 @@ def test_windows_change_exactly_when_a_lane_of_the_node_begins_a_new_one(
 
 
 @given(cases(), st.integers(0, 3))
-def test_windows_are_runs_of_a_lane_that_hold_whole_pieces(case: Case, epoch: int) -> None:
-    """`window_positions` and `window_of` agree with `locate`: that many pieces, all their rows."""
+def test_windows_are_runs_of_a_lane_that_hold_whole_spans(case: Case, epoch: int) -> None:
+    """`window_positions` and `window_of` agree with `locate`: that many spans, all their rows."""
     order = case.order
     plan = order.epoch(epoch)
     for lane in range(case.lanes):
@@ -291,8 +291,8 @@ def test_windows_are_runs_of_a_lane_that_hold_whole_pieces(case: Case, epoch: in
         for position in of_lane:
             windows[plan.window_of(position)].append(position)
         assert list(windows) == list(range(len(windows)))
-        pieces = order.lane(lane)
-        bounds = zip(pieces.shards.tolist(), pieces.starts, pieces.lengths, strict=True)
+        spans = order.lane(lane)
+        bounds = zip(spans.shards.tolist(), spans.starts, spans.lengths, strict=True)
         rows_of_shard = {shard: set(range(start, start + n)) for shard, start, n in bounds}
         for number, positions in windows.items():
             for position in positions:

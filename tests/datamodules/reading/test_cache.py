@@ -742,7 +742,7 @@ def test_a_cache_on_a_broken_disk_is_read_around(
 def test_random_access_to_what_another_node_holds_leaves_the_cache_as_it_is(
     tmp_path: Path,
 ) -> None:
-    """A node that holds a piece of a shard has not the rows beside it."""
+    """A node that holds a span of a shard has not the rows beside it."""
     folder = stored(tmp_path / "data", {"train": [4, 6]})
     url = in_memory(folder, f"memory://{tmp_path.name}")
     world = World(rank=0, world_size=2, node=0, num_nodes=2)

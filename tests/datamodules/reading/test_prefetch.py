@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from datamodules.order.node_shards import Piece
+from datamodules.order.node_shards import ShardSpan
 from datamodules.reading.cache import ShardCache
 from datamodules.reading.prefetch import Prefetcher, RemoteShards
 from datamodules.reading.shard_table import ShardTable
 from shard_tool.errors import ShardError, StoreError
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.clock import PausesOnly, only_pauses_count
 from tests.kit.datasets.stored import stored
 from tests.kit.processes.shard_tool_process import eventually
@@ -23,22 +24,22 @@ from tests.kit.processes.shard_tool_process import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-A, B, C = (Piece(shard, 0, 5, is_whole=True) for shard in range(3))
+A, B, C = (ShardSpan(shard, 0, 5, is_whole=True) for shard in range(3))
 
 
 class Shards:
     """As much of `RemoteShards` as a prefetcher uses."""
 
     def __init__(self) -> None:
-        self.cached: set[Piece] = set()
-        self.fetched: list[Piece] = []
+        self.cached: set[ShardSpan] = set()
+        self.fetched: list[ShardSpan] = []
 
-    def find(self, piece: Piece) -> Path | None:
-        return Path() if piece in self.cached else None
+    def find(self, span: ShardSpan) -> Path | None:
+        return Path() if span in self.cached else None
 
-    def fetch(self, piece: Piece, **_: Any) -> Path:
-        self.fetched.append(piece)
-        self.cached.add(piece)
+    def fetch(self, span: ShardSpan, **_: Any) -> Path:
+        self.fetched.append(span)
+        self.cached.add(span)
         return Path()
 
 
@@ -156,7 +157,7 @@ class SpoiledTable:
         yield self._spoiled(b"".join(self._table.read_parts(shard, start, stop)))
 
 
-WHOLE, CUT = Piece(1, 0, 4, is_whole=True), Piece(1, 1, 3, is_whole=False)
+WHOLE, CUT = ShardSpan(1, 0, 4, is_whole=True), ShardSpan(1, 1, 3, is_whole=False)
 FETCHES: dict[str, Callable[[RemoteShards], object]] = {
     "an index": lambda shards: shards.index(1).to_bytes(),
     "a sample": lambda shards: shards.read_samples([(1, 2)]),

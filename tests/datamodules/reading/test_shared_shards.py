@@ -14,7 +14,7 @@ import pytest
 
 from datamodules import ShardDataset, World
 from datamodules.order.canonical import CanonicalOrder
-from datamodules.order.node_shards import NodePieces, Piece
+from datamodules.order.node_shards import NodeShards, ShardSpan
 from tests.kit.datasets.converted import manifest_of
 from tests.kit.datasets.stored import (
     hashes_of,
@@ -42,11 +42,11 @@ SEED = 26
 WINDOW = 2
 
 
-def pieces_of(node: int) -> dict[str, Piece]:
+def spans_of(node: int) -> dict[str, ShardSpan]:
     """What the node fetches, by the shard's name."""
     order = CanonicalOrder(np.array(LENGTHS, np.int64), seed=SEED, lanes=2, window=WINDOW)
     world = World(rank=node, world_size=2, node=node, num_nodes=2)
-    return {f"train-{piece.shard:06d}.tar": piece for piece in NodePieces(order, world)}
+    return {f"train-{span.shard:06d}.tar": span for span in NodeShards(order, world)}
 
 
 @dataclass
@@ -75,21 +75,21 @@ class Node:
         )
 
     def range_of(self, name: str) -> tuple[int, int]:
-        """Bytes of the node's piece of a shard."""
-        piece = pieces_of(self.number)[name]
-        if piece.is_whole:
+        """Bytes of the node's span of a shard."""
+        span = spans_of(self.number)[name]
+        if span.is_whole:
             return 0, sizes_of(self.folder)[name]
         starts = starts_of(self.folder, name)
-        return int(starts[piece.start]), int(starts[piece.stop])
+        return int(starts[span.start]), int(starts[span.stop])
 
     def files(self) -> dict[str, int]:
         """What must be in its cache in the end: name to bytes."""
         shards = manifest_of(self.folder)["splits"]["train"]["shards"]
         expected = {}
-        for name, piece in pieces_of(self.number).items():
+        for name, span in spans_of(self.number).items():
             (digest,) = [shard["sha256"] for shard in shards if shard["name"] == name]
             start, stop = self.range_of(name)
-            rows = "" if piece.is_whole else f".{piece.start}-{piece.stop}"
+            rows = "" if span.is_whole else f".{span.start}-{span.stop}"
             expected[f"{digest}{rows}.tar"] = stop - start
         return expected
 
@@ -100,7 +100,7 @@ class Node:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset. Read only."""
-    return stored(tmp_path_factory.mktemp("slivers") / "voc", {"train": LENGTHS})
+    return stored(tmp_path_factory.mktemp("runs") / "voc", {"train": LENGTHS})
 
 
 @pytest.fixture
@@ -121,14 +121,14 @@ def nodes(folder: Path, s3: S3, bucket: str, tmp_path: Path) -> Iterator[list[No
 
 
 def test_the_shards_lie_as_these_tests_mean() -> None:
-    first, second = pieces_of(0), pieces_of(1)
+    first, second = spans_of(0), spans_of(1)
     (shared,) = first.keys() & second.keys()
-    assert first[shared] == Piece(2, 0, 17, is_whole=True)
-    assert second[shared] == Piece(2, 14, 17, is_whole=False)
+    assert first[shared] == ShardSpan(2, 0, 17, is_whole=True)
+    assert second[shared] == ShardSpan(2, 14, 17, is_whole=False)
     assert first.keys() | second.keys() == {f"train-{i:06d}.tar" for i in range(6)}
 
 
-def test_promise_4_each_node_fetches_its_pieces_once_and_a_sliver_alone_of_the_shared_shard(
+def test_promise_4_each_node_fetches_its_spans_once_and_a_run_alone_of_the_shared_shard(
     nodes: list[Node],
 ) -> None:
     expected = hashes_of(nodes[0].folder, "train")
@@ -143,21 +143,21 @@ def test_promise_4_each_node_fetches_its_pieces_once_and_a_sliver_alone_of_the_s
     for node in nodes:
         fill(node)
         asked = shard_ranges(node.proxy.requests)
-        assert {name for name, _ in asked} == pieces_of(node.number).keys()
+        assert {name for name, _ in asked} == spans_of(node.number).keys()
         ends = {name: int(starts_of(node.folder, name)[-1]) for name, _ in asked}
-        for name, at in asked:  # the piece, or samples of it before it was there
+        for name, at in asked:  # the span, or samples of it before it was there
             assert at is not None
             assert at[1] is not None
             start, stop = node.range_of(name)
             assert at == (start, stop) or start <= at[0] < at[1] <= min(stop, ends[name])
-        for name in pieces_of(node.number):
+        for name in spans_of(node.number):
             assert asked.count((name, node.range_of(name))) == 1
         indexes = [r.path for r in node.proxy.requests if r.path.endswith(".idx")]
-        assert len(indexes) == len(set(indexes)) == len(pieces_of(node.number))
+        assert len(indexes) == len(set(indexes)) == len(spans_of(node.number))
 
 
 def fill(node: Node) -> None:
-    """Read until all the node's pieces are in its cache, and nothing else is."""
+    """Read until all the node's spans are in its cache, and nothing else is."""
     data = node.dataset()
 
     def is_full() -> bool:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from datamodules.reading.shard_table import ShardTable
 from datamodules.tools.forecast import RunPlan, forecast
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.units import human_bytes
 from tests.kit.datasets.converted import manifest_of
 from tests.kit.processes.shard_tool_process import shard_tool

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from datamodules import ShardDataset, ShardLoader, World
 from datamodules.order.canonical import CanonicalOrder
-from datamodules.order.node_shards import NodePieces, piece_bytes
+from datamodules.order.node_shards import NodeShards, span_bytes
 from datamodules.reading.shard_table import ShardTable
 from datamodules.tools.forecast import Forecast, Mixing, RunPlan, forecast
 from shard_tool.errors import OptionError
 from shard_tool.format.manifest import ShardArrays
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.stored import stored
 from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import FaultProxy, fault_proxy
@@ -118,7 +119,7 @@ def test_bytes_of_two_nodes_are_exact_but_for_the_shard_cut_between_them(
         assert found.downloads[1] == expected.epoch_bytes[1] == 0
         order = CanonicalOrder(table_of(mini_dataset).arrays.num_samples, seed=0, lanes=2)
         world = World(rank=node, world_size=2, node=node, num_nodes=2)
-        has_cut = any(not piece.is_whole for piece in NodePieces(order, world))
+        has_cut = any(not span.is_whole for span in NodeShards(order, world))
         off = abs(found.downloads[0] - expected.epoch_bytes[0])
         assert off <= has_cut * 0.2 * max(traffic.num_bytes.values())
 
@@ -219,24 +220,24 @@ def test_the_least_cache_holds_the_windows_being_read_and_the_next_ones_at_every
     table, plan = run
     order, arrays = order_of(table, plan), table.arrays
     for node in forecast(table, plan).nodes:
-        pieces = pieces_of(table, plan, node.node)
+        spans = spans_of(table, plan, node.node)
         for number in range(plan.epochs - 1):
             epoch = order.epoch(number)
             for position in range(order.num_samples):
-                held = {*pieces.at(epoch, position), *pieces.after(epoch, position)}
-                size = sum(piece_bytes(p, arrays.num_bytes, arrays.num_samples) for p in held)
+                held = {*spans.at(epoch, position), *spans.after(epoch, position)}
+                size = sum(span_bytes(p, arrays.num_bytes, arrays.num_samples) for p in held)
                 size += sum(8 + 12 * int(arrays.num_samples[p.shard]) for p in held)
                 assert size <= node.window_bytes
 
 
-def pieces_of(table: ShardTable, plan: RunPlan, node: int) -> NodePieces:
+def spans_of(table: ShardTable, plan: RunPlan, node: int) -> NodeShards:
     world = World(rank=node, world_size=plan.num_nodes, node=node, num_nodes=plan.num_nodes)
-    return NodePieces(order_of(table, plan), world)
+    return NodeShards(order_of(table, plan), world)
 
 
 def indexes_of(table: ShardTable, plan: RunPlan, node: int) -> int:
     """Bytes of the indexes of what a node reads."""
-    shards = [piece.shard for piece in pieces_of(table, plan, node)]
+    shards = [span.shard for span in spans_of(table, plan, node)]
     return sum(8 + 12 * int(table.arrays.num_samples[shard]) for shard in shards)
 
 

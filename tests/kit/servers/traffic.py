@@ -1,4 +1,4 @@
-"""What the requests for a dataset were for: whole shards and pieces of them, or single samples."""
+"""What the requests for a dataset were for: whole shards and spans of them, or single samples."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Traffic:
         return sizes
 
     def downloads(self, requests: Iterable[Request]) -> Counter[Part]:
-        """How often each shard, or piece of several samples, was asked for."""
+        """How often each shard, or span of several samples, was asked for."""
         return Counter(part for part in self._parts(requests) if not self._is_sample(part))
 
     def read_through(self, requests: Iterable[Request]) -> Counter[Part]:

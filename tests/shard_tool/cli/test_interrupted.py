@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shard_tool.errors import ObjectMissing
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import files_of
 from tests.kit.datasets.tars import many_pictures
 from tests.kit.processes.shard_tool_process import (

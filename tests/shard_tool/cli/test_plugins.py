@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 COUNT = '''
 from shard_tool.cli.options import Dest, Format, FormatOption, print_json, storage_options
 from shard_tool.errors import ManifestError, OptionError
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 
 def count(
     dest: Dest, times: int = 1, format_: FormatOption = Format.text, storage_option: list[str] = []

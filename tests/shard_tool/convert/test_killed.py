@@ -15,7 +15,8 @@ import pytest
 
 from shard_tool import ConvertOptions, convert
 from shard_tool.errors import ObjectMissing
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import converted, files_of
 from tests.kit.datasets.tars import many_pictures
 from tests.kit.datasets.voc_tree import pictures, voc_tree

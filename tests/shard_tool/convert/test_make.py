@@ -15,7 +15,8 @@ from shard_tool.convert.run import convert
 from shard_tool.dataset.verify import verify
 from shard_tool.dataset.writer_lock import hold_writer_lock
 from shard_tool.errors import OptionError
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import files_of
 from tests.kit.processes.shard_tool_process import eventually, stuck_conversion
 

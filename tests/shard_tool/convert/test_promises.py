@@ -14,7 +14,8 @@ import pytest
 from shard_tool import ConvertOptions, convert
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import ObjectExists, ObjectMissing, StoreError
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of, shards_of
 from tests.kit.datasets.tars import webdataset_samples
 from tests.kit.datasets.voc_tree import Picture, pictures, voc_tar, voc_tree

@@ -31,7 +31,8 @@ from shard_tool.errors import (
 )
 from shard_tool.format.manifest import encode_manifest, parse_manifest
 from shard_tool.storage import ranges
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import files_of, manifest_of, reworded
 from tests.kit.datasets.stored import stored
 from tests.kit.datasets.voc_tree import write

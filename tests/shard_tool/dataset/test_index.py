@@ -28,7 +28,8 @@ from shard_tool.errors import (
     ShardToolError,
 )
 from shard_tool.format.tar import ShardIndex, copy_members, padded, read_at_of
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import converted, files_of, manifest_of, reworded
 from tests.kit.datasets.foreign_tars import (
     adopted,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.convert.run import ConvertOptions, convert
+from shard_tool import ConvertOptions, convert
 from shard_tool.dataset.copy import CopyOptions, copy_dataset
 from shard_tool.dataset.index import IndexOptions, index_tars
 from shard_tool.errors import ShardToolError

@@ -16,7 +16,8 @@ from shard_tool.dataset.publication import publishing
 from shard_tool.dataset.writer_lock import WriterLock, hold_writer_lock
 from shard_tool.errors import ObjectBusy, ObjectExists, SourceError, StoreError
 from shard_tool.release import RELEASE
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import converted, files_of, manifest_of
 from tests.kit.datasets.voc_tree import jpeg, pictures, voc_tar, voc_tree, write
 from tests.kit.processes.killed import killed_conversion

@@ -21,7 +21,8 @@ from shard_tool.format.manifest import (
     parse_manifest,
     shard_arrays,
 )
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.voc_tree import write
 
 if TYPE_CHECKING:

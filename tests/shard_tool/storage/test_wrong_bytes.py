@@ -11,7 +11,8 @@ import pytest
 
 from shard_tool.errors import ManifestError, ShardError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME
-from shard_tool.storage.location import Folder, load_manifest
+from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.storage.wrong_bytes import WrongBytes
 from tests.kit.clock import PausesOnly, only_pauses_count
 from tests.kit.datasets.stored import stored
