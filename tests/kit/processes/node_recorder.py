@@ -51,7 +51,7 @@ class NodeRecorder(Recorder):
         return {**super().line_of(stage, batch), "cost": asdict(batch.cost)}
 
     def cached(self) -> list[str]:
-        """Shards and pieces of shards in the node's cache."""
+        """Names of the files in the node's cache: shards and parts of shards."""
         return sorted(path.name for path in self.cache.rglob("*.tar"))
 
     def wait_for_files(self) -> None:
