@@ -1,1 +1,1 @@
-"""Connects the loaders to Lightning: VOCDataModule and Monitor. No other room imports it."""
+"""Connects the loaders to Lightning, which no other package imports: VOCDataModule, Monitor."""

@@ -51,7 +51,7 @@ class NodeRecorder(Recorder):
         return {**super().line_of(stage, batch), "cost": asdict(batch.cost)}
 
     def cached(self) -> list[str]:
-        """Shards and spans of shards in the node's cache."""
+        """Names of the files in the node's cache."""
         return sorted(path.name for path in self.cache.rglob("*.tar"))
 
     def wait_for_files(self) -> None:

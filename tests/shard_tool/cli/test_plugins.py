@@ -173,3 +173,10 @@ def test_other_verbs_do_not_import_a_package(
     for verb in ("info", "plan"):
         assert run_here(verb, mini_dataset)[::2] == (0, "")
     assert run_here("--help")[2] == "imported"
+
+
+def test_a_mistyped_verb_of_a_package_is_suggested(install: Install, run_here: Run) -> None:
+    install("my-verbs", VOID, void="void")
+    for typo, verb in (("voidd", "void"), ("plann", "plan")):
+        status, _, told = run_here(typo)
+        assert (status, f"Did you mean '{verb}'?" in told) == (2, True)
