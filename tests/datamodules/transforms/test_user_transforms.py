@@ -1,4 +1,4 @@
-"""Whatever a user's transform does, labels, boxes and flags stay in step, or it is refused."""
+"""Boxes, labels and flags match after a user's transform, or the result is refused."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_transform_that_drops_boxes_only_is_refused() -> None:
     def bad(image: Any, target: Any) -> Any:
         return image, {**target, "boxes": target["boxes"][:2]}
 
-    problem = "after the transform boxes (2, 4) and labels (5,) are not in step"
+    problem = "after the transform boxes (2, 4) and labels (5,) do not match"
     assert refusal(bad) == f"{PLACE}, by transform 'bad': {problem}"
 
 
@@ -189,7 +189,7 @@ def test_transform_that_loses_track_of_difficult_is_refused() -> None:
         return image, {**target, "boxes": target["boxes"][:2], "labels": labels}
 
     expected = (
-        f"{PLACE}, by transform 'bad': after the transform 'difficult' is not in step; "
+        f"{PLACE}, by transform 'bad': after the transform 'difficult' does not match the labels; "
         "index target['labels'] (or 'difficult') where you drop boxes"
     )
     assert refusal(bad) == expected
@@ -287,7 +287,7 @@ def changed(**values: Any) -> Callable[[Any, Any], Any]:
         ),
         pytest.param(
             changed(boxes=lambda boxes: boxes.reshape(-1)),
-            "after the transform boxes (20,) and labels (5,) are not in step",
+            "after the transform boxes (20,) and labels (5,) do not match",
             id="flat boxes",
         ),
         pytest.param(
@@ -307,7 +307,7 @@ def changed(**values: Any) -> Callable[[Any, Any], Any]:
         ),
         pytest.param(
             changed(labels=lambda labels: labels.reshape(-1, 1)),
-            "after the transform boxes (5, 4) and labels (5, 1) are not in step",
+            "after the transform boxes (5, 4) and labels (5, 1) do not match",
             id="column of labels",
         ),
         pytest.param(
