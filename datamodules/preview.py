@@ -106,7 +106,7 @@ def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
 
 
 def named(image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Write the names of a picture's classes on it; red: only its difficult objects have the class."""
+    """Write the names of a picture's classes on it; in red those of difficult objects only."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     draw, at = ImageDraw.Draw(picture), (2, 2)
     for number, label in enumerate(labels.tolist(), start=1):

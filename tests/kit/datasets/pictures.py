@@ -1,4 +1,4 @@
-"""Pictures that tests draw and encode: with edges and gradients, or with lies in their headers."""
+"""Draws and encodes pictures for tests, some with wrong sizes in their headers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def jpeg_that_claims(width: int, height: int, mode: str = "RGB") -> bytes:
 
 
 def voc_mask() -> tuple[np.ndarray, bytes]:
-    """Classes 0 to 20 and void, in colours that are nobody's index."""
+    """Classes 0 to 20 and void, in colours that no class has for its index."""
     values = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16) % 21
     values[3:5, 2:9] = 255
     picture = Image.fromarray(values, "P")

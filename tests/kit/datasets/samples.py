@@ -1,4 +1,4 @@
-"""Stored samples that tests make, and the way from one to an item of a batch."""
+"""Makes stored samples for tests, and loads them to items of a batch."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def rendered(
     change: ColorChange | None = None,
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> torch.Tensor:
-    """A stored picture through a plan, as a recipe does it: uint8 [3, H, W]."""
+    """A stored picture, rendered by a plan as a recipe does it: uint8 [3, H, W]."""
 
     def draw(*_: object) -> Drawn:
         return Drawn(plan, change or ColorChange())
