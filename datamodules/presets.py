@@ -1,8 +1,8 @@
-"""Recipes, each short enough to read as what it is.
+"""Recipes for training and evaluation, short enough to read and to copy.
 
-Every one draws a view of the picture and a plan for it (`geometry`), and perhaps a change of
-colours (`color`); `FusedTransform` does all of it at once. Take one apart to write another, put
-`torchvision.transforms.v2` after it with `.then(…)`, or before it in a `v2.Compose`.
+Each recipe draws a view of the picture and a plan for it (`geometry`), and perhaps a change of
+colours (`color`). `FusedTransform` does all of it at once. To write another recipe, copy one. To
+add `torchvision.transforms.v2`, put them after it with `.then(…)`, or before it in a `v2.Compose`.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
 """RGB standard deviation of ImageNet in [0, 1]."""
 _MEAN_RGB = (123, 117, 104)
-"""The same mean in 0 … 255, with which SSD fills what lies beyond a picture."""
+"""The same mean in 0 … 255: SSD's fill beyond a picture."""
 _GREY = (114, 114, 114)
-"""With which YOLO fills it."""
+"""YOLO's fill beyond a picture."""
 _SHOWN = 224 / 256
-"""Share of the shorter side that the centre crop of evaluation on ImageNet shows."""
+"""Share of the shorter side in ImageNet's centre crop for evaluation."""
 
 
 def checked_size(size: object) -> int:
-    """A number of pixels, as callers without types give it.
+    """Check that a size is one number of pixels; a pair would be taken for a height and a width.
 
     Raises:
-        OptionError: It is none from 1; a pair would be read as a height and a width.
+        OptionError: It is not a whole number from 1.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise OptionError("size", f"{size!r} is not a number of pixels from 1")
@@ -100,7 +100,9 @@ def _ssdlite(
 
 
 def retinanet(short: int = 800, longest: int | None = None) -> FusedTransform:
-    """Flip; the shorter side to `short` pixels unless the longer passes `longest` (None: 5 / 3).
+    """Flip; the shorter side to `short` pixels unless the longer side passes `longest`.
+
+    None: 1333 pixels for a `short` of 800, and in proportion.
 
     Source: Lin et al., "Focal loss for dense object detection", 2017, sections 4 and 5.
     """
@@ -108,13 +110,13 @@ def retinanet(short: int = 800, longest: int | None = None) -> FusedTransform:
 
 
 def retinanet_eval(short: int = 800, longest: int | None = None) -> FusedTransform:
-    """The same without the flip; every box is kept."""
+    """`retinanet` without the flip; every box is kept."""
     sides = (checked_size(short), longest or _longest(short))
     return FusedTransform(partial(_short_side, *sides), min_size=0)
 
 
 def _longest(short: int) -> int:
-    """Of as much more as 1333 is than 800."""
+    """Longest side for a shorter side, in the proportion of 1333 to 800."""
     return short * 1333 // 800
 
 
@@ -153,7 +155,7 @@ def _resize(
 
 
 def random_resized_crop(size: int = 256, scale: tuple[float, float] = (0.5, 1.0)) -> FusedTransform:
-    """A crop of a share of the picture's area in `scale`, flip, resize to size x size."""
+    """Crop a share of the picture's area within `scale`, flip, resize to size x size."""
     return FusedTransform(
         partial(_random_resized_crop, checked_size(size), _checked_range(scale, 1))
     )
@@ -171,9 +173,9 @@ def _random_resized_crop(
 
 
 def random_scale_crop(size: int = 480, scale: tuple[float, float] = (0.5, 2.0)) -> FusedTransform:
-    """Scaled, cropped to size x size, flipped; aspects stay, and what lies beyond is void in masks.
+    """Scale, crop to size x size, flip. Keeps the aspect; masks are void beyond the picture.
 
-    The shorter side becomes `scale` times 13/12 of `size`, which is 520 for 480.
+    The shorter side becomes 13/12 of `size` (520 for 480) times a factor within `scale`.
 
     Source: torchvision's reference recipe for segmentation, with its 520, 480 and ranges.
     """
@@ -195,7 +197,7 @@ def _random_scale_crop(
 
 
 def letterbox(size: int = 640) -> FusedTransform:
-    """Scaled into size x size with its aspect kept, the rest grey (void in masks), and flipped.
+    """Scale into size x size with the aspect kept, and flip; the rest is grey, void in masks.
 
     Source: YOLOX (Ge et al., "YOLOX: Exceeding YOLO series in 2021"), which puts pictures into the
     upper left corner; YOLO's grey.
@@ -204,7 +206,7 @@ def letterbox(size: int = 640) -> FusedTransform:
 
 
 def letterbox_eval(size: int = 640) -> FusedTransform:
-    """The same without the flip; every box is kept."""
+    """`letterbox` without the flip; every box is kept."""
     return FusedTransform(partial(_letterbox, checked_size(size), 0.0), fill=_GREY, min_size=0)
 
 
@@ -239,7 +241,7 @@ def detection_eval(size: int = 300) -> FusedTransform:
 
 
 def segmentation_train(size: int = 256) -> FusedTransform:
-    """Random resized crop of 0.5 to 1 of the picture and flip; masks by nearest neighbour."""
+    """Crop 0.5 to 1 of the picture's area, flip, resize; masks by nearest neighbour."""
     return random_resized_crop(size)
 
 
@@ -249,7 +251,7 @@ def segmentation_eval(size: int = 256) -> FusedTransform:
 
 
 def classification_train(size: int = 224) -> FusedTransform:
-    """A crop of 0.08 to 1 of the picture's area, flip, resize to size x size.
+    """Crop 0.08 to 1 of the picture's area, flip, resize to size x size.
 
     Source: Szegedy et al., "Going deeper with convolutions", 2015, section 6; torchvision's
     reference recipe for classification.
@@ -258,10 +260,10 @@ def classification_train(size: int = 224) -> FusedTransform:
 
 
 def classification_eval(size: int = 224) -> FusedTransform:
-    """The shorter side to 256/224 of `size`, then size x size in the centre.
+    """Scale the shorter side to 256/224 of `size`, then crop size x size in the centre.
 
-    The crop has whole pixels of the stored picture: its sides lie within one of where torchvision's
-    would, which crops after resizing.
+    The crop is made of whole pixels of the stored picture, so its edges are within one pixel of
+    torchvision's, which crops after resizing.
 
     Source: torchvision's reference recipe for classification.
     """
@@ -269,17 +271,16 @@ def classification_eval(size: int = 224) -> FusedTransform:
 
 
 def multi_scale(make: Callable[[int], Callable[..., Any]], sizes: Sequence[int]) -> MultiScale:
-    """One transform at several sizes, one of which is drawn for each batch, each as likely.
+    """One transform at several sizes; each batch gets one of them, all equally likely.
 
-    Which, follows from the seed, the epoch and the first position of the global batch: it is the
-    same on all ranks and for any number of workers, and where a run is resumed with its global
-    batch size, the same as ever. Where a dataset is iterated bare, each sample is a batch of its
-    own.
+    The draw depends on the seed, the epoch and the first position of the global batch. So it is the
+    same on all ranks and for any number of workers, and in a resumed run with the same global batch
+    size. Where a dataset is iterated by itself, each sample is a batch of its own.
 
     Args:
-        make: Makes the transform for a size in pixels: a recipe as it is, or a function of your own
-            (it is called here, so that it may be a lambda).
-        sizes: The sizes.
+        make: Makes the transform for a size in pixels: a recipe, or a function of your own. It is
+            called here, so it may be a lambda.
+        sizes: The sizes in pixels.
 
     Raises:
         OptionError: There is no size.
@@ -289,13 +290,14 @@ def multi_scale(make: Callable[[int], Callable[..., Any]], sizes: Sequence[int])
 
 @dataclass(frozen=True)
 class Recipe:
-    """What belongs together in training and evaluation."""
+    """A recipe for training and the one for evaluation that goes with it."""
 
     train: Callable[[int], FusedTransform]
     """Makes the transform for training from a size in pixels."""
     evaluation: Callable[[int], FusedTransform]
+    """Makes the transform for evaluation from a size in pixels."""
     size: int
-    """The usual one."""
+    """The usual size in pixels."""
     tasks: tuple[str, ...] = ("detection",)
 
 
@@ -310,13 +312,13 @@ RECIPES = {
     "random_scale_crop": Recipe(random_scale_crop, letterbox_eval, 480, ("segmentation",)),
     "imagenet": Recipe(classification_train, classification_eval, 224, ("classification",)),
 }
-"""By name, as `VOCDataModule(transforms=…)` takes them."""
+"""Recipes by name, as `VOCDataModule(transforms=…)` takes them."""
 DEFAULT_RECIPES = {
     "detection": "ssdlite",
     "segmentation": "random_resized_crop",
     "classification": "imagenet",
 }
-"""By task."""
+"""Each task's default, by name."""
 
 
 def recipe_by_name(
@@ -326,12 +328,12 @@ def recipe_by_name(
 
     Args:
         name: Its name; None: the task's default.
-        task: What the data is for.
-        size: Pixels; None: the usual ones.
-        train: For training, else for evaluation.
+        task: The task of the data.
+        size: Size in pixels; None: the recipe's usual size.
+        train: Whether it is for training or for evaluation.
 
     Raises:
-        OptionError: There is no such recipe, or not for this task.
+        OptionError: There is no such recipe, or it is not for this task.
     """
     known = [other for other, found in RECIPES.items() if task in found.tasks]
     name = name or DEFAULT_RECIPES[task]

@@ -1,4 +1,4 @@
-"""Pictures to look at: stored samples, and what a transform makes of them epoch after epoch."""
+"""Draws sheets of samples to look at: as they are stored, and after a transform in each epoch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _VOID = 255
 def preview(
     stored: ShardDataset, transformed: ShardDataset, *, samples: int = 6, epochs: int = 4, side: int
 ) -> Image.Image:
-    """A sheet with a row for each sample: as it is stored, then as each epoch's training gets it.
+    """A sheet with one row for each sample: as it is stored, then as training gets it each epoch.
 
     Args:
         stored: The dataset without a transform.
-        transformed: The same with one.
-        samples: Rows; evenly spread over the splits.
-        epochs: Epochs from 0 on.
-        side: Pixels of a cell, at least 2, into which pictures are scaled keeping their aspect.
+        transformed: The same dataset with a transform.
+        samples: Number of rows; the samples are spread evenly over the splits.
+        epochs: Number of epochs, from 0 on.
+        side: Side of a cell in pixels, at least 2. Pictures are scaled into it, aspect kept.
     """
     count = min(samples, stored.num_samples)
     cells = []
@@ -45,7 +45,7 @@ def preview(
 
 
 def sheet(samples: Iterable[tuple[torch.Tensor, Any]], *, side: int) -> Image.Image:
-    """Samples side by side, about as many rows as columns, each drawn as `cell` does."""
+    """A sheet of samples, drawn by `cell`, with about as many rows as columns."""
     cells = [cell(image, target, side=side) for image, target in samples]
     return _grid(cells, columns=math.ceil(math.sqrt(len(cells))))
 
@@ -56,12 +56,12 @@ def _grid(cells: list[torch.Tensor], *, columns: int) -> Image.Image:
 
 
 def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
-    """One sample in a square of `side`, marked: uint8 [3, side, side].
+    """One sample with its target drawn on it: uint8 [3, side, side].
 
     Args:
         image: uint8 [3, H, W], or float in [0, 1].
         target: A detection target, a mask [H, W], or labels [20].
-        side: Pixels.
+        side: Side of the cell in pixels.
     """
     image = torch.as_tensor(image).as_subclass(torch.Tensor)
     if image.dtype != torch.uint8:
@@ -84,7 +84,7 @@ def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
 
 
 def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
-    """A uint8 picture with its boxes (difficult objects in red) or its mask."""
+    """Draw boxes (those of difficult objects in red) or a mask on a uint8 picture."""
     if not isinstance(target, dict):
         labels = [label for label in target.unique().tolist() if label not in (0, _VOID)]
         if not labels:
@@ -97,7 +97,7 @@ def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
     boxes: torch.Tensor = target["boxes"].as_subclass(torch.Tensor)
     if not len(boxes):
         return image
-    # What is thinner than a pixel would be refused.
+    # torchvision refuses boxes thinner than a pixel.
     boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], 1)
     names = [_name(label) for label in target["labels"].tolist()]
     colors = ["red" if difficult else "yellow" for difficult in target["difficult"].tolist()]
@@ -106,7 +106,7 @@ def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
 
 
 def named(image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """A uint8 picture with the names of the classes it shows; red where only difficult ones."""
+    """Write the names of a picture's classes on it; in red those of difficult objects only."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     draw, at = ImageDraw.Draw(picture), (2, 2)
     for number, label in enumerate(labels.tolist(), start=1):
@@ -124,7 +124,7 @@ def _name(label: int) -> str:
 
 
 def _color(label: int) -> tuple[int, int, int]:
-    """VOC's colour of a class: bits of its number, spread over the channels from the top down."""
+    """VOC's colour of a class: the bits of its number, spread over the channels, highest first."""
     color = [0, 0, 0]
     for bit in range(8):
         for channel in range(3):

@@ -170,7 +170,7 @@ def _by_recipe(sample: Annotated, recipe: FusedTransform, random_key: bytes, cos
         pixels = recipe.decoded(plan, jpeg, size_hw=sample.size_hw, place=f"{place}.jpg")
         mask = _stored_mask(sample)
         decoded = time.perf_counter()
-        image, mask, left = recipe.rendered(plan, pixels, mask, size_hw=sample.size_hw)
+        image, mask, device_work = recipe.rendered(plan, pixels, mask, size_hw=sample.size_hw)
         target = target_of(sample, mask)
         if recipe.after:
             given = for_transform(target, plan.drawn.plan.size_hw)
@@ -184,7 +184,7 @@ def _by_recipe(sample: Annotated, recipe: FusedTransform, random_key: bytes, cos
         image, target = _checked(returned, recipe, sample)
     cost.decode_s += decoded - begun
     cost.transform_s += time.perf_counter() - decoded
-    return Item(image, target, sample.sample_id, sample.raw.key, sample.size_hw, left)
+    return Item(image, target, sample.sample_id, sample.raw.key, sample.size_hw, device_work)
 
 
 def _by_transform(

@@ -1,1 +1,1 @@
-"""Pixels: decoding, scaling, colours, and the arithmetic of boxes and views."""
+"""Makes pixels: decoding, scaling, changing colours, and the arithmetic of boxes and views."""

@@ -1,14 +1,13 @@
-"""Colour changes as one 3 x 4 matrix: out = matrix[:, :3] @ (r, g, b) + matrix[:, 3], in 0 … 255.
+"""Changes colours by one 3 x 4 matrix: out = matrix[:, :3] @ (r, g, b) + matrix[:, 3], in 0 … 255.
 
-Brightness, contrast, saturation, hue and permuted channels are linear in a pixel's colours, so any
-chain of them is one product, with one rounding and one clipping at its end instead of one at each
-step. Only contrast looks at more than one pixel: at the mean colour of what is seen of the picture,
-which goes through the steps before it as any other colour does.
+Brightness, contrast, saturation, hue and permuted channels are linear in a pixel's colours. So any
+chain of them is one product, rounded and clipped once at its end, not at each step. Only contrast
+needs more than one pixel: the mean colour of what is seen of the picture, after the steps before.
 
 Hue is a rotation about the axis of greys, which keeps a pixel's mean and its distance from grey.
-torchvision rotates hue in HSV, which keeps the largest and smallest channel instead. At the end of
-SSD's range (18 degrees) the two differ by 15 levels in the mean over colours of full saturation, by
-4 over those of a quarter, and not at all in greys: docs/concepts/hue.png.
+torchvision rotates hue in HSV, which keeps the largest and smallest channel. At the end of SSD's
+range (18 degrees) the two differ by 15 levels in the mean over colours of full saturation, by 4
+over those of a quarter, and not at all in greys: docs/concepts/hue.png.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ if TYPE_CHECKING:
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of R, G and B in grey, as torchvision rounds those of ITU-R BT.601."""
 _MOST, _FARTHEST = 2.0**13, 2.0**23
-"""Of a factor, and of an offset. A row with a larger factor is made smaller as a whole: a level
-more or less decides between black and white either way."""
+"""Largest factor and largest offset. A row with a larger factor is scaled down as a whole: with
+factors that large, one level decides between black and white anyway."""
 _WEIGHTS, _SUMS = 2**15 - 1.5, 2**24 - 384
-"""What rounding still leaves in 16 and 24 bits: three factors are off by a half for each of 255."""
+"""Largest weight in 16 bits and sum in 24 bits, less what rounding three factors may add."""
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColorChange:
-    """A drawn change of colours; None: left as it is."""
+    """A change of colours, as drawn; None in a field: no change."""
 
     brightness: float | None = None
     """Factor of all channels."""
@@ -51,11 +50,11 @@ class ColorChange:
     saturation: float | None = None
     """Factor of the distance from the pixel's own grey."""
     hue: float | None = None
-    """Turns about the grey axis."""
+    """Turns about the axis of greys."""
     channels: tuple[int, int, int] | None = None
-    """Which channel becomes R, G and B."""
+    """The channels that become R, G and B."""
     contrast_first: bool = False
-    """Contrast before saturation and hue, else after them."""
+    """Whether contrast comes before saturation and hue, or after them."""
 
     @property
     def is_nothing(self) -> bool:
@@ -72,24 +71,25 @@ class ColorChange:
         return np.array(self.rows(mean), np.float32)
 
     def rows(self, mean: Sequence[float]) -> Rows:
-        """`matrix` as plain numbers: of so few, that is faster."""
+        """`matrix` as plain numbers, which is faster for so few."""
         rows, of_mean = self._product()
         grey = sum(share * float(value) for share, value in zip(of_mean, mean, strict=True))
         return [[r, g, b, by * grey] for r, g, b, by in rows]
 
     def of_any_mean(self) -> NDArray[np.float32]:
-        """The change where the mean colour is not known yet, as float32 [3, 6].
+        """The change for a mean colour that is not known yet, as float32 [3, 6].
 
-        What the pixel's r, g and b and the mean's r, g and b each add to a new colour.
+        Each row has the factors of the pixel's r, g and b, and of the mean's r, g and b.
         """
         rows, of_mean = self._product()
         found = [[r, g, b, *(by * share for share in of_mean)] for r, g, b, by in rows]
         return np.array(found, np.float32)
 
     def _product(self) -> tuple[Rows, list[float]]:
-        """All steps: what r, g, b and the grey that contrast keeps add to each new colour.
+        """All steps in one: (rows, of_mean).
 
-        And what the mean's r, g and b add to that grey.
+        Each row has the factors of r, g, b and of the grey that contrast keeps. `of_mean` has the
+        factors of the mean's r, g and b in that grey.
         """
         rows: Rows = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
         of_mean = [0.0, 0.0, 0.0]
@@ -109,28 +109,28 @@ class ColorChange:
 
 
 Rows: TypeAlias = list[list[float]]
-"""Of a change, one of four numbers for each new colour."""
+"""Three rows of four numbers, one row for each new colour."""
 
 
 def _grey(rows: Rows) -> list[float]:
-    """The row of the new colours' grey."""
+    """The row of the grey of three new colours."""
     of_red, of_green, of_blue = LUMA
     return [of_red * r + of_green * g + of_blue * b for r, g, b in zip(*rows, strict=True)]
 
 
 def _blended(factor: float, rows: Rows, grey: list[float]) -> Rows:
-    """Distances from a grey by a factor longer."""
+    """Scale the distances from a grey by a factor."""
     rest = [(1 - factor) * value for value in grey]
     return [[factor * value + g for value, g in zip(row, rest, strict=True)] for row in rows]
 
 
 def _contrasted(factor: float, rows: Rows) -> tuple[Rows, list[float]]:
-    """Distances from the mean's grey, and what its r, g and b make that."""
+    """Scale the distances from the mean's grey; also the factors of its r, g and b."""
     return _blended(factor, rows, [0.0, 0.0, 0.0, 1.0]), _grey(rows)[:3]
 
 
 def _rotated(turns: float, rows: Rows) -> Rows:
-    """Rodrigues' rotation about (1, 1, 1); a third of a turn makes red green."""
+    """Rotate about (1, 1, 1) by Rodrigues' formula; a third of a turn makes red green."""
     cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     even, odd = (1 - cosine) / 3, sine / math.sqrt(3)
     same, less, more = even + cosine, even - odd, even + odd
@@ -155,12 +155,12 @@ def photometric_distortion(
     Source: Liu et al. 2016, section 2.2, after Howard 2013; ranges are torchvision's.
 
     Args:
-        generator: What draws.
+        generator: The generator to draw from.
         brightness: Range of the factor.
-        contrast: Range of the factor; before or after saturation and hue, as is drawn.
+        contrast: Range of the factor; applied before or after saturation and hue, as drawn.
         saturation: Range of the factor.
         hue: Range in turns.
-        probability: Of each change, and of permuting the channels.
+        probability: Probability of each change, and of permuting the channels.
     """
     ranges = (brightness, contrast, saturation, hue)
     draws = generator.random(11).tolist()
@@ -181,21 +181,20 @@ def photometric_distortion(
 def recolored(
     pixels: torch.Tensor, change: ColorChange, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Change the colours of one picture, each to within 0.6 of a level where factors are usual.
+    """Change the colours of one picture, each to within 0.6 of a level for usual factors.
 
-    By `kernels.c` where there is one, and by OpenCV elsewhere, in the same whole numbers.
+    `kernels.c` does it where it is compiled, else OpenCV, in the same whole numbers.
 
     Args:
         pixels: uint8 [H, W, 3], on the CPU.
-        change: What is to be changed.
-        out: uint8 [H, W, 3], where the result is written, which may be `pixels`; None: in memory of
-            its own.
+        change: The change.
+        out: uint8 [H, W, 3]: the result is written to it; may be `pixels`. None: new memory.
 
     Returns:
-        uint8 [H, W, 3]; `pixels` itself where there is nothing to change and no `out`.
+        uint8 [H, W, 3]; `pixels` itself if there is nothing to change and no `out`.
 
     Raises:
-        ValueError: `pixels` or `out` are of another kind.
+        ValueError: `pixels` or `out` have another shape or dtype, or are not on the CPU.
     """
     _check(pixels, pixels.shape)
     if out is not None:
@@ -225,7 +224,7 @@ def recolored(
 
 
 def _check(pixels: torch.Tensor, shape: torch.Size) -> None:
-    """Before memory is read or written."""
+    """Refuse pixels of another kind before memory is read or written."""
     is_size = pixels.shape == shape and len(shape) == 3 and shape[2] == 3
     if not (is_size and pixels.dtype == torch.uint8 and pixels.is_cpu):
         found = f"{pixels.dtype} {tuple(pixels.shape)} on {pixels.device}"
@@ -238,7 +237,7 @@ def _is_by_lines(pixels: torch.Tensor) -> bool:
 
 
 def _sums(pixels: torch.Tensor, compiled: CDLL | None) -> Sequence[float]:
-    """Of a picture's three channels; whole numbers."""
+    """The sums of a picture's three channels, whole numbers."""
     if compiled is None:
         return cv2.sumElems(pixels.numpy())[:3]
     found = (c_int64 * 3)()
@@ -250,16 +249,16 @@ class _Factors(NamedTuple):
     """A change in whole numbers: a new colour is (weights @ (r, g, b) + offset) >> bits."""
 
     weights: list[int]
-    """Nine of 16 bits: what r, g and b add to R; to G; to B."""
+    """Nine numbers of 16 bits: the factors of r, g and b in R; in G; in B."""
     offsets: list[int]
-    """Three, with the half that rounds."""
+    """Three numbers, each with the half that rounds."""
     bits: int
 
 
 def _whole_numbers(rows: Rows) -> _Factors:
-    """As exact as 16 bits of each factor and 24 of each sum allow, with 13 after the point at most.
+    """A change in whole numbers, with at most 13 binary digits after the point.
 
-    Sums of 24 bits are exact in float32 too, whatever computes them in which order.
+    Factors fit in 16 bits and sums in 24. Sums of 24 bits are exact in float32 too, in any order.
     """
     sizes = [max(abs(r), abs(g), abs(b)) for r, g, b, _ in rows]
     size = max(sizes)
@@ -278,7 +277,7 @@ def _whole_numbers(rows: Rows) -> _Factors:
 
 
 def _recolor(pixels: NDArray[np.uint8], factors: _Factors, out: NDArray[np.uint8]) -> None:
-    """As the kernel does."""
+    """Do what the kernel does, by OpenCV."""
     matrix = np.column_stack([np.reshape(factors.weights, (3, 3)), factors.offsets])
     sums: Any = cv2.transform(pixels.astype(np.float32), matrix.astype(np.float32))
     sums *= 2.0**-factors.bits

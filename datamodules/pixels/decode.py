@@ -1,8 +1,8 @@
-"""The only door from compressed bytes to pixels.
+"""Decodes pictures and masks.
 
-JPEG goes through simplejpeg (libjpeg-turbo, accurate DCT: the pixels Pillow gives as well; CMYK
-within 2 levels of them); whatever that refuses (12 bits, PNG) goes through Pillow. Masks keep
-their palette indices and never pass through colours; `png` reads plain ones, Pillow others.
+simplejpeg decodes JPEG (by libjpeg-turbo with the accurate DCT: the same pixels as Pillow's, CMYK
+within 2 levels). Pillow decodes what simplejpeg refuses (12 bits, PNG and others). Masks keep their
+palette indices and are never converted to colours: `png_masks` reads plain ones, Pillow the others.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 89_000_000
-"""A picture with more is refused before it is decoded: that is 267 MB of RGB, and just below where
-Pillow starts to warn."""
+"""Pictures with more are refused before they are decoded: that is 267 MB of RGB, and just below
+where Pillow starts to warn."""
 
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM")
-"""What Pillow may take a picture for. It knows others: some it hands to other programs (EPS to
-Ghostscript, which runs it), and the readers of some fail with errors of any kind."""
+"""Formats that Pillow may read. For some others it starts programs (for EPS Ghostscript, which runs
+the file), and the readers of some fail with errors of any kind."""
 MASK_FORMATS = ("PNG", "GIF", "BMP", "TIFF")
 
 _REFUSALS = (
@@ -46,16 +46,16 @@ _REFUSALS = (
 
 
 def decode_image(content: bytes | memoryview, *, place: str) -> torch.Tensor:
-    """Decode a JPEG (or what Pillow knows) to RGB.
+    """Decode a JPEG, or another of `PICTURE_FORMATS`, to RGB.
 
     Args:
         content: The file's bytes.
-        place: What errors call it.
+        place: The file's name in messages.
 
     Returns:
-        uint8 [3, H, W], a view of the decoder's rows of RGB (channels last, as torchvision's own
-        decoder gives it: resizing it takes half as long); grey pictures have three equal channels.
-        EXIF rotation is not applied: annotations are in the stored orientation.
+        uint8 [3, H, W], channels last in memory, as torchvision's own decoder gives it: resizing
+        that takes half as long. Grey pictures have three equal channels. EXIF rotation is not
+        applied: annotations are in the stored orientation.
 
     Raises:
         SampleError: Not a picture, damaged, or larger than `MAX_PIXELS`.
@@ -64,7 +64,7 @@ def decode_image(content: bytes | memoryview, *, place: str) -> torch.Tensor:
 
 
 def picture_size(content: bytes | memoryview, *, place: str) -> tuple[int, int]:
-    """(height, width) of a picture, by its header.
+    """(height, width) of a picture, from its header.
 
     Raises:
         SampleError: Not a picture, or larger than `MAX_PIXELS`.
@@ -86,17 +86,17 @@ def decode_scaled(
     size_hw: tuple[int, int] | None = None,
     fast: bool = False,
 ) -> NDArray[np.uint8]:
-    """Decode a JPEG (or what Pillow knows) to RGB at a fraction of its size.
+    """Decode a JPEG, or another of `PICTURE_FORMATS`, to RGB at a fraction of its size.
 
     Args:
         content: The file's bytes.
         factor: 1, 2, 4 or 8; sides are divided by it and rounded up. Only JPEG is decoded smaller,
-            by fewer terms of its cosine transforms, which is what an average over as many pixels
-            comes near to.
-        place: What errors call it.
-        size_hw: What `picture_size` says of it; None: not asked yet.
-        fast: Take libjpeg-turbo's quick cosine transform, and repeat colours instead of
-            interpolating them where they are stored at half the resolution.
+            by fewer terms of its cosine transforms, which comes near to an average over as many
+            pixels.
+        place: The file's name in messages.
+        size_hw: What `picture_size` returned; None: it was not called yet.
+        fast: Use libjpeg-turbo's quick cosine transform, and repeat colours stored at half the
+            resolution instead of interpolating them.
 
     Returns:
         uint8 [H, W, 3]; of the full size where the format cannot be scaled.
@@ -140,7 +140,7 @@ def _decode_by_pillow(
             return _values(picture, content, place)
         found: Image.Image = picture
         if picture.mode.startswith("I"):
-            # 16-bit greys, which Pillow's own conversion would make white above 255.
+            # 16-bit greys: Pillow's own conversion would turn all above 255 white.
             deep = np.array(picture).astype(np.int64)
             is_deep = picture.mode != "I" or deep.max() > 255
             found = Image.fromarray((deep >> 8 * is_deep).clip(0, 255).astype(np.uint8))
@@ -151,7 +151,7 @@ def _decode_by_pillow(
 def _opened(
     content: bytes | memoryview, formats: tuple[str, ...], place: str
 ) -> Iterator[Image.Image]:
-    """A picture whose header was read; whatever goes wrong with it is the sample's fault."""
+    """Open a picture with Pillow; errors inside the block become `SampleError`."""
     try:
         with Image.open(io.BytesIO(content), formats=formats) as picture:
             _check_size(*picture.size, place)
@@ -167,8 +167,8 @@ def _values(mask: Image.Image, content: bytes | memoryview, place: str) -> NDArr
         raise SampleError(place, f"a mask has mode 'P' or 'L', this is {mask.mode!r}")
     values = np.array(mask)
     if mask.format == "PNG" and mask.mode == "L":
-        # Of greys with fewer bits Pillow makes shades from black to white: back to their numbers.
-        bits = bytes(content[24:25])[0]  # of IHDR, which every PNG begins with
+        # Pillow scales greys of fewer bits to 0 … 255; this undoes it.
+        bits = bytes(content[24:25])[0]  # in the IHDR chunk, with which every PNG begins
         values //= 255 // (2**bits - 1)
     return values
 
@@ -185,10 +185,10 @@ _EXIF_WITHIN = 1 << 16
 
 
 def is_for_device(content: bytes | memoryview) -> bool:
-    """Whether a GPU can be trusted with a file: a JPEG in YCbCr, as cameras make them, with an end.
+    """Whether nvJPEG decodes a file as this module does: a complete JPEG in YCbCr.
 
-    Others nvJPEG refuses, or may make something else of than a decoder here: grey, RGB and CMYK
-    ones, those that were cut, other formats.
+    It refuses other files, or decodes them differently: grey, RGB and CMYK JPEGs, cut ones, and
+    other formats.
     """
     try:
         _, _, colors, _ = simplejpeg.decode_jpeg_header(content)
@@ -200,27 +200,27 @@ def is_for_device(content: bytes | memoryview) -> bool:
 def decode_on_device(
     contents: Sequence[torch.Tensor], device: torch.device, *, places: Sequence[str]
 ) -> list[torch.Tensor]:
-    """Decode JPEG files of a batch: by nvJPEG on a CUDA device, else here, and copied there.
+    """Decode JPEG files by nvJPEG on a CUDA device; for any other device on the CPU.
 
     Args:
-        contents: Each file's bytes, uint8 [n], in this machine's memory.
-        device: Where pixels are wanted.
-        places: What errors call each file.
+        contents: Each file's bytes, uint8 [n], on the CPU.
+        device: The device for the pixels.
+        places: Each file's name in messages.
 
     Returns:
         uint8 [3, H, W] each, on the device.
 
     Raises:
         SampleError: A file does not decode.
-        OptionError: There is no nvJPEG to be had.
+        OptionError: No library with nvJPEG is installed.
     """
     if device.type != "cuda" or not contents:
         return [
             decode_image(content.numpy().data, place=place).to(device)
             for content, place in zip(contents, places, strict=True)
         ]
-    # On a stream of its own: torchvision decodes on another stream than the one its results are
-    # allocated on, whose memory may still be in use there.
+    # On a stream of its own: torchvision allocates results on the current stream but decodes on
+    # another, and the current stream may still use that memory.
     stream, here = _stream(device), torch.cuda.current_stream(device)
     with torch.cuda.stream(stream):
         pictures = decode_by_nvjpeg(contents, device, places=places)
@@ -233,7 +233,7 @@ def decode_on_device(
 def decode_by_nvjpeg(
     contents: Sequence[torch.Tensor], device: torch.device, *, places: Sequence[str]
 ) -> list[torch.Tensor]:
-    """All at once; where that fails, one by one, and here what fails alone as well."""
+    """Decode all files at once; if that fails, one by one, and on the CPU what fails alone too."""
     files = [_without_exif(content) for content in contents]
     try:
         return _called(nvjpeg(), files, device)
@@ -250,7 +250,7 @@ def decode_by_nvjpeg(
 
 @cache
 def nvjpeg() -> Callable[..., list[torch.Tensor]]:
-    """`decode_jpeg` of torchvision, which is to lose it, or of torchcodec, which is to have it.
+    """The function `decode_jpeg` of torchvision, which will drop it, or else of torchcodec.
 
     Raises:
         OptionError: Neither has it.
@@ -274,12 +274,12 @@ def _called(
     decoder: Callable[..., list[torch.Tensor]], files: list[torch.Tensor], device: torch.device
 ) -> list[torch.Tensor]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torchvision's: `nvjpeg` knows
+        warnings.simplefilter("ignore", DeprecationWarning)  # torchvision's: see `nvjpeg`
         return decoder(files, mode="RGB", device=device)
 
 
 def _without_exif(content: torch.Tensor) -> torch.Tensor:
-    """The file with its EXIF tags unreadable: by them torchcodec would turn the picture."""
+    """The file with its EXIF tags made unreadable: torchcodec would rotate the picture by them."""
     at = content[:_EXIF_WITHIN].numpy().tobytes().find(_EXIF)
     if at < 0:
         return content

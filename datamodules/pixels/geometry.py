@@ -1,11 +1,10 @@
-"""Where each output pixel comes from, drawn before a picture is decoded.
+"""Draws which part of a picture is shown and how, before the picture is decoded.
 
 A `View` is a rectangle in the stored picture's pixels that may reach beyond it. Zooming out makes
-it larger, cropping smaller, and nothing else happens until all is drawn; then a `Plan` says how the
-view becomes the output, and boxes, pictures and masks go through the same plan once. What is drawn
-depends on sizes, boxes and a generator alone.
+it larger, cropping makes it smaller. A `Plan` says how the view becomes the output; boxes, picture
+and mask go through the same plan once. Draws depend only on sizes, boxes and a generator.
 
-Boxes are float32 [N, 4], xyxy in pixels, half-open: (0, 0, W, H) is one over a whole W x H picture.
+Boxes are float32 [N, 4], xyxy in pixels, half-open: (0, 0, W, H) covers a whole W x H picture.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SSD_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)
-"""Least overlaps a crop is drawn with, each as likely; None: no crop. Liu et al. 2016, section 2.2
-(which has 0.1, 0.3, 0.5, 0.7, 0.9, any and none)."""
+"""Least overlaps to draw a crop with, all equally likely; None: no crop. Source: Liu et al. 2016,
+section 2.2 (which has 0.1, 0.3, 0.5, 0.7, 0.9, any and none)."""
 _ROUNDS = 100
 """Overlaps drawn for one crop at most."""
 _ROUNDING = 1e-3
-"""Pixels by which float32 may miss a box's side."""
+"""Pixels by which rounding to float32 may shorten a box's side."""
 
 _SPARE = 1.5
-"""Decoded pixels to an output pixel at least. On 60 photographs that shrink by as much, pixels
-differ by 1.1 (decoded at a half), 1.4 (a quarter) and 1.5 levels (an eighth) in the mean from those
-decoded whole and scaled once; with 1.25 to spare by 1.4 to 1.9, with none by 3 to 4."""
+"""Least decoded pixels to an output pixel. On 60 photographs that shrink by as much, pixels differ
+by 1.1 (decoded at a half), 1.4 (a quarter) and 1.5 levels (an eighth) in the mean from those
+decoded whole and scaled once; with 1.25 they differ by 1.4 to 1.9, with 1 by 3 to 4."""
 _SPARE_WHEN_FAST = 0.8
-"""The same where speed matters more: 500 x 375 is decoded at a half for an output of 224."""
+"""The same for `decode='fast'`: 500 x 375 is decoded at a half for an output of 224."""
 
 
 class View(NamedTuple):
@@ -47,7 +46,7 @@ class View(NamedTuple):
 
     @classmethod
     def whole(cls, size_hw: tuple[int, int]) -> View:
-        """The picture itself."""
+        """The whole picture of (height, width)."""
         return cls(0, 0, size_hw[1], size_hw[0])
 
     def meets(self, size_hw: tuple[int, int]) -> bool:
@@ -64,16 +63,16 @@ class Plan:
     size_hw: tuple[int, int]
     """(height, width) of the output."""
     inner_hw: tuple[int, int] | None = None
-    """(height, width) of the output's upper left part the view is scaled to, the rest is filled;
-    None: all of it."""
+    """(height, width) of the output's upper left part that shows the view; the rest is filled.
+    None: all of the output shows it."""
     is_flipped: bool = False
-    """Mirrored left to right, after all else."""
+    """Whether the output is mirrored left to right at the end."""
 
     def __post_init__(self) -> None:
-        """Refuse what nothing could be scaled to.
+        """Refuse impossible sizes.
 
         Raises:
-            ValueError: A side is no whole number from 1, or the inner part is larger than all.
+            ValueError: A side is no whole number from 1, or the inner part exceeds the output.
         """
         view, size_hw, inner_hw = self.view, self.size_hw, self.inner_hw or self.size_hw
         sides = (*size_hw, *inner_hw, view.width, view.height)
@@ -86,11 +85,11 @@ class Plan:
 
     @property
     def scaled_hw(self) -> tuple[int, int]:
-        """(height, width) the view is scaled to."""
+        """(height, width) that the view is scaled to."""
         return self.inner_hw or self.size_hw
 
     def boxes(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes of the stored picture in the output, clipped to the view: float32 [N, 4]."""
+        """Move boxes of the stored picture to the output, clipped to the view: float32 [N, 4]."""
         (height, width), view = self.scaled_hw, self.view
         scale = (width / view.width, height / view.height)
         of_view = np.array([(view.left, view.top), scale, (width, height)])
@@ -115,7 +114,7 @@ class Plan:
         return share
 
     def shrink(self) -> float:
-        """Stored pixels to an output pixel, in the direction in which they are fewer."""
+        """Stored pixels to an output pixel, in the direction that has fewer."""
         height, width = self.scaled_hw
         return min(self.view.height / height, self.view.width / width)
 
@@ -130,7 +129,7 @@ def zoom_out(
     side_range: tuple[float, float] = (1.0, 4.0),
     probability: float = 0.5,
 ) -> View:
-    """Put the view somewhere in a larger one, whose sides are a drawn factor longer.
+    """Place the view at random in a larger one, whose sides are longer by a drawn factor.
 
     Source: SSD's expansion (Liu et al. 2016, section 3.6), with torchvision's ranges.
     """
@@ -154,31 +153,31 @@ def iou_crop(
     overlaps: Sequence[float | None] = SSD_OVERLAPS,
     trials: int = 40,
 ) -> tuple[View, NDArray[np.bool_]]:
-    """SSD's crop: one that overlaps some box by at least a drawn IoU.
+    """SSD's crop: it overlaps some box by at least a drawn IoU.
 
-    Draws an overlap, then up to `trials` crops; where none will do, another overlap (and after 100
-    of those, no crop: some boxes fit no crop of some overlaps). A crop will do where its aspect
-    (width / height) is in range, it holds some box's centre, and overlaps one of those boxes
-    enough.
+    Draws an overlap, then up to `trials` crops. If none is valid, draws another overlap; after 100
+    overlaps there is no crop, since some boxes have no valid crop for some overlaps. A crop is
+    valid if its aspect (width / height) is in range, it contains some box's centre, and it overlaps
+    one of those boxes enough.
 
     Source: Liu et al. 2016, section 2.2, with torchvision's ranges.
 
     Args:
-        view: What is cropped.
-        boxes: float32 [N, 4], in the stored picture. Without any there is no crop.
-        generator: What draws.
+        view: The view to crop.
+        boxes: float32 [N, 4], in the stored picture. N = 0: no crop.
+        generator: The generator to draw from.
         scale: Range of the crop's sides as shares of the view's.
         aspect: Range of width / height.
-        overlaps: Least IoUs; None (or 1 and more, torchvision's way to say it): the view as it is.
+        overlaps: Least IoUs; None (or at least 1, as torchvision has it): no crop.
         trials: Crops drawn for one overlap.
 
     Returns:
-        (the crop, bool [N]: boxes whose centres it holds).
+        (the crop, bool [N]: boxes whose centres it contains).
     """
     everything = np.ones(len(boxes), np.bool_)
     if not len(boxes):
         return view, everything
-    # Plain numbers: a picture has a few boxes, and most crops are refused at the first look.
+    # Plain numbers are faster than arrays: boxes are few, and most crops fail the first test.
     known = [
         (x0, y0, x1, y1, (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) * (y1 - y0))
         for x0, y0, x1, y1 in boxes.tolist()
@@ -199,7 +198,7 @@ def iou_crop(
             crop = width * height
             for x0, y0, x1, y1, centre_x, centre_y, area in known:
                 if area < overlap * crop or crop < overlap * area:
-                    continue  # the smaller of two over the larger: no overlap is more
+                    continue  # an IoU is at most the smaller area over the larger
                 if left < centre_x < stop_x and top < centre_y < stop_y:
                     inside = (min(stop_x, x1) - max(left, x0)) * (min(stop_y, y1) - max(top, y0))
                     if inside >= overlap * (crop + area - inside):
@@ -222,14 +221,14 @@ def resized_crop(
     ranges.
 
     Args:
-        view: What is cropped.
-        generator: What draws.
+        view: The view to crop.
+        generator: The generator to draw from.
         scale: Range of the crop's area as a share of the view's.
-        aspect: Range of width / height, drawn evenly in its logarithm.
+        aspect: Range of width / height, uniform in its logarithm.
         trials: Crops drawn before the largest one in the centre is taken.
     """
     whole, (low, high) = view.width * view.height, map(math.log, aspect)
-    # Plain numbers: the first trial nearly always fits.
+    # Plain numbers are faster than arrays: the first trial nearly always fits.
     for share, log_ratio, across, down in generator.random((trials, 4)).tolist():
         area = whole * (scale[0] + (scale[1] - scale[0]) * share)
         ratio = math.exp(low + (high - low) * log_ratio)
@@ -250,17 +249,17 @@ def resized_crop(
 def scaled_crop(
     view: View, generator: np.random.Generator, *, size: int, shorter: tuple[int, int]
 ) -> View:
-    """What size x size pixels show of the view once its shorter side has a drawn length.
+    """Scale the view's shorter side to a drawn length, and crop size x size pixels.
 
-    Where that is less than they hold, the view lies in their upper left corner.
+    If the scaled view is smaller than that, it lies in the upper left corner.
 
     Source: torchvision's reference recipe for segmentation: RandomResize, then RandomCrop.
 
     Args:
-        view: What is scaled and cropped.
-        generator: What draws.
-        size: Pixels of the output that will show it.
-        shorter: The least and the largest length, each whole number between them as likely.
+        view: The view to scale and crop.
+        generator: The generator to draw from.
+        size: Side of the output in pixels.
+        shorter: Least and largest length in pixels; whole numbers, all equally likely.
     """
     scale, across, down = generator.random(3)
     length = shorter[0] + int(scale * (shorter[1] - shorter[0] + 1))
@@ -281,14 +280,14 @@ def center_crop(view: View, share: float) -> View:
 
 
 def stretch(view: View, size_hw: tuple[int, int]) -> Plan:
-    """Scale the view to one size, whatever its aspect."""
+    """Scale the view to a size, without keeping its aspect."""
     return Plan(view, size_hw)
 
 
 def short_side(view: View, short: int, longest: int) -> Plan:
-    """Scale the view by one factor: its shorter side to `short`, or the longer one to `longest`.
+    """Scale the view with its aspect kept: the shorter side to `short` pixels.
 
-    Whichever is smaller.
+    Or, if the longer side would pass `longest`, the longer side to `longest`.
 
     Source: Lin et al., "Focal loss for dense object detection" (RetinaNet), 2017, section 4.1.
     """
@@ -300,14 +299,14 @@ def short_side(view: View, short: int, longest: int) -> Plan:
 
 
 def letterbox(view: View, size: int) -> Plan:
-    """Scale the view by one factor into a square of `size`, in its upper left corner."""
+    """Scale the view with its aspect kept into the upper left corner of a square of `size`."""
     factor = size / max(view.height, view.width)
     inner = (max(1, round(view.height * factor)), max(1, round(view.width * factor)))
     return Plan(view, (size, size), inner)
 
 
 def flip(plan: Plan, generator: np.random.Generator, *, probability: float = 0.5) -> Plan:
-    """Mirror the output left to right, or not."""
+    """Mirror the output left to right, with this probability."""
     is_flipped = bool(generator.random() < probability)
     return Plan(plan.view, plan.size_hw, plan.inner_hw, is_flipped)
 
@@ -319,7 +318,7 @@ def kept_boxes(
     min_size: float = 1.0,
     min_visible: float = 0.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Boxes in the output, and which of them are worth keeping.
+    """Move boxes to the output, and say which of them to keep.
 
     Args:
         plan: The plan.
@@ -341,10 +340,10 @@ def kept_boxes(
 
 
 def decode_factor(plan: Plan, size_hw: tuple[int, int], *, fast: bool = False) -> int:
-    """By how much a picture may be decoded smaller: 1, 2, 4 or 8.
+    """The factor by which a picture may be decoded smaller: 1, 2, 4 or 8.
 
-    The largest of them that leaves 1.5 decoded pixels to an output pixel, in either direction; 0.8
-    where `fast`. libjpeg-turbo is fast at these factors only.
+    It is the largest that leaves 1.5 decoded pixels to an output pixel in both directions, or 0.8
+    if `fast`. libjpeg-turbo is fast at these factors only.
     """
     shrink = plan.shrink() / (_SPARE_WHEN_FAST if fast else _SPARE)
     factor = 2 ** min(3, int(math.log2(shrink))) if shrink >= 2 else 1

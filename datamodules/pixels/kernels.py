@@ -1,7 +1,7 @@
-"""What was compiled when this was installed (`kernels.c`): the scaling and recolouring of pixels.
+"""Loads the compiled functions of `kernels.c`, which scale and recolour pixels.
 
-Where it could not be compiled, or the processor lacks AVX2, others do the same: more slowly, and
-with the same pixels to the last bit, so that it does not matter which node has which.
+They are compiled at installation. Where that was not possible, or the processor lacks AVX2, torch
+and OpenCV do the same more slowly, with the same pixels to the last bit: nodes may differ.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _VERSION = 2
-"""Of what kernels.c is called with; the number there must be the same."""
+"""Version of the functions' arguments; kernels.c must have the same number."""
 
 Axis = ctypes.c_int64 * 8
-"""As the struct of that name in kernels.c."""
+"""The struct `Axis` of kernels.c."""
 
 
 @cache
 def kernels() -> ctypes.CDLL | None:
-    """The functions, where there are some that this processor can run."""
-    # Beside this file, under the name an extension module has, which it is only for the installer.
+    """The compiled functions; None: there are none that this processor can run."""
+    # The file lies beside this one and is named like an extension module, for the installer only.
     stem = Path(__file__).with_name("_kernels")
     for suffix in EXTENSION_SUFFIXES:
         path = stem.with_name(stem.name + suffix)
         if path.exists():
             try:
                 return _loaded(path)
-            except (OSError, AttributeError) as exc:  # another system's, cut short, or none of ours
+            except (OSError, AttributeError) as exc:  # for another system, cut, or not ours
                 log.warning("%s cannot be used, pixels take longer: %s", path.name, exc)
     return None
 

@@ -1,8 +1,10 @@
-"""The values of plain PNG masks, ten times as fast as by a library for pictures of any kind.
+"""Reads the values of plain PNG masks.
 
-A mask is a few areas of one value each: a few kilobytes that inflate to two hundred. zlib-ng does
-that in a tenth of the time zlib takes, and where rows are stored as they are (filter 0, as all of
-VOC's are), nothing is left to do. Any other PNG is for Pillow.
+A mask is a few areas of one value each: a few kilobytes that inflate to two hundred. Where rows are
+not filtered, as in all VOC masks, inflating is all there is to do. Pillow reads any other PNG.
+
+No library does as well. On VOC's masks torchvision takes 17 times and Pillow 30 times as long;
+OpenCV turns a palette into colours; and torchvision crashed after a damaged file.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = struct.Struct(">I4s")
 _IHDR = struct.Struct(">IIBBBBB")
 _KNOWN = (b"PLTE", b"tRNS", b"IDAT", b"IEND")
-"""Chunks that decide what is seen; an unknown one may be anything where its first letter is
-upper-case."""
+"""Chunks that may be there. An unknown one changes the picture if its name begins upper-case."""
 
 
 def plain_png(content: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | None:
@@ -30,10 +31,10 @@ def plain_png(content: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8]
 
     Args:
         content: The file.
-        max_pixels: No larger one is looked at.
+        max_pixels: Larger pictures are not read.
 
     Returns:
-        uint8 [H, W], read-only; None: another kind of PNG, a damaged one, or none at all.
+        uint8 [H, W], read-only; None: the PNG is of another kind or damaged, or is no PNG.
 
     Source:
         PNG specification (third edition), sections 5 (chunks), 7 (rows) and 9 (filters).
@@ -63,12 +64,12 @@ def plain_png(content: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8]
 
 
 def _checksum(view: memoryview, stop: int) -> int:
-    """What ends a chunk that stops there."""
+    """The CRC-32 that ends a chunk."""
     return int.from_bytes(view[stop - 4 : stop], "big")
 
 
 def _plain_size(header: memoryview) -> tuple[int, int] | None:
-    """(height, width), where a pixel is a byte and rows follow each other."""
+    """(height, width) if a pixel is one byte and rows are not interlaced, else None."""
     if len(header) != _IHDR.size:
         return None
     width, height, bits, color, *methods = _IHDR.unpack(header)
@@ -80,11 +81,11 @@ def _rows(packed: list[memoryview], size_hw: tuple[int, int]) -> NDArray[np.uint
     height, width = size_hw
     expected = height * (width + 1)
     inflating = zlib_ng.decompressobj()
-    try:  # one byte more than there should be: a bomb goes no further
+    try:  # one byte more than expected is enough to notice a decompression bomb
         values = inflating.decompress(
             packed[0] if len(packed) == 1 else b"".join(packed), expected + 1
         )
-    except zlib_ng.error:  # type: ignore[misc]  # its stubs forget that it is one
+    except zlib_ng.error:  # type: ignore[misc]  # the stubs do not say that it is an exception
         return None
     if len(values) != expected or not inflating.eof:
         return None

@@ -1,4 +1,4 @@
-"""Pictures and masks through a plan: decoded as small as will do, scaled once, put in place."""
+"""Renders decoded pictures and masks by a `Plan`: scales, places and recolours them once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from datamodules.pixels.geometry import Plan
 
 VOID = 255
-"""What a mask has where there is no picture."""
+"""Value of a mask beyond the picture."""
 _NOWHERE = -1
-"""Of what there is no pixel; as an index it does no harm."""
+"""Index where there is no stored pixel; a valid index, whose value is overwritten."""
 _NOTHING = ColorChange()
 
 
@@ -32,14 +32,14 @@ def render(
     change: ColorChange = _NOTHING,
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> torch.Tensor:
-    """The output of decoded pixels.
+    """Render a picture.
 
     Args:
-        pixels: uint8 [h, w, 3]: the stored picture, perhaps decoded smaller. May be None where the
+        pixels: uint8 [h, w, 3]: the stored picture, perhaps decoded smaller. None is allowed if the
             view shows nothing of it.
-        plan: What becomes of it.
+        plan: How it is rendered.
         size_hw: (height, width) of the stored picture.
-        change: What becomes of its colours; the filled part has none of it.
+        change: How colours change; not those of the filled part.
         fill: RGB of what lies beyond the picture.
 
     Returns:
@@ -64,12 +64,12 @@ def render(
 
 
 def spans(plan: Plan, size_hw: tuple[int, int], factor: int) -> tuple[Span, Span]:
-    """What is scaled of the rows and the columns of a picture that the view shows some of.
+    """The rows and the columns to scale of a picture that the view shows some of.
 
     Args:
-        plan: What becomes of it.
+        plan: How it is rendered.
         size_hw: (height, width) of the stored picture.
-        factor: By how much it is decoded smaller.
+        factor: The factor by which it is decoded smaller.
     """
     view, (height, width) = plan.view, plan.scaled_hw
     rows = Span.of(view.top, view.height, size_hw[0], factor, height)
@@ -77,10 +77,10 @@ def spans(plan: Plan, size_hw: tuple[int, int], factor: int) -> tuple[Span, Span
 
 
 def decoded_factor(decoded_hw: Sequence[int], size_hw: tuple[int, int]) -> int:
-    """By how much a picture was decoded smaller.
+    """The factor by which a picture was decoded smaller.
 
     Raises:
-        ValueError: These are not the sides of such a picture.
+        ValueError: No factor gives these sides.
     """
     for factor in (1, 2, 4, 8):
         if tuple(decoded_hw) == tuple(-(-side // factor) for side in size_hw):
@@ -90,11 +90,11 @@ def decoded_factor(decoded_hw: Sequence[int], size_hw: tuple[int, int]) -> int:
 
 
 def render_mask(mask: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """A mask through the same plan, by nearest neighbour; `VOID` beyond the picture.
+    """Render a mask by nearest neighbour; `VOID` beyond the picture.
 
     Args:
         mask: uint8 [H, W] of the stored picture.
-        plan: What becomes of it.
+        plan: How it is rendered.
 
     Returns:
         uint8 [H, W] of the output.
@@ -118,7 +118,7 @@ def _nearest_pixels(
 ) -> NDArray[np.int64]:
     """int64 [total]: the stored pixel under the middle of each output pixel.
 
-    `_NOWHERE` beyond the picture, and after the `scaled` ones that show the view.
+    `_NOWHERE` beyond the picture, and after the first `scaled` pixels, which show the view.
     """
     places = first + ((np.arange(scaled) + 0.5) * (length / scaled)).astype(np.int64)
     if places[0] < 0 or places[-1] >= stored:

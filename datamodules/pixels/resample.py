@@ -1,11 +1,11 @@
-"""The scaling of pictures: which decoded pixels become which output pixels, and the doing of it.
+"""Scales pictures, and says which decoded pixels become which output pixels.
 
-What is scaled and what comes of it are rectangles of whole pixels that stand for one place (see
-`Span`), so pictures keep to their boxes.
+Both are rectangles of whole pixels that cover the same part of the picture (see `Span`), so boxes
+stay where their objects are.
 
-By `kernels.c` where there is one, and by torch elsewhere: the same to the last bit. The former
-takes about a third of the time, copies no crop, and writes the result, mirrored where wanted, where
-it belongs.
+`kernels.c` does it where it is compiled, else torch, with the same result to the last bit. The
+kernel takes about a third of torch's time: it copies no crop, and writes the result in place, also
+mirrored.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from ctypes import Array, c_int64
 
 _MARGIN = 8
-"""Pixels more that may be scaled, to meet the output's grid."""
+"""Most pixels that may be scaled in addition, to meet the output's grid."""
 _NEAR = 1e-3
-"""Output pixels by which two places may differ and be one."""
+"""Places count as one if they differ by no more output pixels."""
 
 
 class Span(NamedTuple):
     """Along one axis: which decoded pixels are scaled, and to which output pixels.
 
-    Both are whole numbers, chosen so that they stand for the same place: where an edge of what is
-    seen lies between two output pixels, a few more decoded ones are taken, or of what is filled.
-    What is scaled may reach beyond the picture, and what comes of it beyond the output.
+    Both are whole numbers and cover the same part of the picture. Where an edge of what is seen
+    lies between two output pixels, a few more decoded pixels are scaled, or filled ones. So the
+    scaled pixels may reach beyond the picture, and the result beyond the output.
     """
 
     decoded: int
@@ -45,27 +45,27 @@ class Span(NamedTuple):
     seen: slice
     """Output pixels that show something of the picture."""
     fills_low: bool
-    """Whether decoded pixels before the first are filled; else they are like the first."""
+    """Whether pixels before the first decoded one are filled; else they repeat it."""
     fills_high: bool
-    """Likewise after the last."""
+    """The same after the last decoded pixel."""
 
     @classmethod
     def of(cls, first: int, length: int, stored: int, factor: int, scaled: int) -> Span:
-        """For a view that shows something of the picture.
+        """The span of a view that shows something of the picture.
 
         Args:
             first: Where the view begins, in stored pixels.
-            length: How long it is.
+            length: The view's length, in stored pixels.
             stored: Stored pixels of the picture.
-            factor: Stored pixels to a decoded one; the last decoded one may stand for fewer.
+            factor: Stored pixels to a decoded one; the last decoded one may cover fewer.
             scaled: Output pixels of the view.
         """
-        # NumPy's whole numbers too, which equal others and would be remembered for them.
+        # Plain integers: NumPy's are equal to them and would stay in the cache in their place.
         return _span(int(first), int(length), int(stored), int(factor), int(scaled))
 
     @property
     def cut(self) -> slice:
-        """What of the scaled pixels is seen."""
+        """The scaled pixels that are seen."""
         return slice(self.seen.start - self.out_start, self.seen.stop - self.out_start)
 
 
@@ -83,9 +83,9 @@ def _span(first: int, length: int, stored: int, factor: int, scaled: int) -> Spa
         high = range(decoded, min(decoded + _MARGIN, math.floor(end)) + 1)
     start, stop = _nearest(low, begin, scale), _nearest(high, begin, scale)
     out_start, out_stop = round((start - begin) * scale), round((stop - begin) * scale)
-    out_start = min(out_start, scaled - 1)  # of a sliver, something is seen
+    out_start = min(out_start, scaled - 1)  # at least one output pixel, however little is seen
     out_stop = max(out_stop, out_start + 1, 1)
-    # Beyond the picture's edges there is only what fills.
+    # Beyond the picture's edges there is only fill.
     edge_low = math.floor(-begin * scale + _NEAR)
     edge_high = math.ceil((stored / factor - begin) * scale - _NEAR)
     seen_start = min(max(out_start, edge_low, 0), out_stop - 1, scaled - 1)
@@ -95,7 +95,7 @@ def _span(first: int, length: int, stored: int, factor: int, scaled: int) -> Spa
 
 
 def _nearest(edges: range, begin: float, scale: float) -> int:
-    """The first of them that misses a whole number of output pixels by least."""
+    """The edge nearest to a whole number of output pixels; of equal ones the first."""
     found, least = edges[0], 1.0
     for at in edges:
         place = (at - begin) * scale
@@ -116,18 +116,19 @@ def resample(
     is_flipped: bool,
     out: torch.Tensor,
 ) -> None:
-    """Scale what both spans hold, and write what is seen of it.
+    """Scale the pixels of two spans, and write what is seen.
 
     Args:
-        pixels: uint8 [h, w, 3]; copied where a line's pixels do not lie side by side.
-        rows: Which of them along the height.
-        columns: Likewise along the width.
+        pixels: uint8 [h, w, 3] on the CPU; copied unless a line's pixels lie side by side.
+        rows: The span along the height.
+        columns: The span along the width.
         fill: RGB of what lies beyond the picture.
-        is_flipped: Mirrored left to right.
-        out: uint8 [rows seen, columns seen, 3], a line's pixels side by side: where it is written.
+        is_flipped: Mirror left to right.
+        out: uint8 [rows seen, columns seen, 3] on the CPU, a line's pixels side by side; the result
+            is written to it.
 
     Raises:
-        ValueError: `pixels` or `out` have another size than the spans are about, or are elsewhere.
+        ValueError: `pixels` or `out` have another size than the spans, or are not on the CPU.
     """
     size = (rows.seen.stop - rows.seen.start, columns.seen.stop - columns.seen.start)
     decoded = (rows.decoded, columns.decoded)
@@ -168,10 +169,12 @@ def resample_by_torch(
     is_flipped: bool,
     out: torch.Tensor,
 ) -> None:
-    """The same on any device, and in the dtype of `fill`: in a floating one nothing is rounded.
+    """Do what `resample` does, by torch on any device, in the dtype of `fill`.
+
+    A floating dtype rounds nothing.
 
     Args:
-        pixels: uint8 [h, w, 3], however it lies in memory.
+        pixels: uint8 [h, w, 3], with any strides.
         rows: As for `resample`.
         columns: As for `resample`.
         fill: [3], on the device of `pixels`.
@@ -181,8 +184,8 @@ def resample_by_torch(
     part = _padded(pixels, rows, columns, fill)
     size = (rows.out_stop - rows.out_start, columns.out_stop - columns.out_start)
     if part.shape[:2] != size:
-        # Channels last, with the strides of one picture among others: of [1, 3, H, W] without,
-        # torch takes a slow way; and of planes one pixel wide its CPU kernel makes wrong values.
+        # Channels last, with the strides of a batch: for [1, 3, H, W] with other strides torch is
+        # slow, and its CPU kernel returns wrong values for planes one pixel wide.
         planes = part[None].permute(0, 3, 1, 2)
         scaled = interpolate(planes, size, mode="bilinear", antialias=True)
         part = scaled.permute(0, 2, 3, 1)[0]
@@ -205,7 +208,7 @@ def _padded(pixels: torch.Tensor, rows: Span, columns: Span, fill: torch.Tensor)
 
 
 def _extend(part: torch.Tensor, before: int, after: int, span: Span, fill: torch.Tensor) -> None:
-    """Give what lies beyond the picture along the first axis the colour of its edge, or `fill`."""
+    """Fill what lies beyond the picture on the first axis, or repeat the colour of its edge."""
     stop = len(part) - after
     if before:
         part[:before] = fill if span.fills_low else part[before]
@@ -222,12 +225,12 @@ def filled(size_hw: tuple[int, int], fill: tuple[int, int, int]) -> torch.Tensor
 
 @lru_cache(512)
 def _row(width: int, fill: tuple[int, int, int]) -> torch.Tensor:
-    """Uint8 [W * 3]; shared, so never written to."""
+    """Uint8 [W * 3]. Shared, so never write to it."""
     return torch.tensor(fill, dtype=torch.uint8).repeat(width)
 
 
 def _axis(span: Span) -> Array[c_int64]:
-    """As the kernel takes it."""
+    """A span as the kernel's struct."""
     cut = span.cut
     scaled = span.out_stop - span.out_start
     return Axis(

@@ -35,7 +35,7 @@ def check_callable(transform: Any, *, is_generic: bool) -> None:
 
 
 def name_of(transform: object) -> str:
-    """What errors call a transform."""
+    """A transform's name in messages."""
     name: str = getattr(transform, "__name__", type(transform).__name__)
     return name
 
@@ -43,17 +43,17 @@ def name_of(transform: object) -> str:
 def checked(
     result: Any, transform: object, *, task: str, num_labels: int, place: str
 ) -> tuple[torch.Tensor, Any]:
-    """What a transform returned, as plain tensors that a batch can hold.
+    """Check what a transform returned, and make plain tensors of it.
 
     Args:
-        result: What it returned.
-        transform: The transform; None: the sample is as it is stored.
+        result: What the transform returned, `(image, target)`.
+        transform: The transform, for messages; None: the sample is the stored one.
         task: What the target is for.
-        num_labels: Labels of a picture, where the task is classification.
-        place: What errors call the sample.
+        num_labels: Labels of a picture; for classification.
+        place: The sample's name in messages.
 
     Raises:
-        SampleError: No batch can hold it.
+        SampleError: A batch cannot hold it.
     """
     of_sample = place
     if not (isinstance(result, tuple | list) and len(result) == 2):
@@ -69,15 +69,15 @@ def checked(
     return image, _checked_mask(target, image, place)
 
 
-def plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory without its tv_tensor or `LinkedLabels` type."""
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory as a plain tensor, without a tv_tensor's or `LinkedLabels`' type."""
     return tensor.as_subclass(torch.Tensor)
 
 
 def _checked_image(image: object, place: str) -> torch.Tensor:
     found = type(image).__name__
     if isinstance(image, torch.Tensor):
-        image = plain(image)  # before it is looked at, which takes longer on a subclass
+        image = _plain(image)  # first: looking at a subclass takes longer
         if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
             problem = f"the transform's image is {image.dtype}, expected uint8 or float"
             raise SampleError(place, problem)
@@ -88,7 +88,7 @@ def _checked_image(image: object, place: str) -> torch.Tensor:
 
 
 def _checked_detection(target: Any, place: str) -> dict[str, Any]:
-    """The target's boxes and all that goes with them, in step and as plain tensors."""
+    """A detection target whose boxes, labels and flags agree in number, as plain tensors."""
     if not isinstance(target, dict) or not {"boxes", "labels"} <= target.keys():
         hint = "return the target's dict, also where no box is left ([0, 4] boxes, [0] labels)"
         raise SampleError(place, "the transform's target has no 'boxes' and 'labels'", hint)
@@ -104,16 +104,16 @@ def _checked_detection(target: Any, place: str) -> dict[str, Any]:
         problem = f"after the transform labels are {labels.dtype}, expected integers"
         raise SampleError(place, problem, "leave target['labels'] as they are, or index them")
     flags = linked_flags(flags, labels)
-    boxes, labels = plain(boxes), plain(labels)
+    boxes, labels = _plain(boxes), _plain(labels)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
-        problem = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} are not in step"
+        problem = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} do not match"
         raise SampleError(place, f"after the transform {problem}")
     if boxes.is_floating_point() and not bool((boxes[:, 2:] >= boxes[:, :2]).all()):
         hint = "corners are x0, y0, x1, y1"
         raise SampleError(place, "after the transform some box is inverted or not a number", hint)
     if flags is None or flags.shape != labels.shape:
         hint = "index target['labels'] (or 'difficult') where you drop boxes"
-        raise SampleError(place, "after the transform 'difficult' is not in step", hint)
+        raise SampleError(place, "after the transform 'difficult' does not match the labels", hint)
     boxes, labels, flags = (
         value if value.dtype == dtype else value.to(dtype)
         for value, dtype in ((boxes, torch.float32), (labels, torch.int64), (flags, torch.bool))
@@ -124,12 +124,12 @@ def _checked_detection(target: Any, place: str) -> dict[str, Any]:
 def _checked_labels(
     labels: Any, shape: tuple[int, ...], transform: object, place: str
 ) -> torch.Tensor:
-    """A picture's labels as they were given, whatever the transform made of their values."""
+    """A picture's labels, in the shape that they were given in."""
     found = tuple(labels.shape) if isinstance(labels, torch.Tensor) else type(labels).__name__
     if found != shape:
         problem = f"transform {name_of(transform)!r} returned labels {found}, expected {shape}"
         raise SampleError(place, problem)
-    return plain(labels).to(torch.float32)
+    return _plain(labels).to(torch.float32)
 
 
 def _checked_mask(mask: Any, image: torch.Tensor, place: str) -> torch.Tensor:
@@ -137,4 +137,4 @@ def _checked_mask(mask: Any, image: torch.Tensor, place: str) -> torch.Tensor:
     if found != tuple(image.shape[1:]):
         size = tuple(image.shape[1:])
         raise SampleError(place, f"the transform's mask is {found}, its image {size}")
-    return plain(mask).to(torch.uint8)
+    return _plain(mask).to(torch.uint8)

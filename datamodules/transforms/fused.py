@@ -1,8 +1,7 @@
-"""A transform that is drawn before its picture is decoded.
+"""Transforms a picture by a recipe that is drawn before the picture is decoded.
 
-What there is to draw needs a picture's size and its boxes only. So the picture is decoded once, as
-small as will do, scaled once and put in place once, where a chain of transforms makes a new picture
-at each step.
+Drawing needs only a picture's size and boxes. So the picture is decoded once, as small as possible,
+and scaled and placed once. A chain of transforms would make a new picture at each step.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _NOTHING = ColorChange()
 _NO_BYTES = torch.empty(0, dtype=torch.uint8)
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _PER_BOX = ("labels", "difficult", "area", "iscrowd")
-"""What a target has one of for each box."""
+"""Fields of a target that have one value for each box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,45 +47,53 @@ class Drawn:
     plan: Plan
     change: ColorChange = _NOTHING
     is_kept: NDArray[np.bool_] | None = None
-    """bool [N]: boxes that a crop keeps; None: those that are large enough."""
+    """bool [N]: boxes that a crop keeps, of those that are large enough; None: all of those."""
 
 
 class Planned(NamedTuple):
-    """What is to be done to one stored sample."""
+    """What a recipe will do to one stored sample."""
 
     drawn: Drawn
     boxes: NDArray[np.float32]
-    """float32 [K, 4]: the boxes kept, in the output."""
+    """float32 [K, 4]: the kept boxes, in the output."""
     is_kept: NDArray[np.bool_]
-    """bool [N]: which they are."""
+    """bool [N]: which boxes are kept."""
 
 
 class Rendered(NamedTuple):
-    """What a recipe has made of a stored sample's pictures."""
+    """The pictures of a stored sample after a recipe."""
 
     image: torch.Tensor
-    """uint8 [3, H, W], or what the device makes that of: see `DeviceWork.sent`."""
+    """uint8 [3, H, W], or what is sent to the device instead: see `DeviceWork.sent`."""
     mask: torch.Tensor | None
     """uint8 [H, W]; None but for segmentation."""
-    left: DeviceWork | None
+    device_work: DeviceWork | None
     """What is left to the device; None: nothing."""
 
 
 Draw: TypeAlias = Callable[[tuple[int, int], "NDArray[np.float32]", np.random.Generator], Drawn]
-"""(height, width) of the stored picture, its boxes float32 [N, 4], what draws: nothing else should,
-or results depend on what a worker did before. What draws is another's after the call."""
+"""(height, width) of the stored picture, its boxes float32 [N, 4], and a generator -> `Drawn`.
+
+Draw from this generator alone, or results depend on what a worker did before. Do not keep it: after
+the call it draws for another sample."""
 
 
 class _ThreadGenerator(threading.local):
-    """A generator of each thread, set to a key for each sample: a tenth of what a new one costs."""
+    """One generator for each thread, set to a new key for each sample.
+
+    Setting a key takes a tenth of the time that a new generator takes.
+    """
 
     def __init__(self) -> None:
         self._bits = np.random.Philox(key=0)
         self._generator = np.random.Generator(self._bits)
-        self._state: Any = self._bits.state  # of one that nothing was drawn from
+        self._state: Any = self._bits.state  # the state before the first draw
 
     def keyed(self, key: NDArray[np.uint64]) -> np.random.Generator:
-        """As a new `Philox` with this key, uint64 [2]; until the next call."""
+        """A generator that draws like a new `Philox` with this key, uint64 [2].
+
+        The next call changes it.
+        """
         self._state["state"]["key"] = key
         self._bits.state = self._state
         return self._generator
@@ -97,28 +104,28 @@ _thread_generator = _ThreadGenerator()
 
 @dataclass(frozen=True)
 class FusedTransform:
-    """Geometry and colours drawn first, and done in one go.
+    """A recipe: it draws geometry and colours first, and applies both in one step.
 
-    Given to a dataset, it decodes the pictures itself. Called as `(image, target)`, as where it
-    follows other transforms in a `v2.Compose`, it does the same to a decoded picture (but draws
-    other numbers: it does not know the sample's key there, only torch's generator).
+    Given to a dataset, it decodes the pictures itself. Called as `(image, target)`, for example
+    after other transforms in a `v2.Compose`, it does the same to a decoded picture. There it draws
+    other numbers: it knows torch's generator but not the sample's key.
 
     Args:
-        draw: Draws what is to be done; a function at the top of a module, or a `partial` of one,
-            where it is to reach spawned workers.
+        draw: Draws what to do. To reach spawned workers it must be a function at the top of a
+            module, or a `partial` of one.
         fill: RGB of what lies beyond the picture.
         min_size: Pixels of the output that both sides of a box must have.
         min_visible: Least share of a box's area that must be seen.
-        after: Transforms `(image, target) -> (image, target)` of what comes out, each in turn.
-        decode: 'exact'; or 'fast': libjpeg-turbo's quick ways, and decoded smaller wherever 0.8
-            decoded pixels are left to an output pixel; or 'cuda': JPEG files are sent to the
-            device, and decoded, scaled and put in place there. docs/concepts/pixels.md says what
-            they cost.
+        after: Transforms `(image, target) -> (image, target)` to apply afterwards, in turn.
+        decode: 'exact'. Or 'fast': libjpeg-turbo's quick methods, and decoding at a fraction of the
+            size that leaves 0.8 decoded pixels to an output pixel. Or 'cuda': JPEG files are sent
+            to the device, which decodes, scales and places them. docs/concepts/pixels.md compares
+            them.
         recolor_on: 'worker' or 'device': where colours are changed; None: where pictures are
-            decoded. What is left to the device, `datamodules.finish` does to a whole batch.
+            decoded. `datamodules.finish` does what is left to the device, a whole batch at once.
 
     Raises:
-        OptionError: Another `decode` or `recolor_on`, or two that exclude each other.
+        OptionError: `decode` or `recolor_on` is unknown, or they exclude each other.
     """
 
     draw: Draw
@@ -146,7 +153,7 @@ class FusedTransform:
 
     @property
     def __name__(self) -> str:
-        """What errors call it: the name of `draw`."""
+        """The name of `draw`, for messages."""
         draw = self._drawing_function
         return getattr(draw, "__name__", type(draw).__name__).strip("_")
 
@@ -156,22 +163,22 @@ class FusedTransform:
 
     @cached_property
     def _is_ours(self) -> bool:
-        """Whether it is known to draw from what it is given alone."""
+        """Whether `draw` is one of `presets`, which draw only from the generator given to them."""
         draw = self._drawing_function
         recipes = sys.modules.get("datamodules.presets")  # which imports this module
         return getattr(recipes, getattr(draw, "__name__", ""), None) is draw
 
     def then(self, *transforms: Callable[[Any, Any], Any]) -> FusedTransform:
-        """The same, followed by others."""
+        """The same recipe, followed by these transforms."""
         return replace(self, after=(*self.after, *transforms))
 
     def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
         """Transform a decoded picture: uint8 [3, H, W], and its target, mask or labels.
 
         Raises:
-            OptionError: Something is left to the device, which sees stored pictures alone.
-            TypeError: The picture, its boxes or its mask are not of a kind that can be moved.
-            ValueError: They are not of one size.
+            OptionError: The recipe leaves work to the device, which needs stored pictures.
+            TypeError: The recipe cannot transform a picture, boxes or a mask of this kind.
+            ValueError: Picture, boxes and mask differ in size.
         """
         if self.is_for_device:
             problem = "what follows other transforms has pixels already, and no device to leave to"
@@ -197,15 +204,15 @@ class FusedTransform:
     def planned(
         self, boxes: NDArray[np.float32], *, size_hw: tuple[int, int], random_key: bytes
     ) -> Planned:
-        """Draw what is to be done to a stored sample, and move its boxes.
+        """Draw what to do to a stored sample, and move its boxes.
 
         Args:
-            boxes: float32 [N, 4]; none but for detection.
+            boxes: float32 [N, 4]; N = 0 but for detection.
             size_hw: (height, width) of the stored picture.
-            random_key: What is drawn by; 32 bytes.
+            random_key: The key to draw by, 32 bytes.
         """
         if not self._is_ours:
-            seed_generators(random_key)  # for a `draw` that takes the global ones after all
+            seed_generators(random_key)  # a user's `draw` may use the global generators
         key = np.frombuffer(random_key[:16], "<u8")
         return self._planned(size_hw, boxes, _thread_generator.keyed(key))
 
@@ -215,14 +222,14 @@ class FusedTransform:
         """Decode as much of a picture as the plan needs.
 
         Args:
-            planned: What is to be done.
+            planned: What `planned` returned.
             jpeg: The picture's bytes.
             size_hw: (height, width) of the stored picture, as its header says.
-            place: What errors call the picture.
+            place: The picture's name in messages.
 
         Returns:
-            uint8 [h, w, 3], perhaps decoded smaller; or [n], the JPEG file, where that is the
-            device's to decode. None: nothing of the picture is seen.
+            uint8 [h, w, 3], perhaps decoded smaller; or [n], the JPEG file, if the device decodes
+            it. None: nothing of the picture is seen.
 
         Raises:
             SampleError: The bytes do not decode.
@@ -244,30 +251,30 @@ class FusedTransform:
         *,
         size_hw: tuple[int, int],
     ) -> Rendered:
-        """Do what was planned to decoded pictures, but for what is left to the device.
+        """Apply a plan to decoded pictures, except for what is left to the device.
 
         Args:
-            planned: What is to be done.
+            planned: What `planned` returned.
             pixels: What `decoded` returned.
             mask: uint8 [h, w] of the stored picture; None but for segmentation.
             size_hw: (height, width) of the stored picture.
         """
-        plan, change, left = planned.drawn.plan, planned.drawn.change, None
+        plan, change, work = planned.drawn.plan, planned.drawn.change, None
         if mask is not None:
             mask = render_mask(mask, plan)
         if self.is_for_device:
             is_rendered = self.decode != "cuda"
-            left = work_for_device(
+            work = work_for_device(
                 pixels, plan, size_hw, change=change, fill=self.fill, is_rendered=is_rendered
             )
             if not is_rendered:
-                return Rendered(_NO_BYTES if pixels is None else pixels, mask, left)
+                return Rendered(_NO_BYTES if pixels is None else pixels, mask, work)
             change = _NOTHING
         image = render(pixels, plan, size_hw, change=change, fill=self.fill)
-        return Rendered(image, mask, left)
+        return Rendered(image, mask, work)
 
     def apply_after(self, image: Any, target: Any) -> tuple[Any, Any]:
-        """(image, target) of what was rendered, after the transforms that follow."""
+        """Apply the transforms that follow the recipe to (image, target)."""
         for transform in self.after:
             image, target = transform(image, target)
         return image, target
@@ -291,10 +298,10 @@ def _is_level(value: object) -> bool:
 
 
 def check_places(decode: str, recolor_on: str | None) -> None:
-    """Refuse what says where pictures are decoded and recoloured, where it says nothing possible.
+    """Refuse impossible places to decode and recolour pictures.
 
     Raises:
-        OptionError: One is unknown, or they exclude each other.
+        OptionError: `decode` or `recolor_on` is unknown, or they exclude each other.
     """
     for name, value, known in (
         ("decode", decode, DECODE),
@@ -308,7 +315,7 @@ def check_places(decode: str, recolor_on: str | None) -> None:
 
 
 def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
-    """A target of a picture that is not stored, with its boxes moved."""
+    """The target of a decoded picture, with its boxes moved."""
     found, is_kept = dict(target), planned.is_kept
     found["boxes"] = tv_tensors.BoundingBoxes(
         torch.from_numpy(planned.boxes),
@@ -317,7 +324,7 @@ def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
     )
     rows = torch.from_numpy(np.flatnonzero(is_kept))
     labels = target.get("labels")
-    if isinstance(labels, LinkedLabels):  # an earlier transform may have left the flags behind
+    if isinstance(labels, LinkedLabels):  # an earlier transform may have dropped boxes only
         found["difficult"] = linked_flags(target.get("difficult"), labels)
     for name in _PER_BOX:
         if name in found and len(found[name]) == len(is_kept):
@@ -329,7 +336,7 @@ def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
 
 
 def _checked_image(image: object) -> torch.Tensor:
-    """A decoded picture without its tv_tensor type."""
+    """A decoded picture, checked, as a plain tensor."""
     takes = "a recipe takes uint8 [3, H, W]"
     if not isinstance(image, torch.Tensor):
         message = f"{takes}, not {type(image).__name__}: v2.PILToTensor() before it makes it one"
@@ -343,7 +350,7 @@ def _checked_image(image: object) -> torch.Tensor:
 
 
 def _checked_target(target: dict[str, Any], size_hw: tuple[int, int]) -> dict[str, Any]:
-    """A target whose boxes are xyxy in pixels of the picture."""
+    """A detection target, checked, with boxes as xyxy in pixels of the picture."""
     boxes = target.get("boxes")
     if not isinstance(boxes, torch.Tensor):
         raise TypeError(f"the target's 'boxes' are {type(boxes).__name__}, expected a tensor")
@@ -362,12 +369,12 @@ def _checked_target(target: dict[str, Any], size_hw: tuple[int, int]) -> dict[st
 
 
 def _is_labels(target: object) -> bool:
-    """Whether it is about the picture as a whole: a row of numbers."""
+    """Whether a target has labels of the whole picture: one row of numbers."""
     return isinstance(target, torch.Tensor) and target.ndim == 1
 
 
 def _checked_mask(mask: object, size_hw: tuple[int, int]) -> torch.Tensor:
-    """A mask of the picture's size, uint8 [H, W]."""
+    """A mask, uint8 [H, W], checked to have the picture's size."""
     if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
         found = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise TypeError(f"a recipe takes a dict, a mask [H, W] or labels [C], not {found}")

@@ -1,4 +1,4 @@
-"""Recipes as they are given to a dataset: each draws what it says, and nothing goes astray."""
+"""Recipes given to a dataset: each draws what it documents, and boxes keep their fields."""
 
 from __future__ import annotations
 
@@ -218,8 +218,8 @@ GOLDEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_what_a_key_draws_stays(name: str) -> None:
-    """Another draw breaks somebody's resume: the changelog must say so."""
+def test_what_a_key_draws_is_pinned(name: str) -> None:
+    """Other draws break resumed runs: the changelog must say so."""
     recipe = presets.RECIPES[name]
     boxes = np.array([[100, 50, 300, 250], [20, 200, 90, 370]], np.float32)
     found = []
@@ -232,7 +232,7 @@ def test_what_a_key_draws_stays(name: str) -> None:
     assert found == GOLDEN[name]
 
 
-# Carried out ------------------------------------------------------------------------------------
+# Rendered ---------------------------------------------------------------------------------------
 
 PLAN = Plan(View(-11, 4, 90, 40), (60, 70), inner_hw=(50, 70), is_flipped=True)
 CHANGE = ColorChange(brightness=1.2, contrast=0.7, hue=0.1, channels=(2, 0, 1))
@@ -252,7 +252,7 @@ def test_pictures_get_their_plan_colours_and_fill() -> None:
     assert not torch.equal(without, expected)
 
 
-def test_boxes_a_crop_does_not_hold_are_dropped() -> None:
+def test_boxes_outside_a_crop_are_dropped() -> None:
     is_kept = np.array([True, False, True, True, False])
     drawn = Drawn(stretch(View(0, 0, 64, 48), (48, 64)), is_kept=is_kept)
     for recipe in (FusedTransform(partial(drawn_so, drawn)),):
@@ -330,7 +330,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize(("chain", "labels", "flags"), CHAINS.values(), ids=CHAINS)
-def test_flags_go_with_their_labels_through_any_chain(
+def test_flags_stay_with_their_labels_through_any_chain(
     chain: Any, labels: list[int], flags: list[int]
 ) -> None:
     """The recipe drops the second box it gets; the first and the fourth stored are difficult."""
@@ -345,7 +345,7 @@ def shifted_by_chance(image: Any, target: Any) -> Any:
     return image ^ torch.randint(0, 256, (), dtype=torch.uint8), target
 
 
-def test_what_comes_after_is_the_same_in_any_batch(mini_dataset: Path) -> None:
+def test_transforms_after_a_recipe_draw_the_same_in_any_batch(mini_dataset: Path) -> None:
     """All of a batch is drawn before its pictures: what comes after has its own seed."""
     recipe = presets.ssd(32).then(shifted_by_chance)
     data = ShardDataset(str(mini_dataset), transform=recipe)
@@ -367,13 +367,13 @@ def _drawn_to_nothing(size_hw: Any, boxes: Any, generator: Any) -> Drawn:
     return Drawn(stretch(View(0, 0, 64, 48), (0, 50)))
 
 
-def test_a_plan_nobody_can_carry_out_is_a_bad_sample() -> None:
+def test_an_impossible_plan_is_a_bad_sample() -> None:
     text = refusal(FusedTransform(_drawn_to_nothing))
     assert text.startswith(f"{PLACE}: transform 'drawn_to_nothing' raised ValueError: View(")
     assert text.endswith("sides must be whole numbers from 1")
 
 
-def test_all_there_is_for_each_box_stays_in_step() -> None:
+def test_all_fields_of_a_box_stay_together() -> None:
     """Also where a recipe is called by hand; `orig_size` is as long as two boxes are many."""
     image = tv_tensors.Image(torch.zeros(3, 48, 64, dtype=torch.uint8))
     boxes = torch.tensor([[0.0, 0, 10, 10], [30, 5, 60, 40]])
@@ -435,7 +435,7 @@ def draw_by_the_global_generator(size_hw: Any, boxes: Any, generator: Any) -> Dr
     return Drawn(stretch(View(left, 0, 30, 48), (48, 30)))
 
 
-def test_a_draw_that_takes_the_global_generator_is_by_the_samples_key_too() -> None:
+def test_a_draw_from_the_global_generator_is_by_the_samples_key_too() -> None:
     images = []
     for number in range(2):
         torch.manual_seed(number)
@@ -449,7 +449,7 @@ def draw_like_ours(size: int, size_hw: Any, boxes: Any, generator: Any) -> Drawn
     return Drawn(stretch(View(left, 0, 30, 48), (size, size)))
 
 
-def test_who_wraps_a_function_of_ours_may_take_the_global_generator() -> None:
+def test_a_wrapper_of_our_recipe_may_draw_from_the_global_generator() -> None:
     images = []
     for number in range(2):
         torch.manual_seed(number)
@@ -471,7 +471,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_recipes_draw_from_what_they_are_given_alone(recipe: FusedTransform) -> None:
+def test_our_recipes_draw_only_from_the_given_generator(recipe: FusedTransform) -> None:
     """So the global generators, whose seeding takes time, are not seeded for them."""
     assert recipe._is_ours
     for number in range(40):
@@ -486,12 +486,12 @@ def test_recipes_draw_from_what_they_are_given_alone(recipe: FusedTransform) -> 
         assert (first.plan, first.change) == (second.plan, second.change)
 
 
-def test_a_draw_of_something_else_says_so() -> None:
+def test_a_draw_that_returns_something_else_is_named() -> None:
     plan = stretch(View(0, 0, 9, 9), (3, 3))
     assert "it drew Plan, expected Drawn" in refusal(FusedTransform(lambda *_: plan))
 
 
-def test_fast_decoding_is_near_and_decodes_smaller_sooner() -> None:
+def test_fast_decoding_is_close_and_decodes_smaller_sooner() -> None:
     raw = raw_of(sample_of([], wh=(500, 375)))
     for size in (300, 224):
         exact = presets.detection_eval(size)
@@ -502,7 +502,7 @@ def test_fast_decoding_is_near_and_decodes_smaller_sooner() -> None:
     assert (decode_factor(plan, SIZE), decode_factor(plan, SIZE, fast=True)) == (1, 2)
 
 
-def test_the_module_hands_on_how_to_decode(mini_dataset: Path) -> None:
+def test_the_module_passes_on_how_to_decode(mini_dataset: Path) -> None:
     data = VOCDataModule(str(mini_dataset), decode="fast")
     loaders = (data.train_dataloader(), data.val_dataloader())
     assert {found.dataset.dataset.transform.decode for found in loaders} == {"fast"}
@@ -520,7 +520,7 @@ def test_the_module_hands_on_how_to_decode(mini_dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("overlaps", [(0.9,), (1.0,), (0.0, 2.0)])
-def test_a_crop_that_cannot_be_had_is_none(overlaps: Any) -> None:
+def test_boxes_without_a_valid_crop_give_no_crop(overlaps: Any) -> None:
     view, generator = View(0, 0, 2000, 10), np.random.default_rng(1)
     corner = np.array([[0, 0, 2, 2]], np.float32)
     found, is_held = iou_crop(view, corner, generator, overlaps=overlaps)
@@ -553,7 +553,7 @@ def test_views_beside_the_picture_are_legal() -> None:
 
 
 @pytest.mark.parametrize(("name", "recipe"), presets.RECIPES.items())
-def test_a_recipes_usual_size_is_the_modules(
+def test_the_module_takes_a_recipes_usual_size(
     mini_masks: Path, name: str, recipe: presets.Recipe
 ) -> None:
     task = recipe.tasks[0]
@@ -572,7 +572,7 @@ def test_a_recipe_for_another_task_is_refused(mini_masks: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -5, 2.5, "300", (300, 400)])
-def test_a_size_that_is_none_is_refused(size: Any) -> None:
+def test_a_size_that_is_no_number_of_pixels_is_refused(size: Any) -> None:
     with pytest.raises(
         OptionError, match=r"^image_size: .* is not a number of pixels from 1; give one"
     ):
@@ -580,13 +580,13 @@ def test_a_size_that_is_none_is_refused(size: Any) -> None:
 
 
 @pytest.mark.parametrize("transforms", [presets.ssd(30), ["ssd"], "sdd"])
-def test_transforms_that_are_no_name_are_refused_with_the_way_out(transforms: Any) -> None:
+def test_an_unknown_recipe_is_refused_with_the_known_ones(transforms: Any) -> None:
     with pytest.raises(OptionError, match="give transforms themselves as train_transforms"):
         VOCDataModule("voc", transforms=transforms)
 
 
-def test_what_draws_is_a_new_philox_for_each_sample_and_each_threads_own() -> None:
-    """One generator is set back for each sample: nothing of the one before may be left in it."""
+def test_each_sample_draws_like_a_new_philox_and_each_thread_has_its_own() -> None:
+    """One generator is reset for each sample: nothing of the sample before may be left in it."""
     key = np.arange(2, dtype=np.uint64) + 7
     fresh = np.random.Generator(np.random.Philox(key=key))
     expected = [fresh.random(3).tolist(), fresh.integers(2**31, dtype=np.int32).item()]
@@ -637,7 +637,7 @@ def test_wrong_arguments_are_refused_where_a_recipe_is_made(make: Any, expected:
     assert str(caught.value).split("\n")[0] == expected
 
 
-def test_after_other_transforms_nothing_can_be_left_to_a_device() -> None:
+def test_a_recipe_after_other_transforms_leaves_nothing_to_a_device() -> None:
     recipe = replace(presets.ssd(64), decode="cuda")
     image = tv_tensors.Image(torch.zeros(3, 20, 30, dtype=torch.uint8))
     with pytest.raises(OptionError, match="what follows other transforms has pixels already"):

@@ -1,6 +1,6 @@
-"""Samples that fail to decode or to transform: raised, or replaced so that nobody's count changes.
+"""Bad samples, which fail to decode or to transform: raised, or replaced with counts unchanged.
 
-A sample is bad only where its bytes are verified; wrong bytes are never bad samples.
+A sample is bad only if its bytes are verified. Wrong bytes are an error, not a bad sample.
 """
 
 from __future__ import annotations
@@ -112,16 +112,16 @@ class Fails:
         return (image.float() * drawn).to(torch.uint8), target
 
 
-# What stands in ------------------------------------------------------------------------------
+# Substitutes ---------------------------------------------------------------------------------
 
 
-def test_a_bad_sample_is_an_error_unless_asked_otherwise(damaged: Path) -> None:
+def test_a_bad_sample_is_an_error_by_default(damaged: Path) -> None:
     with pytest.raises(SampleError, match=r"'voc-train-\d+-\d+'.jpg: does not decode"):
         list(ShardLoader(ShardDataset(str(damaged)), batch_size=5))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_only_bad_samples_are_replaced_and_by_others_of_their_window(
+def test_only_bad_samples_are_replaced_and_by_samples_of_their_window(
     damaged: Path, num_workers: int
 ) -> None:
     data = dataset(damaged)
@@ -152,26 +152,26 @@ def test_a_transform_that_fails_makes_a_sample_bad(sound: Path) -> None:
     }
 
 
-def test_epochs_choose_anew(damaged: Path) -> None:
+def test_each_epoch_draws_other_substitutes(damaged: Path) -> None:
     loader = ShardLoader(dataset(damaged), batch_size=5)
-    stand_ins = []
+    substitutes = []
     for _ in range(8):
         found = ids(seen(loader))
-        stand_ins.append(tuple(sorted(i for i in set(found) if found.count(i) > 1)))
-    assert len(set(stand_ins)) > 1
+        substitutes.append(tuple(sorted(i for i in set(found) if found.count(i) > 1)))
+    assert len(set(substitutes)) > 1
 
 
-def test_each_bad_sample_has_a_choice_of_its_own(sound: Path) -> None:
-    """Where a window has many, not one sample stands for them all, with the same pixels."""
+def test_each_bad_sample_draws_its_own_substitute(sound: Path) -> None:
+    """In a window of many bad samples, substitutes differ, and so do their pixels."""
     bad = tuple(range(0, 40, 3))
     options: dict[str, Any] = {"window": 8, "max_bad_samples": 40, "transform": Fails(*bad)}
     found = seen(ShardLoader(dataset(sound, **options), batch_size=8))
     order = expected_ids(dataset(sound), window=8)
-    stand_ins = [found[p] for p in range(40) if order[p] in bad]
+    substitutes = [found[p] for p in range(40) if order[p] in bad]
     own = [found[p] for p in range(40) if order[p] not in bad]
-    assert len(stand_ins) == len(bad) == 14
-    assert len({sample_id for sample_id, _ in stand_ins}) > 5
-    assert not set(stand_ins) & set(own), "its transform draws anew"
+    assert len(substitutes) == len(bad) == 14
+    assert len({sample_id for sample_id, _ in substitutes}) > 5
+    assert not set(substitutes) & set(own), "its transform draws anew"
 
 
 TOPOLOGIES = [
@@ -181,10 +181,10 @@ TOPOLOGIES = [
 
 
 @pytest.mark.parametrize(("world_size", "num_nodes", "lanes"), TOPOLOGIES)
-def test_promise_5_the_same_stand_ins_and_pixels_on_any_ranks_and_workers(
+def test_promise_5_substitutes_and_pixels_are_the_same_on_any_ranks_and_workers(
     damaged: Path, world_size: int, num_nodes: int, lanes: int
 ) -> None:
-    """Also where whether a sample is bad hangs on what its transform draws."""
+    """Also if what a transform draws decides whether a sample is bad."""
     options: dict[str, Any] = {
         "lanes": lanes,
         "transform": Fails(8, share=0.2),
@@ -211,7 +211,7 @@ def test_promise_5_the_same_stand_ins_and_pixels_on_any_ranks_and_workers(
     assert steps == {5}
 
 
-def test_promise_6_a_resumed_run_has_the_same_stand_ins_and_pixels(damaged: Path) -> None:
+def test_promise_6_a_resumed_run_has_the_same_substitutes_and_pixels(damaged: Path) -> None:
     options: dict[str, Any] = {"transform": Fails(8, share=0.2), "max_bad_samples": 40}
     whole = seen(ShardLoader(dataset(damaged, **options), batch_size=8))
     for done in range(5):
@@ -222,7 +222,7 @@ def test_promise_6_a_resumed_run_has_the_same_stand_ins_and_pixels(damaged: Path
         assert seen(resumed) == {p: what for p, what in whole.items() if p >= 8 * done}
 
 
-def test_a_remote_dataset_has_the_same_stand_ins_cold_and_cached(
+def test_a_remote_dataset_has_the_same_substitutes_cold_and_cached(
     damaged: Path, tmp_path: Path
 ) -> None:
     url = in_memory(damaged, f"memory://{tmp_path.name}")
@@ -232,7 +232,7 @@ def test_a_remote_dataset_has_the_same_stand_ins_cold_and_cached(
         assert seen(ShardLoader(data, batch_size=8)) == whole
 
 
-def test_a_window_with_nothing_sound_raises_the_first_error(tmp_path: Path) -> None:
+def test_a_window_of_bad_samples_only_raises_the_first_error(tmp_path: Path) -> None:
     folder = spoil(stored(tmp_path / "voc", {"train": [3, 3, 3]}), 3, 4, 5)
     data = dataset(folder, window=1)
     with pytest.raises(SampleError, match=r"voc-train-001-000\d.*does not decode") as caught:
@@ -252,7 +252,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_bad_samples_are_counted_listed_and_said_once_each(
+def test_bad_samples_are_counted_listed_and_logged_once_each(
     damaged: Path, caplog: pytest.LogCaptureFixture, num_workers: int
 ) -> None:
     loader = ShardLoader(dataset(damaged), batch_size=5, num_workers=num_workers)
@@ -270,7 +270,7 @@ def test_bad_samples_are_counted_listed_and_said_once_each(
     assert loader.bad_samples.keys() == set(BAD)
 
 
-def test_bad_samples_stay_with_the_batch_that_moves(damaged: Path) -> None:
+def test_bad_samples_stay_with_a_batch_moved_to_a_device(damaged: Path) -> None:
     for batch in ShardLoader(dataset(damaged), batch_size=40):
         for copy in (batch.to("cpu"), batch.with_pixels(batch.pixels)):
             assert copy.bad_samples == batch.bad_samples
@@ -299,28 +299,28 @@ def test_too_many_bad_samples_are_an_error_that_lists_the_first(
     assert loader.state_dict()["samples"] == order.index(third)
 
 
-def test_exactly_as_many_bad_samples_as_allowed_are_none_too_many(damaged: Path) -> None:
+def test_as_many_bad_samples_as_allowed_are_no_error(damaged: Path) -> None:
     loader = ShardLoader(dataset(damaged, max_bad_samples=3), batch_size=5)
     assert [len(seen(loader)) for _ in range(3)] == [40] * 3
     with pytest.raises(SampleError, match="bad samples: 1 exceed max_bad_samples 0"):
         list(ShardLoader(dataset(damaged, max_bad_samples=0), batch_size=1))
 
 
-# Bare ----------------------------------------------------------------------------------------
+# The dataset itself --------------------------------------------------------------------------
 
 
 def bare_ids(samples: Any) -> list[int]:
     return [int(target["image_id"]) for _, target in samples]
 
 
-def test_the_bare_dataset_replaces_the_same_samples(damaged: Path) -> None:
+def test_the_dataset_itself_replaces_the_same_samples(damaged: Path) -> None:
     expected = ids(seen(ShardLoader(dataset(damaged), batch_size=8)))
     assert bare_ids(dataset(damaged)) == expected
     loader = DataLoader(dataset(damaged), batch_size=None, num_workers=2)
     assert bare_ids(loader) == expected
 
 
-def test_the_bare_dataset_counts_lists_and_says_them_too(
+def test_the_dataset_itself_counts_lists_and_logs_bad_samples(
     damaged: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = dataset(damaged)
@@ -338,7 +338,7 @@ def test_undecoded_samples_are_never_bad(damaged: Path) -> None:
     assert len(set(keys)) == 40
 
 
-# What is no bad sample -----------------------------------------------------------------------
+# Errors that are not bad samples --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -388,7 +388,7 @@ def test_promise_7_wrong_bytes_are_noticed_where_a_batch_spans_more_shards_than_
             list(ShardLoader(dataset(folder, window=6), batch_size=6))
 
 
-def test_an_error_lets_the_workers_go_at_once(sound: Path) -> None:
+def test_an_error_ends_the_workers_at_once(sound: Path) -> None:
     """torch waits 5 s for each worker of an iterator that the garbage collector finds."""
     gc.collect()  # what other tests left is theirs; so is what a fork would inherit of them:
     # where a Dask client was in this process, forked workers do not end by themselves.
@@ -406,7 +406,7 @@ def test_an_error_lets_the_workers_go_at_once(sound: Path) -> None:
     assert time.monotonic() - begun < 4
 
 
-def test_a_dataset_that_is_asked_for_something_else_says_what_there_is(damaged: Path) -> None:
+def test_unknown_options_for_bad_samples_are_refused(damaged: Path) -> None:
     with pytest.raises(OptionError) as caught:
         dataset(damaged, on_bad_sample="skip")
     assert str(caught.value) == "on_bad_sample: 'skip' is not one of raise, substitute"

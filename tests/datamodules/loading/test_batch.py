@@ -1,4 +1,4 @@
-"""A batch packed flat: everything comes out as it went in, from wherever it was sent."""
+"""A packed batch unpacks to the items that went in, also after pickling and moving."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_batch_with_other_pixels_keeps_the_rest() -> None:
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_batch_of_sizes_that_do_not_stack_is_refused_by_name(task: str) -> None:
+def test_a_batch_of_several_sizes_does_not_stack_and_names_two_samples(task: str) -> None:
     items = [mask_item(0, (6, 8)), mask_item(1, (6, 8)), mask_item(2, (8, 6))]
     if task == "classification":
         items = [replace(item, target=torch.zeros(20)) for item in items]

@@ -1,4 +1,4 @@
-"""Classification as a task: labels of a picture, from lists and from objects, into batches."""
+"""Classification: a picture's labels, from lists or from objects, up to batches."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_there_is_a_column_for_each_label_of_the_data() -> None:
     assert labels.tolist() == [0, 0, 1, 0, 0]
 
 
-def test_labels_that_cannot_be_told_are_a_bad_sample() -> None:
+def test_unknown_or_missing_labels_make_a_bad_sample() -> None:
     lacking = dict.fromkeys(VOC_CLASSES[2:], 0)
     sample = replace(sample_of([]), image_labels=lacking)
     expected = f"{PLACE}.json: image_labels have no aeroplane, bicycle"

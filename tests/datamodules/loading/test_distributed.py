@@ -1,4 +1,4 @@
-"""Real processes: torchrun with gloo, SIGKILL, and going on with another number of ranks."""
+"""Real processes: torchrun with gloo, SIGKILL, and resuming on another number of ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adopted tars stream with every promise: one order, exactly once, resumed anywhere, verified."""
+"""Indexed tars stream with every promise: one order, exactly once, resumed anywhere, verified."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_an_adopted_and_another_root_are_one_order(root: Path, tmp_path: Path) -
     assert plain(found)[TOTAL:] == [(k, dict(m)) for k, m in records_of("000", 5).items()]
 
 
-def test_a_tar_that_changed_or_went_is_an_error(shards: list[Path], tmp_path: Path) -> None:
+def test_a_changed_or_missing_tar_is_an_error(shards: list[Path], tmp_path: Path) -> None:
     shutil.copytree(shards[0].parent, tmp_path / "shards")
     adopted([tmp_path / "shards/*.tar"], tmp_path / "out")
     tar = tmp_path / "shards/part-002.tar"
@@ -195,7 +195,7 @@ def test_a_tar_that_changed_or_went_is_an_error(shards: list[Path], tmp_path: Pa
         list(data(tmp_path / "out"))
 
 
-def test_a_lost_index_is_made_again_and_a_wrong_one_refused(
+def test_a_missing_index_is_made_again_and_a_wrong_one_is_refused(
     root: Path, shards: list[Path], tmp_path: Path
 ) -> None:
     shutil.copytree(shards[0].parent, tmp_path / "shards")
@@ -300,7 +300,7 @@ def test_what_does_not_fit_generic_samples_is_refused(root: Path, mini_dataset: 
         ShardDataset([str(root), str(mini_dataset)])
 
 
-def test_the_cost_of_a_batch_is_told_by_the_loader(root: Path) -> None:
+def test_the_loader_has_the_cost_of_a_batch_of_generic_samples(root: Path) -> None:
     loader = ShardLoader(data(root), batch_size=3, num_workers=1)
     costs = [loader.last_cost for _ in loader]
     assert all(cost.disk_bytes > 0 for cost in costs)
@@ -363,8 +363,8 @@ def test_lightning_trains_on_generic_samples_and_resumes(root: Path, tmp_path: P
         sample["__key__"] for sample in data(root, shuffle=False)
     ]
     expected, whole.predicted = whole.predicted, []
-    bare = ShardLoader(data(root, shuffle=False, transform=drawn), 4, collate_fn=stacked)
-    trainer(tmp_path).predict(whole, bare)  # which Lightning did not see being made
+    own = ShardLoader(data(root, shuffle=False, transform=drawn), 4, collate_fn=stacked)
+    trainer(tmp_path).predict(whole, own)  # made where Lightning does not record arguments
     assert whole.predicted == expected
     # Not under a Trainer: Lightning would go on recording what loaders are given, for ever.
     for option in ({"transforms": "ssdlite"}, {"image_size": 64}, {"decode": "fast"}):

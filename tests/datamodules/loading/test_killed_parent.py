@@ -1,4 +1,4 @@
-"""Workers of a process that was killed."""
+"""Workers end when their parent is killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_workers_of_a_killed_process_end_too(mini_dataset: Path) -> None:
-    """Until they do, they hold its sockets open, and other ranks wait for a dead one."""
+    """Until they do, they hold its sockets open, and other ranks wait for a dead rank."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, str(mini_dataset)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:

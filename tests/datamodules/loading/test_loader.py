@@ -59,7 +59,7 @@ def test_read_gives_the_sample_that_iteration_yields(mini_dataset: Path) -> None
         data.read(0)  # a sample of train
 
 
-def test_a_sample_of_the_bare_dataset_has_all_fields_of_a_target(mini_dataset: Path) -> None:
+def test_a_sample_of_the_dataset_itself_has_all_fields_of_a_target(mini_dataset: Path) -> None:
     target = next(t for _, t in dataset(mini_dataset, transform=None) if len(t["boxes"]) > 1)
     kinds = {name: value.dtype for name, value in target.items() if name != "key"}
     assert kinds == {
@@ -145,7 +145,7 @@ def test_resume_with_workers_starts_at_the_first_batch_not_trained(mini_dataset:
     assert seen(resumed) == expected[3:]
 
 
-def test_an_abandoned_pass_goes_on_where_it_stopped(mini_dataset: Path) -> None:
+def test_a_pass_after_an_abandoned_one_continues_where_that_stopped(mini_dataset: Path) -> None:
     expected = seen(ShardLoader(dataset(mini_dataset), batch_size=4))
     loader = ShardLoader(dataset(mini_dataset), batch_size=4)
     assert seen(islice(loader, 2)) + seen(loader) == expected
@@ -205,7 +205,9 @@ def test_ranks_of_a_given_world_share_every_global_batch(mini_dataset: Path) -> 
         assert sum(map(len, parts)) == len(ids)
 
 
-def test_bare_dataset_splits_over_ranks_and_plain_loader_workers(mini_dataset: Path) -> None:
+def test_the_dataset_itself_splits_over_ranks_and_workers_of_a_plain_loader(
+    mini_dataset: Path,
+) -> None:
     def ids(rank: int, workers: int) -> list[int]:
         data = dataset(mini_dataset, world=World(rank=rank, world_size=2))
         assert len(data) in {data.num_samples // 2, -(-data.num_samples // 2)}
@@ -217,7 +219,7 @@ def test_bare_dataset_splits_over_ranks_and_plain_loader_workers(mini_dataset: P
     assert ids(0, 2) == ids(0, 0)
 
 
-def test_set_epoch_reaches_a_bare_dataset(mini_dataset: Path) -> None:
+def test_set_epoch_reaches_the_dataset_itself(mini_dataset: Path) -> None:
     data = dataset(mini_dataset)
     first = [int(target["image_id"]) for _, target in data]
     data.set_epoch(1)
@@ -254,7 +256,7 @@ def test_segmentation_batches_stack_pictures_and_masks(mini_masks: Path) -> None
     assert len(masks.unique()) > 1
 
 
-def test_user_transforms_see_keyed_generators_and_leave_no_trace(mini_dataset: Path) -> None:
+def test_user_transforms_draw_by_key_and_global_generators_are_restored(mini_dataset: Path) -> None:
     import random
 
     import numpy as np
@@ -312,7 +314,7 @@ def test_a_given_world_travels_to_spawned_workers(
     assert len([1 for _ in plain]) == data.num_samples
 
 
-def test_an_older_pass_never_takes_batches_of_a_newer_one(mini_dataset: Path) -> None:
+def test_an_older_pass_never_takes_batches_of_a_newer_pass(mini_dataset: Path) -> None:
     options: dict[str, Any] = {"split": "val", "shuffle": False}
     loader = ShardLoader(dataset(mini_dataset, **options), batch_size=4, num_workers=2)
     pairs = list(zip(loader, loader, strict=True))
@@ -349,7 +351,7 @@ def test_after_an_error_a_pass_gives_nothing_and_the_epoch_is_not_over(
     assert (loader.state_dict()["epoch"], loader.state_dict()["samples"]) == (0, 0)
 
 
-def test_lanes_shared_by_nodes_are_said_once_with_the_remedy(
+def test_lanes_read_by_several_nodes_are_logged_once_with_a_hint(
     mini_dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(rank=0, world_size=4, num_nodes=4)
@@ -413,7 +415,7 @@ def copied(mini_dataset: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_short_shard_names_itself_and_both_lengths(copied: Path) -> None:
+def test_a_short_shard_is_refused_with_both_lengths(copied: Path) -> None:
     shard = copied / "train-000001.tar"
     size = shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[:-512])
@@ -425,7 +427,7 @@ def test_a_short_shard_names_itself_and_both_lengths(copied: Path) -> None:
     )
 
 
-def test_a_flipped_bit_is_seen_when_the_crc_is_asked_for(copied: Path) -> None:
+def test_check_crc_finds_a_flipped_bit(copied: Path) -> None:
     shard = copied / "train-000000.tar"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -434,7 +436,7 @@ def test_a_flipped_bit_is_seen_when_the_crc_is_asked_for(copied: Path) -> None:
         list(ShardDataset(str(copied), check_crc=True, decode=False))
 
 
-def test_a_shard_cut_while_mapped_is_reported_as_that(copied: Path) -> None:
+def test_a_shard_cut_while_mapped_is_reported_as_a_changed_shard(copied: Path) -> None:
     """The worker dies by SIGBUS: torch alone speaks of shared memory."""
     data = dataset(copied, shuffle=False, transform=None)
     loader = ShardLoader(data, num_workers=1, prefetch_factor=1, drop_last=True)
@@ -465,7 +467,7 @@ def test_a_missing_index_is_made_from_the_shard(copied: Path, mini_dataset: Path
     assert all(a["jpg"] == b["jpg"] for a, b in pairs)
 
 
-def test_an_unknown_split_names_those_there_are(mini_dataset: Path) -> None:
+def test_an_unknown_split_is_refused_with_the_known_ones(mini_dataset: Path) -> None:
     with pytest.raises(OptionError) as error:
         ShardDataset(str(mini_dataset), "test")
     assert str(error.value) == f"{mini_dataset}: has no split 'test', only train, val"
@@ -495,7 +497,7 @@ def test_an_empty_state_is_refused(mini_dataset: Path) -> None:
         ShardLoader(dataset(mini_dataset)).load_state_dict({})
 
 
-def test_saved_lanes_and_window_win_and_are_said_once(
+def test_saved_lanes_and_window_win_and_are_logged_once(
     mini_dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     saved = ShardLoader(dataset(mini_dataset, lanes=3, window=2), batch_size=4)

@@ -1,4 +1,4 @@
-"""What is left to the device, beside the same done by workers; the device is the CPU here."""
+"""Work on the device, compared with the same work in workers; here the device is the CPU."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ NEAR_THE_EDGES = [(_DARK, stretch(View(1, 1, 58, 58), (9, 9)), ColorChange())]
 @given(batches())
 @example(BESIDE)
 @example(SLIVER)
-def test_colours_by_the_device_are_a_workers_within_a_level(
+def test_colours_changed_on_the_device_differ_from_a_workers_by_less_than_a_level(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
     jpegs = [jpeg for jpeg, _, _ in drawn]
@@ -126,7 +126,7 @@ def test_colours_by_the_device_are_a_workers_within_a_level(
 @example(BESIDE)
 @example(SLIVER)
 @example(NEAR_THE_EDGES)
-def test_geometry_by_the_device_is_a_workers_but_for_its_rounding(
+def test_geometry_on_the_device_differs_from_a_workers_by_rounding_only(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
     """Of pictures decoded whole on the device, and of grey ones by workers, perhaps smaller."""
@@ -145,7 +145,7 @@ def test_geometry_by_the_device_is_a_workers_but_for_its_rounding(
 
 @settings(max_examples=30, deadline=None)
 @given(batches())
-def test_colours_after_geometry_by_the_device_differ_by_as_much_as_they_amplify(
+def test_colours_after_geometry_on_the_device_amplify_its_difference(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
     jpegs = [jpeg for jpeg, _, _ in drawn]
@@ -159,7 +159,7 @@ def test_colours_after_geometry_by_the_device_differ_by_as_much_as_they_amplify(
         assert np.abs(theirs - ours).max() <= max(1, gain) * ROUNDED + 1
 
 
-def test_a_change_of_any_mean_is_the_one_of_that_mean() -> None:
+def test_a_change_for_any_mean_equals_the_change_for_each_mean() -> None:
     change = ColorChange(brightness=1.1, contrast=0.6, saturation=1.4, hue=0.1, channels=(2, 0, 1))
     mean = np.array([90.0, 120.0, 40.0])
     for first in (False, True):
@@ -173,7 +173,7 @@ def test_a_change_of_any_mean_is_the_one_of_that_mean() -> None:
 PHOTOGRAPH = encoded(scene(90, 120))
 
 
-def test_what_is_left_undone_is_said_and_a_batch_of_files_stays_here() -> None:
+def test_an_unfinished_batch_does_not_unpack_and_its_files_stay_on_the_cpu() -> None:
     plan = stretch(View(0, 0, 120, 90), (40, 40))
     recipe = recipe_of(Drawn(plan, ColorChange(brightness=1.1)))
     for there, word in (
@@ -194,7 +194,7 @@ def test_what_is_left_undone_is_said_and_a_batch_of_files_stays_here() -> None:
         assert len(batch.device_work) == 1, "finish leaves what it is given as it is"
 
 
-def test_a_finished_batch_keeps_all_else() -> None:
+def test_a_finished_batch_keeps_everything_but_pixels() -> None:
     batch = batch_of([presets.ssd(32)] * 2, [PHOTOGRAPH] * 2)
     batch.cost.wait_s = 3
     done = finish(batch)
@@ -306,7 +306,7 @@ def test_a_cpu_trainer_warns_and_names_the_other_way(mini_dataset: Path, tmp_pat
 # Refusals ---------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_done_on_a_device_is_refused_with_the_way_out(mini_dataset: Path) -> None:
+def test_impossible_work_for_a_device_is_refused_with_a_hint(mini_dataset: Path) -> None:
     root = str(mini_dataset)
     cuda = replace(presets.ssd(32), decode="cuda")
     blur = v2.GaussianBlur(3)
@@ -340,7 +340,7 @@ def test_what_cannot_be_done_on_a_device_is_refused_with_the_way_out(mini_datase
         assert str(caught.value) == text
 
 
-def test_an_evaluation_with_substitutes_elsewhere_may_decode_on_the_device(
+def test_evaluation_may_decode_on_the_device_although_training_substitutes(
     mini_dataset: Path,
 ) -> None:
     """There bad samples always raise."""
@@ -375,7 +375,7 @@ def odd_files() -> dict[str, bytes]:
     }
 
 
-def test_what_is_not_a_photographs_jpeg_is_decoded_by_the_worker() -> None:
+def test_files_that_nvjpeg_may_decode_differently_are_decoded_by_the_worker() -> None:
     files = odd_files()
     assert {name for name, content in files.items() if is_for_device(content)} == set()
     assert not is_for_device(PHOTOGRAPH[:-30]), "cut"
@@ -393,7 +393,7 @@ def tensors(*contents: bytes) -> list[torch.Tensor]:
     return [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
 
 
-def test_what_nvjpeg_refuses_is_decoded_here(caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_nvjpeg_refuses_are_decoded_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
     """torchvision's function is the same on a CPU; there it refuses other files."""
     files = tensors(PHOTOGRAPH, odd_files()["PNG"], encoded(scene(30, 40)))
     with caplog.at_level(logging.WARNING, "datamodules.pixels.decode"):
@@ -407,7 +407,7 @@ def test_what_nvjpeg_refuses_is_decoded_here(caplog: pytest.LogCaptureFixture) -
         decode_by_nvjpeg(tensors(PHOTOGRAPH, b"nothing"), CPU, places=["a", "b"])
 
 
-def test_memory_that_runs_out_is_nothing_that_decoding_elsewhere_would_cure(
+def test_out_of_memory_on_the_device_is_raised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(files: Any, mode: str, device: Any) -> Any:
@@ -418,7 +418,7 @@ def test_memory_that_runs_out_is_nothing_that_decoding_elsewhere_would_cure(
         decode_by_nvjpeg(tensors(PHOTOGRAPH), CPU, places=["a"])
 
 
-def test_without_nvjpeg_a_gpu_is_refused_before_anything_is_read(
+def test_a_gpu_without_nvjpeg_is_refused_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def nothing(name: str) -> Any:

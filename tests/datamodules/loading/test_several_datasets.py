@@ -1,4 +1,4 @@
-"""Several datasets as one: one order over all their shards, wherever each of them lies."""
+"""Several datasets read as one: one order over all their shards, local or remote."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_promise_5_one_order_runs_over_the_shards_of_all_roots(folders: tuple[Pa
 def test_ids_count_on_after_all_samples_of_the_roots_before(
     folders: tuple[Path, Path], split: Any, ids: list[int]
 ) -> None:
-    """Whatever splits are chosen; a root that lacks one has no part in it."""
+    """For any choice of splits; a root without such a split adds no samples."""
     data = ShardDataset(roots_of(folders), split, shuffle=False)
     assert ids_of(data) == ids
     assert sorted(ids_of(ShardDataset(roots_of(folders), split))) == ids
@@ -121,7 +121,7 @@ def test_a_root_may_be_given_twice(folders: tuple[Path, Path]) -> None:
     assert keys_of(data)[:10] == keys_of(data)[10:]
 
 
-def test_roots_of_other_classes_do_not_mix(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_roots_of_other_classes_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     other = stored(tmp_path / "other", A, name="other")
     reworded(other, lambda document: document | {"classes": [{"name": "cat", "label": 1}]})
     with pytest.raises(OptionError) as caught:
@@ -131,7 +131,7 @@ def test_roots_of_other_classes_do_not_mix(folders: tuple[Path, Path], tmp_path:
     )
 
 
-def test_no_roots_at_all_are_an_option_error() -> None:
+def test_an_empty_list_of_roots_is_an_option_error() -> None:
     with pytest.raises(OptionError) as caught:
         ShardDataset([])
     assert str(caught.value) == "roots: there is no dataset in the list"
@@ -155,7 +155,7 @@ def placed(folders: tuple[Path, Path], urls: list[str], where: str) -> list[str]
 
 
 @pytest.mark.parametrize("where", ["ls", "sl", "ss"])
-def test_where_a_root_lies_makes_no_difference(
+def test_local_and_remote_roots_give_the_same_samples(
     folders: tuple[Path, Path], urls: list[str], s3: S3, tmp_path: Path, where: str
 ) -> None:
     """Neither do storage options that are meant for one of them."""
@@ -239,7 +239,7 @@ def test_promise_5_ranks_of_two_nodes_share_the_samples_of_several_roots(
     assert together == expected
 
 
-def test_the_order_of_roots_is_part_of_what_a_state_belongs_to(
+def test_a_state_belongs_to_one_order_of_roots(
     folders: tuple[Path, Path],
 ) -> None:
     state = ShardLoader(ShardDataset(roots_of(folders)), batch_size=4).state_dict()

@@ -1,4 +1,4 @@
-"""Segments of shared memory that batches cross in: used again, and never under anybody's eyes."""
+"""Segments of shared memory are used again, but never while somebody holds their batch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def loader(
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[SharedSegments]:
-    """The slots of each pass, or of each set of persistent workers, in turn."""
+    """The segments of each pass, or of each set of persistent workers, in turn."""
     found: list[SharedSegments] = []
 
     def recorded(*options: Any) -> SharedSegments:
@@ -71,7 +71,7 @@ def test_a_batch_that_is_kept_stays_as_it_is(
     made: list[SharedSegments],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All of an epoch, more than there are segments, so the last come in memory of their own."""
+    """All batches of an epoch: more than there are segments, so the last have ordinary memory."""
     monkeypatch.setattr(shared_memory, "MAX_SEGMENTS", 2)
     assert len(expected) > 2 * 2
     found = loader(mini_dataset)
@@ -83,7 +83,7 @@ def test_a_batch_that_is_kept_stays_as_it_is(
 
 
 @pytest.mark.parametrize("context", ["fork", "forkserver", "spawn"])
-def test_segments_are_used_again_once_let_go(
+def test_released_segments_are_used_again(
     mini_dataset: Path, expected: list[str], made: list[SharedSegments], context: str
 ) -> None:
     found = loader(mini_dataset, multiprocessing_context=context, prefetch_factor=1)
@@ -109,7 +109,7 @@ def test_persistent_workers_keep_their_segments(
     assert 0 < made[0].num_segments <= count + 2
 
 
-def test_any_view_keeps_the_memory(mini_dataset: Path, made: list[SharedSegments]) -> None:
+def test_any_view_keeps_the_segment(mini_dataset: Path, made: list[SharedSegments]) -> None:
     found = loader(mini_dataset, batch_size=1, prefetch_factor=1)
     kept, copies = [], []
     for number, batch in enumerate(found):
@@ -124,7 +124,7 @@ def test_any_view_keeps_the_memory(mini_dataset: Path, made: list[SharedSegments
     assert made[0].num_taken == 0
 
 
-def test_a_forked_child_lets_go_of_its_copy_only(
+def test_a_forked_child_releases_its_copy_only(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
     batches = list(islice(loader(mini_dataset), 4))
@@ -141,7 +141,7 @@ def test_a_forked_child_lets_go_of_its_copy_only(
 def test_a_batch_in_a_forked_child_stays_as_it_is(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
-    """Where its parent lets go of its own: the pages are those of both."""
+    """Also after its parent releases the batch: both share the pages."""
     found = loader(mini_dataset, batch_size=1, prefetch_factor=1, persistent_workers=True)
     batches = iter(found)
     batch = next(batches)
@@ -161,7 +161,7 @@ def test_a_batch_in_a_forked_child_stays_as_it_is(
 
 
 @pytest.mark.parametrize("is_recorded", [False, True], ids=["", "under-Lightning"])
-def test_what_a_pass_mapped_goes_with_it(
+def test_segments_are_unmapped_with_their_pass(
     mini_dataset: Path, monkeypatch: pytest.MonkeyPatch, *, is_recorded: bool
 ) -> None:
     """Also where Lightning keeps whatever is assigned to a loader: as it does while a data module
@@ -196,7 +196,7 @@ def check_that_what_a_pass_mapped_goes_with_it(
     assert eventually(lambda: gc.collect() >= 0 and not made), holders()
 
 
-def test_only_so_many_idle_segments_are_kept(
+def test_idle_segments_are_kept_up_to_a_number(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
     found = loader(mini_dataset, batch_size=1, prefetch_factor=1, persistent_workers=True)
@@ -210,7 +210,7 @@ def test_only_so_many_idle_segments_are_kept(
     assert [digest(batch) for batch in found] == digests
 
 
-def test_a_large_picture_among_small_ones_does_not_take_room_for_many(
+def test_a_large_picture_among_small_ones_takes_no_memory_for_many(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
     def first_is_large(image: Any, target: Any) -> tuple[Any, Any]:
@@ -227,7 +227,7 @@ def test_a_large_picture_among_small_ones_does_not_take_room_for_many(
     assert alone.pixels.untyped_storage().nbytes() == alone.pixels.nbytes
 
 
-def test_a_finaliser_is_no_part_of_a_traced_graph(
+def test_a_finaliser_is_not_traced_into_a_graph(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -252,7 +252,7 @@ def test_two_passes_at_once_have_segments_of_their_own(
     assert pairs == [(one, one) for one in expected]
 
 
-def test_batches_outlive_their_loader(mini_dataset: Path, expected: list[str]) -> None:
+def test_batches_stay_valid_after_their_loader(mini_dataset: Path, expected: list[str]) -> None:
     batches = list(islice(loader(mini_dataset), 5))
     gc.collect()
     assert [digest(batch) for batch in batches] == expected[:5]
@@ -275,43 +275,43 @@ def test_a_sample_that_fails_gives_its_segment_back(
     assert made[-1].num_taken == 0
 
 
-def are_new(sizes: list[int], home: SharedSegments) -> list[bool]:
+def are_new(sizes: list[int], parent: SharedSegments) -> list[bool]:
     """Whether batches of these sizes, one after the other, came in a new segment."""
-    pool, found = home.of_worker(0), []
+    segments, found = parent.of_worker(0), []
     for size in sizes:
-        slot, segment, is_new = pool.take(size)
+        index, segment, is_new = segments.take(size)
         assert len(segment) >= size
         found.append(is_new)
-        home.received(0, slot, segment if is_new else None, size)  # and let go at once
+        parent.received(0, index, segment if is_new else None, size)  # and released at once
     return found
 
 
 def test_a_segment_serves_smaller_batches_but_not_far_smaller_ones() -> None:
     sizes = [9 << 20, 8 << 20, 9 << 20, 10 << 20, 3 << 20, 1 << 10, 1 << 10, 10 << 20]
-    home = SharedSegments(1, 4)
-    assert are_new(sizes, home) == [True, False, False, True, False, True, False, True]
-    assert len(home._segments) == 1
+    parent = SharedSegments(1, 4)
+    assert are_new(sizes, parent) == [True, False, False, True, False, True, False, True]
+    assert len(parent._segments) == 1
 
 
-def test_a_segment_given_back_unsent_is_kept_only_where_the_parent_knows_it() -> None:
-    home = SharedSegments(1, 4)
-    pool = home.of_worker(0)
-    memory = pool.memory()
+def test_an_unsent_segment_is_kept_only_if_the_parent_knows_it() -> None:
+    parent = SharedSegments(1, 4)
+    segments = parent.of_worker(0)
+    memory = segments.memory()
     memory(100)
     memory(200)  # in place of the first
     memory.release()
-    assert home.num_taken == 0
-    slot, segment, is_new = pool.take(50)
+    assert parent.num_taken == 0
+    index, segment, is_new = segments.take(50)
     assert is_new
-    home.received(0, slot, segment, 50)
-    memory = pool.memory()
+    parent.received(0, index, segment, 50)
+    memory = segments.memory()
     memory(40)
     memory.release()
-    assert not pool.take(30)[2]
-    assert home.num_taken == 1
+    assert not segments.take(30)[2]
+    assert parent.num_taken == 1
 
 
-def test_parcels_arrive_as_batches_of_any_dtype(mini_dataset: Path) -> None:
+def test_sent_batches_arrive_as_batches_of_any_dtype(mini_dataset: Path) -> None:
     def of_half(image: Any, target: Any) -> Any:
         return v2.functional.resize(image, [16, 16]).to(torch.bfloat16), target
 

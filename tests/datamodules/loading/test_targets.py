@@ -1,4 +1,4 @@
-"""From a stored sample to an item: what the contract says is there, and what is refused."""
+"""A stored sample becomes an item with all fields of the contract, or is refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_detection_target_has_the_fields_of_the_contract() -> None:
 
 
 def test_detection_target_skips_objects_without_a_box() -> None:
-    """Layout marks some by a point only; numbers of the others stay theirs."""
+    """Layout marks some objects by a point only; the others keep their labels."""
     target = given_target(sample_of([BOXES[0], None, BOXES[2]]), 0)
     assert target["labels"].tolist() == [1, 3]
     assert target["boxes"].tolist() == [list(BOXES[0]), list(BOXES[2])]
@@ -103,7 +103,7 @@ def test_picture_that_does_not_decode_is_refused_by_name() -> None:
     assert refusal(raw=raw).startswith(f"{PLACE}.jpg: does not decode: ")
 
 
-def test_json_that_is_none_is_refused_by_name() -> None:
+def test_json_of_another_kind_is_refused_by_name() -> None:
     raw = raw_of(sample_of(), json=b"{")
     assert refusal(raw=raw).startswith(f"{PLACE}.json: not the JSON of a sample: ")
     raw = raw_of(sample_of(), json=json.dumps({"key": "a", "source": {}}).encode())

@@ -1,4 +1,4 @@
-"""Colour changes as one matrix, beside the same steps one after the other."""
+"""Colour changes by one matrix, compared with the same steps one after the other."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_one_matrix_does_what_the_steps_do(change: ColorChange) -> None:
 
 
 @pytest.mark.parametrize("factor", [8.0, 100.0, 5000.0, 1e6, 1e20])
-def test_of_large_factors_each_level_is_on_its_side(factor: float) -> None:
+def test_large_factors_put_each_level_on_the_right_side(factor: float) -> None:
     pixels = torch.arange(256, dtype=torch.uint8)[:, None, None].expand(256, 2, 3)
     change = ColorChange(contrast=factor)
     exact = in_steps(pixels, change)
@@ -88,7 +88,7 @@ def test_of_large_factors_each_level_is_on_its_side(factor: float) -> None:
     assert (found[-20:] == 255).all()
 
 
-def test_an_offset_may_be_as_far_as_factors_reach() -> None:
+def test_an_offset_may_be_as_large_as_factors_allow() -> None:
     """So little of one channel's is left of saturation that greys need all of it."""
     change = ColorChange(contrast=19000.0, saturation=0.35)
     pixels = torch.full((9, 9, 3), 250, dtype=torch.uint8)
@@ -110,7 +110,7 @@ ANY_FACTOR = st.one_of(st.none(), st.floats(0, 4), st.floats(0, 1e30))
 def test_promise_5_compiled_or_by_opencv_colours_are_the_same(
     change: ColorChange, height: int, width: int, seed: int
 ) -> None:
-    """And nothing is read or written beside the picture, which may be a part of a larger one."""
+    """Nothing is read or written outside the picture, which may be part of a larger one."""
     values = np.random.Generator(np.random.Philox(seed)).integers(
         0, 256, (height + 2, width + 2, 3)
     )
@@ -129,7 +129,7 @@ def test_promise_5_compiled_or_by_opencv_colours_are_the_same(
 
 
 @pytest.mark.parametrize("height", [1, 3, 120])
-def test_the_mean_that_contrast_keeps_is_the_pictures(height: int) -> None:
+def test_contrast_keeps_the_mean_of_the_whole_picture(height: int) -> None:
     """Sums are of more pixels than 16 bits of a lane hold."""
     pixels = torch.full((height, 1700, 3), 255, dtype=torch.uint8)
     pixels[..., 2] = 1
@@ -137,7 +137,7 @@ def test_the_mean_that_contrast_keeps_is_the_pictures(height: int) -> None:
     assert [*color._sums(pixels, None)] == [*color._sums(pixels, kernels())]
 
 
-def test_pixels_lie_in_memory_as_others_leave_them() -> None:
+def test_pixels_may_have_any_strides() -> None:
     change, pixels = ColorChange(brightness=1.2, contrast=0.7, hue=0.2), picture()
     expected = recolored(pixels, change)
     planes = pixels.permute(2, 0, 1).contiguous().permute(1, 2, 0)

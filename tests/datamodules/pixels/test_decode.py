@@ -1,4 +1,4 @@
-"""The one door from bytes to pixels: what opens it, what it refuses, and that pixels are right."""
+"""Decoding: pixels are right, and other or damaged files are refused."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_truncated_jpeg_is_refused_wherever_it_ends() -> None:
 
 
 @pytest.mark.parametrize("decode", [decode_image, decode_mask])
-def test_what_is_no_picture_is_refused_with_the_same_message_each_time(
+def test_other_files_are_refused_with_the_same_message_each_time(
     decode: Callable[..., torch.Tensor],
 ) -> None:
     for content in (b"", b"GIF89a", b"<html>not found</html>", bytes(1000)):
@@ -147,7 +147,7 @@ def test_jpeg_that_claims_too_many_pixels_is_refused_before_decoding(
 def test_png_that_claims_too_many_pixels_is_refused(
     decode: Callable[..., torch.Tensor], side: int
 ) -> None:
-    """Also where warnings are errors: Pillow warns of its own, lower limit first."""
+    """Also if warnings are errors: Pillow warns of its own, lower limit first."""
     with pytest.raises(SampleError, match=r"^a\.png: "):
         decode(png_that_claims(side, side), place="a.png")
 
@@ -229,6 +229,6 @@ def test_grey_masks_of_few_bits_keep_their_numbers(bits: int) -> None:
     assert decode_mask(content, place="").tolist() == values.tolist()
 
 
-def test_the_size_of_what_is_no_jpeg_is_read_from_its_header_alone() -> None:
+def test_the_size_of_other_formats_is_read_from_the_header_alone() -> None:
     whole = encoded(scene(40, 60), "PNG")
     assert picture_size(whole[: len(whole) // 2], place="") == (40, 60)

@@ -1,4 +1,4 @@
-"""What is drawn, and where boxes come to lie; torchvision's own transforms are the reference."""
+"""Views and plans are drawn, and boxes moved, as torchvision's own transforms do it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def through_torchvision(mask: torch.Tensor, plan: Plan, fill: int = 0) -> torch.
 @example(((10, 10), (0, 0, 10, 10), Plan(View(0, 0, 10, 10), (7, 13))))
 @example(((10, 10), (9, 9, 10, 10), Plan(View(0, 0, 10, 10), (90, 90), is_flipped=True)))
 @example(((10, 10), (3, 3, 4, 4), Plan(View(-5, -5, 20, 20), (80, 80))))
-def test_boxes_lie_where_a_mask_of_them_lies(
+def test_boxes_move_like_masks_of_them(
     case: tuple[tuple[int, int], tuple[int, int, int, int], Plan],
 ) -> None:
     (height, width), (x0, y0, x1, y1), plan = case
@@ -98,7 +98,7 @@ def test_boxes_lie_where_a_mask_of_them_lies(
 
 @settings(max_examples=300, deadline=None)
 @given(cases())
-def test_the_visible_share_is_that_of_a_mask(
+def test_the_visible_share_of_a_box_is_that_of_its_mask(
     case: tuple[tuple[int, int], tuple[int, int, int, int], Plan],
 ) -> None:
     _, (x0, y0, x1, y1), plan = case
@@ -290,7 +290,7 @@ def test_scaled_crop_is_drawn_as_torchvisions_recipe_draws_it() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 400), st.integers(1, 400), st.integers(1, 300))
-def test_a_scaled_crop_reaches_beyond_to_the_right_and_below_alone(
+def test_a_scaled_crop_reaches_beyond_the_picture_only_to_the_right_and_below(
     seed: int, height: int, width: int, size: int
 ) -> None:
     view = View(-3, 5, width, height)
@@ -326,7 +326,7 @@ def test_a_centre_crop_lies_where_torchvisions_does(height: int, width: int) -> 
 
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0, 2**32), st.integers(5, 400), st.integers(5, 400), st.data())
-def test_a_crop_lies_in_its_view_and_holds_the_centres_it_says(
+def test_a_crop_lies_in_its_view_and_contains_the_centres_it_returns(
     seed: int, height: int, width: int, data: Any
 ) -> None:
     x0 = data.draw(st.integers(0, width - 2))
@@ -369,7 +369,7 @@ def test_half_of_the_pictures_are_flipped() -> None:
         (View(0, 0, 10, 10), (4, 4), (5, 4)),
     ],
 )
-def test_a_plan_that_nothing_could_be_scaled_by_is_refused(
+def test_a_plan_of_impossible_sizes_is_refused(
     view: View, size_hw: tuple[int, int], inner_hw: tuple[int, int] | None
 ) -> None:
     with pytest.raises(ValueError, match=r"must be whole numbers from 1|is larger than the output"):

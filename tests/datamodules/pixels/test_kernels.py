@@ -1,4 +1,4 @@
-"""The compiled file is used where it is this release's and this machine's, else left alone."""
+"""The compiled file is used only if it is of this release and for this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def compiled() -> Path:
 
 
 @pytest.mark.usefixtures("looked_for_again")
-def test_a_file_of_another_system_is_said_and_not_used(
+def test_a_file_for_another_system_is_logged_and_not_used(
     compiled: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -43,7 +43,7 @@ def test_a_file_of_another_system_is_said_and_not_used(
 
 
 @pytest.mark.usefixtures("looked_for_again", "compiled")
-def test_a_file_of_another_release_is_said_and_not_used(
+def test_a_file_of_another_release_is_logged_and_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "_VERSION", 0)
@@ -52,7 +52,7 @@ def test_a_file_of_another_release_is_said_and_not_used(
 
 
 @pytest.mark.usefixtures("looked_for_again")
-def test_where_nothing_was_compiled_nothing_is_said(
+def test_a_missing_file_is_not_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "__file__", str(tmp_path / "kernels.py"))

@@ -1,4 +1,4 @@
-"""Plain PNG masks, read without Pillow: what Pillow reads, or nothing."""
+"""Plain PNG masks are read as Pillow reads them, and other files are not read at all."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def by_pillow(content: bytes) -> np.ndarray:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32), st.sampled_from([0, 3]))
 @settings(max_examples=60, deadline=None)
-def test_values_are_those_pillow_reads(width: int, height: int, seed: int, color: int) -> None:
+def test_values_are_those_that_pillow_reads(width: int, height: int, seed: int, color: int) -> None:
     values = np.random.Generator(np.random.Philox(seed)).integers(0, 256, (height, width), np.uint8)
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     content = png(rows, width, height, color=color)
@@ -68,7 +68,7 @@ LEFT_TO_PILLOW = {
 
 
 @pytest.mark.parametrize("content", LEFT_TO_PILLOW.values(), ids=LEFT_TO_PILLOW)
-def test_other_kinds_are_left_to_pillow(content: bytes) -> None:
+def test_other_pngs_are_left_to_pillow(content: bytes) -> None:
     assert plain_png(content, MAX_PIXELS) is None
     assert (decode_mask(content, place="").numpy() == by_pillow(content)).all()
 
@@ -86,7 +86,7 @@ def test_values_split_over_several_chunks_are_joined() -> None:
 WHOLE = png(b"\0abc\0def", 3, 2)
 
 
-def test_nothing_that_is_cut_off_is_taken_for_whole() -> None:
+def test_a_truncated_mask_is_not_read() -> None:
     assert plain_png(WHOLE, MAX_PIXELS) is not None
     for length in range(len(WHOLE)):
         assert plain_png(WHOLE[:length], MAX_PIXELS) is None
@@ -99,7 +99,7 @@ def test_a_flipped_bit_anywhere_is_noticed() -> None:
         assert plain_png(bytes(damaged), MAX_PIXELS) is None
 
 
-def test_what_is_no_picture_is_an_error_that_names_the_sample() -> None:
+def test_other_files_are_an_error_that_names_the_sample() -> None:
     with pytest.raises(SampleError, match=r"^train-0: is not a picture$"):
         decode_mask(b"\0" * 100, place="train-0")
 
@@ -109,7 +109,7 @@ def test_rows_of_another_number_of_bytes_are_refused(rows: bytes) -> None:
     assert plain_png(png(rows, 3, 2), MAX_PIXELS) is None
 
 
-def test_a_bomb_is_not_inflated() -> None:
+def test_a_decompression_bomb_is_not_inflated() -> None:
     """A gigabyte of zeros behind the header of a small picture."""
     packing = zlib.compressobj(9)
     zeros = bytes(1 << 20)

@@ -1,4 +1,4 @@
-"""Pictures and masks through a plan, beside torchvision's steps one after the other."""
+"""Rendering by a plan, compared with torchvision's steps one after the other."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_pixels_are_those_of_torchvisions_steps(
 
 
 @pytest.mark.parametrize("plan_of", SHRINKING.values(), ids=SHRINKING)
-def test_pixels_of_photographs_decoded_smaller_are_near(voc_sample: Path, plan_of: Any) -> None:
+def test_pixels_of_photographs_decoded_smaller_are_close(voc_sample: Path, plan_of: Any) -> None:
     """Most photographs' sides are no multiples of 8: what is decoded smaller reaches beyond."""
     errors = []
     for path in sorted(voc_sample.rglob("*.jpg"))[:40]:
@@ -180,7 +180,7 @@ BESIDE = {
 
 @pytest.mark.parametrize("view", BESIDE.values(), ids=BESIDE)
 def test_a_view_beside_the_picture_shows_none_of_it(view: View) -> None:
-    """And has nothing decoded."""
+    """Nothing is decoded either."""
     found = rendered(b"no JPEG", stretch(view, (30, 20)), (60, 40), fill=(1, 2, 3))
     assert (found == torch.tensor([1, 2, 3])[:, None, None]).all()
 
@@ -188,7 +188,7 @@ def test_a_view_beside_the_picture_shows_none_of_it(view: View) -> None:
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("flipped", [False, True])
 def test_the_edges_of_a_picture_decoded_smaller_are_its_own(factor: int, flipped: bool) -> None:
-    """Its last pixels may stand for less than others: what they lack is like them, not filled."""
+    """Its last pixels may cover less than others: the rest repeats them and is not filled."""
     for height, width in [(375, 500), (371, 333), (281, 499)]:
         pixels = torch.full((-(-height // factor), -(-width // factor), 3), 200, dtype=torch.uint8)
         size_hw = (int(height / factor / 1.6), int(width / factor / 1.6))
@@ -198,7 +198,7 @@ def test_the_edges_of_a_picture_decoded_smaller_are_its_own(factor: int, flipped
 
 
 @pytest.mark.parametrize("left", [-23, 17, 16])
-def test_slivers_are_rendered(left: int) -> None:
+def test_views_of_less_than_an_output_pixel_are_rendered(left: int) -> None:
     """Less than half an output pixel of the picture is in view."""
     pixels = torch.full((54, 18, 3), 200, dtype=torch.uint8)
     found = render(pixels, stretch(View(left, 5, 35, 29), (24, 1)), (54, 18), fill=(1, 2, 3))
@@ -210,7 +210,7 @@ def test_slivers_are_rendered(left: int) -> None:
     st.integers(20, 60), st.integers(0, 200), st.integers(0, 200), st.integers(60, 300), st.data()
 )
 @settings(max_examples=200, deadline=None)
-def test_colours_of_what_is_filled_stay(
+def test_fill_keeps_its_colour(
     side: int, left: int, top: int, more: int, data: st.DataObject
 ) -> None:
     """But for the output pixels that the picture's edge crosses, and contrast is about the rest."""
@@ -251,7 +251,7 @@ def draw_left_half(size_hw: tuple[int, int], boxes: Any, generator: Any) -> Draw
     return Drawn(stretch(View(0, 0, size_hw[1] // 2, size_hw[0]), (24, 32)))
 
 
-def test_boxes_labels_and_flags_stay_in_step() -> None:
+def test_boxes_labels_and_flags_stay_together() -> None:
     sample = sample_of()
     item = load(FusedTransform(draw_left_half), sample=sample)
     expected = [i for i, o in enumerate(sample.objects) if o.bbox and o.bbox[0] < 32]
@@ -267,7 +267,7 @@ def draw_corner(size_hw: tuple[int, int], boxes: Any, generator: Any) -> Drawn:
     return Drawn(stretch(View(62, 0, 2, 2), (8, 8)))
 
 
-def test_an_emptied_picture_is_legal() -> None:
+def test_a_picture_without_boxes_left_is_legal() -> None:
     item = load(FusedTransform(draw_corner))
     assert item.target["boxes"].shape == (0, 4)
     assert item.target["labels"].shape == item.target["difficult"].shape == (0,)
@@ -291,13 +291,13 @@ def test_a_recipe_after_other_transforms_and_before_others() -> None:
     assert torch.equal(then.target["boxes"][:, [2, 0]], 32 - plain.target["boxes"][:, [0, 2]])
 
 
-def test_a_recipe_after_a_conversion_to_float_says_what_it_takes() -> None:
+def test_a_recipe_after_a_conversion_to_float_is_refused_with_a_hint() -> None:
     chain = v2.Compose([v2.ToDtype(torch.float32, scale=True), presets.ssd(32)])
     expected = "a recipe takes uint8 [3, H, W], not torch.float32: convert to float after it"
     assert f"raised TypeError: {expected}" in refusal(chain)
 
 
-def test_what_comes_after_draws_by_the_samples_key() -> None:
+def test_transforms_after_a_recipe_draw_by_the_samples_key() -> None:
     jitter = presets.detection_eval(32).then(v2.ColorJitter(0.5))
     images = [load(jitter, random_key=("k", i)).image for i in (1, 1, 2)]
     assert torch.equal(images[0], images[1])
@@ -337,7 +337,7 @@ def failing(size_hw: tuple[int, int], boxes: Any, generator: Any) -> Drawn:
     raise KeyError(*size_hw)
 
 
-def test_a_recipe_that_fails_says_so() -> None:
+def test_a_recipe_that_fails_is_named() -> None:
     with pytest.raises(SampleError, match="transform 'failing' raised KeyError"):
         load(FusedTransform(failing))
 

@@ -1,4 +1,4 @@
-"""The compiled scaling beside torch's: the same to the last bit, and nothing written beside it."""
+"""Compiled scaling equals torch's to the last bit, and writes nothing outside its output."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_part_of_a_larger_array_is_read_where_it_lies() -> None:
 
 
 @pytest.mark.parametrize("fills", [(False, False), (True, False), (False, True)])
-def test_what_lies_beyond_is_filled_or_like_the_outermost_pixel(fills: tuple[bool, bool]) -> None:
+def test_beyond_the_picture_is_fill_or_the_outermost_pixel(fills: tuple[bool, bool]) -> None:
     """Where an edge lies between two output pixels, a few pixels beyond the picture are taken."""
 
     def span(decoded: int) -> Span:
@@ -115,7 +115,7 @@ LEFT_BY_OTHERS = {
 
 
 @pytest.mark.parametrize("left", LEFT_BY_OTHERS.values(), ids=LEFT_BY_OTHERS)
-def test_pictures_lie_in_memory_as_other_transforms_leave_them(left: Any) -> None:
+def test_pictures_may_have_any_strides(left: Any) -> None:
     """torchvision's blur, grayscale, equalize, rotation and others give planes, or views."""
     pixels = left(noise(60, 80))
     plan = Plan(View(0, 0, 80, 60), (40, 30))
@@ -123,7 +123,7 @@ def test_pictures_lie_in_memory_as_other_transforms_leave_them(left: Any) -> Non
     assert torch.equal(render(pixels, plan, (60, 80)), expected)
 
 
-def test_what_does_not_fit_the_spans_is_refused_before_memory_is_written() -> None:
+def test_pixels_of_another_size_than_the_spans_are_refused_before_memory_is_written() -> None:
     rows, columns = Span.of(0, 20, 20, 1, 10), Span.of(0, 30, 30, 1, 15)
     options = {"fill": FILL, "is_flipped": False}
     for pixels, out in (
@@ -136,7 +136,7 @@ def test_what_does_not_fit_the_spans_is_refused_before_memory_is_written() -> No
             resample(pixels, rows, columns, out=out, **options)
 
 
-def test_pixels_elsewhere_are_refused_before_memory_is_read() -> None:
+def test_pixels_on_another_device_are_refused_before_memory_is_read() -> None:
     rows, columns = Span.of(0, 20, 20, 1, 10), Span.of(0, 30, 30, 1, 15)
     away = torch.zeros(20, 30, 3, dtype=torch.uint8, device="meta")
     out = torch.empty(10, 15, 3, dtype=torch.uint8)
@@ -144,7 +144,7 @@ def test_pixels_elsewhere_are_refused_before_memory_is_read() -> None:
         resample(away, rows, columns, fill=FILL, is_flipped=False, out=out)
 
 
-def test_plans_of_numpys_whole_numbers_are_the_same_and_leave_nothing_behind() -> None:
+def test_spans_of_numpy_integers_are_the_same_and_do_not_stay_in_the_cache() -> None:
     """A drawing function of a user may have them from its generator."""
     pixels = noise(43, 51)
     theirs = Plan(View(*map(np.int64, (-4, 2, 50, 40))), (21, 22))
@@ -152,7 +152,7 @@ def test_plans_of_numpys_whole_numbers_are_the_same_and_leave_nothing_behind() -
     assert torch.equal(render(pixels, theirs, (43, 51)), render(pixels, ours, (43, 51)))
 
 
-def test_threads_scale_at_the_same_time_without_each_others_pixels() -> None:
+def test_threads_scale_at_the_same_time_without_mixing_pixels() -> None:
     pictures = [noise(200 + i, 300) for i in range(4)]
     plan = Plan(View(0, 0, 300, 200), (150, 150))
     expected = [render(pixels, plan, tuple(pixels.shape[:2])) for pixels in pictures]

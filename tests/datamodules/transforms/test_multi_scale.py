@@ -1,4 +1,4 @@
-"""A size for each global batch: the same for all who make a part of it, and after a resume."""
+"""Each global batch has one size, the same on all ranks and workers and after a resume."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ def test_promise_6_a_resume_draws_what_would_have_been_drawn(root: Path, num_wor
     assert_resumes_everywhere(loader, parts=parts)
 
 
-def test_sizes_are_each_as_likely() -> None:
+def test_all_sizes_are_equally_likely() -> None:
     found = list(drawn(range(3000)).values())
     assert all(abs(found.count(size) - 1000) < 130 for size in SIZES)
 
 
-def test_a_sample_that_stands_for_a_bad_one_has_its_batchs_size(root: Path) -> None:
+def test_a_substitute_has_the_size_of_its_batch(root: Path) -> None:
     bad = ShardDataset(str(root)).sample_id_at(5)
 
     def checked(image: Any, target: Any) -> Any:
@@ -133,8 +133,8 @@ def test_a_sample_that_stands_for_a_bad_one_has_its_batchs_size(root: Path) -> N
 # Without batches ------------------------------------------------------------------------------
 
 
-def test_iterated_bare_each_sample_has_the_size_its_id_draws(root: Path) -> None:
-    """So that `read` gives what iteration gave, on any number of ranks."""
+def test_in_the_dataset_itself_each_sample_has_the_size_that_its_id_draws(root: Path) -> None:
+    """So `read` returns what iteration yielded, on any number of ranks."""
     whole = data(root)
     found = {int(target["image_id"]): (image, target) for image, target in whole}
     assert {tuple(image.shape[1:]) for image, _ in found.values()} == {(s, s) for s in SIZES}
@@ -147,7 +147,7 @@ def test_iterated_bare_each_sample_has_the_size_its_id_draws(root: Path) -> None
         assert target["boxes"].equal(boxes["boxes"])
 
 
-def test_where_no_batch_can_be_known_it_is_refused() -> None:
+def test_multi_scale_is_refused_where_the_batch_is_unknown() -> None:
     chain = v2.Compose([presets.multi_scale(presets.ssd, SIZES)])
     message = refusal(chain)
     assert "a size is drawn for a whole batch: give multi_scale itself to the dataset" in message
@@ -163,7 +163,7 @@ def test_transforms_of_any_kind_can_be_drawn_from(root: Path) -> None:
     assert found == drawn(found)
 
 
-def test_it_reaches_other_processes_whatever_made_it() -> None:
+def test_multi_scale_reaches_spawned_workers() -> None:
     found = presets.multi_scale(lambda size: presets.ssd(size + 1), SIZES)
     copied = pickle.loads(pickle.dumps(found))
     assert (copied.__name__, len(copied.transforms)) == ("ssd", 3)
@@ -172,7 +172,7 @@ def test_it_reaches_other_processes_whatever_made_it() -> None:
     assert image.equal(load(found.drawn("batch", 1), raw=raw).image)
 
 
-def test_what_cannot_be_drawn_from_is_refused(tmp_path: Path) -> None:
+def test_lists_without_transforms_to_draw_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"^multi_scale: there is no size to draw from$"):
         presets.multi_scale(presets.ssd, [])
     root = stored(tmp_path / "voc", {"train": [2]})
@@ -240,7 +240,7 @@ def test_sizes_are_given_on_the_command_line(root: Path) -> None:
         ((300, 400), "(300, 400) is not a number of pixels from 1"),
     ],
 )
-def test_lists_that_are_no_sizes_are_refused(given: Any, problem: str) -> None:
+def test_lists_of_other_things_than_sizes_are_refused(given: Any, problem: str) -> None:
     with pytest.raises(OptionError) as caught:
         VOCDataModule("voc", image_size=given)
     assert str(caught.value).startswith(f"image_size: {problem}")

@@ -32,7 +32,7 @@ def draws() -> list[Any]:
         torch.rand(3).tolist(),
         torch.randperm(9).tolist(),
         np.random.rand(3).tolist(),
-        np.random.standard_normal(2).tolist(),  # a pair: no second one stays in hand
+        np.random.standard_normal(2).tolist(),  # a pair, so that no second one is kept
         np.random.permutation(9).tolist(),
         random.random(),
         random.sample(range(99), 5),
@@ -66,7 +66,7 @@ def test_seeded_generators_give_other_draws_for_another_key() -> None:
 
 
 def test_seeds_are_pinned() -> None:
-    """Others would change everybody's augmentations in mid-run: say so in the changelog.
+    """Other seeds change everybody's augmentations in mid-run: the changelog must say so.
 
     NumPy's and Python's words are promised by them; torch's are not, hence only its seed.
     """
@@ -119,7 +119,7 @@ def test_seeded_generators_contain_what_a_transform_seeds_itself() -> None:
     assert found == expected
 
 
-def test_seeded_generators_keep_the_normal_number_numpy_has_in_hand() -> None:
+def test_seeded_generators_keep_the_normal_number_that_numpy_drew_ahead() -> None:
     """NumPy's global generator draws normal numbers in pairs and keeps the second."""
     np.random.seed(5)
     expected = [np.random.standard_normal() for _ in range(4)]
@@ -135,13 +135,13 @@ def test_seeded_generators_do_not_pass_a_normal_number_from_one_key_to_the_next(
     with seeded_generators("b"):
         expected = np.random.standard_normal()
     with seeded_generators("a"):
-        np.random.standard_normal()  # its pair stays in hand
+        np.random.standard_normal()  # the second of its pair is kept
     with seeded_generators("b"):
         assert np.random.standard_normal() == expected
 
 
 def test_seeded_generators_nest() -> None:
-    """As where a transform reads another sample of the dataset (mosaic), with its transform."""
+    """A transform may read another sample of the dataset with its transform (mosaic)."""
     with seeded_generators("outer"):
         expected = [draws(), draws()]
     with seeded_generators("inner"):

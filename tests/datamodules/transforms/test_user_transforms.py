@@ -1,4 +1,4 @@
-"""Whatever a user's transform does, labels, boxes and flags stay in step, or it is refused."""
+"""Boxes, labels and flags match after a user's transform, or the result is refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from shard_tool.format.sample import Sample
 
 
-def in_step(item: Item, sample: Sample | None = None) -> list[int]:
-    """The labels, after checking that every flag is its label's and every column as long."""
+def checked_labels(item: Item, sample: Sample | None = None) -> list[int]:
+    """The labels, after checking that all columns have one length and each flag its label."""
     target = item.target
     objects = (sample or sample_of()).objects
     labels: list[int] = target["labels"].tolist()
@@ -43,22 +43,22 @@ def tagged() -> Sample:
     return sample_of(boxes, difficult=[i % 3 == 0 for i in range(40)])
 
 
-def test_sanitize_bounding_boxes_keeps_difficult_in_step() -> None:
+def test_sanitize_bounding_boxes_keeps_difficult_with_its_labels() -> None:
     boxes: list[Any] = [*BOXES]
     boxes[1] = (20, 5, 20.5, 40)  # narrower than a pixel: dropped
     boxes[3] = (5, 30, 25, 30.1)
     sample = sample_of(boxes)
-    assert in_step(load(v2.SanitizeBoundingBoxes(), sample), sample) == [1, 3, 5]
+    assert checked_labels(load(v2.SanitizeBoundingBoxes(), sample), sample) == [1, 3, 5]
 
 
-def test_random_iou_crop_keeps_boxes_labels_and_difficult_in_step() -> None:
+def test_random_iou_crop_keeps_boxes_labels_and_difficult_together() -> None:
     crop = v2.Compose([v2.RandomIoUCrop(), v2.SanitizeBoundingBoxes()])
     sample = tagged()
     widths = {thing.label: thing.bbox[2] - thing.bbox[0] for thing in sample.objects if thing.bbox}
     counts = set()
     for number in range(25):
         item = load(crop, sample, random_key=("crop", number))
-        labels = in_step(item, sample)
+        labels = checked_labels(item, sample)
         assert labels == sorted(labels)
         height, width = item.image.shape[1:]
         for label, (x0, _, x1, _) in zip(labels, item.target["boxes"].tolist(), strict=True):
@@ -69,12 +69,12 @@ def test_random_iou_crop_keeps_boxes_labels_and_difficult_in_step() -> None:
     assert len(counts) > 5  # boxes were dropped, differently
 
 
-def test_default_training_transform_keeps_boxes_labels_and_difficult_in_step() -> None:
+def test_default_training_transform_keeps_boxes_labels_and_difficult_together() -> None:
     sample = tagged()
     counts = set()
     for number in range(10):
         item = load(presets.detection_train(40), sample, random_key=("train", number))
-        counts.add(len(in_step(item, sample)))
+        counts.add(len(checked_labels(item, sample)))
         assert item.image.shape == (3, 40, 40)
     assert len(counts) > 2
 
@@ -99,15 +99,15 @@ def picked(rows: Any) -> Callable[[Any, Any], Any]:
         pytest.param(torch.tensor([2, 2, 2]), [3, 3, 3], id="repeated"),
     ],
 )
-def test_transform_that_indexes_labels_by_hand_keeps_difficult_in_step(
+def test_transform_that_indexes_labels_by_hand_keeps_difficult_with_them(
     rows: Any, labels: list[int]
 ) -> None:
-    assert in_step(load(picked(rows))) == labels
+    assert checked_labels(load(picked(rows))) == labels
 
 
 def test_transform_may_index_labels_again_and_again() -> None:
     chain = v2.Compose([picked([4, 3, 2, 1]), picked(torch.tensor([True, False, True, True]))])
-    assert in_step(load(chain)) == [5, 3, 2]
+    assert checked_labels(load(chain)) == [5, 3, 2]
 
 
 def test_transform_may_pick_difficult_itself() -> None:
@@ -116,11 +116,11 @@ def test_transform_may_pick_difficult_itself() -> None:
         names = ("boxes", "labels", "difficult")
         return image, {**target, **{name: target[name][keep] for name in names}}
 
-    assert in_step(load(only_easy)) == [1, 3, 5]
+    assert checked_labels(load(only_easy)) == [1, 3, 5]
 
 
 def test_transform_may_change_difficult() -> None:
-    """As one that calls small boxes difficult: what it returns is what trains."""
+    """For example it marks small boxes difficult: what it returns is what trains."""
 
     def all_difficult(image: Any, target: Any) -> Any:
         return image, {**target, "difficult": torch.ones(5, dtype=torch.bool)}
@@ -144,7 +144,7 @@ def test_transform_may_copy_the_target_deeply() -> None:
     def deep(image: Any, target: Any) -> Any:
         return image, picked([4, 1])(image, copy.deepcopy(target))[1]
 
-    assert in_step(load(deep)) == [5, 2]
+    assert checked_labels(load(deep)) == [5, 2]
 
 
 def test_transform_may_calculate_with_labels() -> None:
@@ -156,7 +156,7 @@ def test_transform_may_calculate_with_labels() -> None:
         seen.extend([len(labels), [int(label) for label in labels], labels.numpy().tolist()])
         return image, target
 
-    assert in_step(load(watch)) == [1, 2, 3, 4, 5]
+    assert checked_labels(load(watch)) == [1, 2, 3, 4, 5]
     assert seen == [[2, 3, 4, 5, 6], 1, 5, 5, [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]
 
 
@@ -172,24 +172,24 @@ def test_transform_may_add_boxes_with_all_that_goes_with_them() -> None:
         names = ("boxes", "labels", "difficult")
         return image, {**target, **{name: torch.cat([target[name]] * 2) for name in names}}
 
-    assert in_step(load(doubled)) == [1, 2, 3, 4, 5] * 2
+    assert checked_labels(load(doubled)) == [1, 2, 3, 4, 5] * 2
 
 
 def test_transform_that_drops_boxes_only_is_refused() -> None:
     def bad(image: Any, target: Any) -> Any:
         return image, {**target, "boxes": target["boxes"][:2]}
 
-    problem = "after the transform boxes (2, 4) and labels (5,) are not in step"
+    problem = "after the transform boxes (2, 4) and labels (5,) do not match"
     assert refusal(bad) == f"{PLACE}, by transform 'bad': {problem}"
 
 
-def test_transform_that_loses_track_of_difficult_is_refused() -> None:
+def test_transform_whose_labels_lose_their_flags_is_refused() -> None:
     def bad(image: Any, target: Any) -> Any:
         labels = target["labels"].clone()[:2]
         return image, {**target, "boxes": target["boxes"][:2], "labels": labels}
 
     expected = (
-        f"{PLACE}, by transform 'bad': after the transform 'difficult' is not in step; "
+        f"{PLACE}, by transform 'bad': after the transform 'difficult' does not match the labels; "
         "index target['labels'] (or 'difficult') where you drop boxes"
     )
     assert refusal(bad) == expected
@@ -212,7 +212,7 @@ def test_transform_object_that_raises_is_named_by_its_class() -> None:
     assert message.startswith(f"{PLACE}: transform 'Compose' raised ValueError: ")
 
 
-def test_interruption_passes_through_a_transform() -> None:
+def test_keyboard_interrupt_passes_through_a_transform() -> None:
     def interrupted(image: Any, target: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -287,7 +287,7 @@ def changed(**values: Any) -> Callable[[Any, Any], Any]:
         ),
         pytest.param(
             changed(boxes=lambda boxes: boxes.reshape(-1)),
-            "after the transform boxes (20,) and labels (5,) are not in step",
+            "after the transform boxes (20,) and labels (5,) do not match",
             id="flat boxes",
         ),
         pytest.param(
@@ -307,7 +307,7 @@ def changed(**values: Any) -> Callable[[Any, Any], Any]:
         ),
         pytest.param(
             changed(labels=lambda labels: labels.reshape(-1, 1)),
-            "after the transform boxes (5, 4) and labels (5, 1) are not in step",
+            "after the transform boxes (5, 4) and labels (5, 1) do not match",
             id="column of labels",
         ),
         pytest.param(
@@ -323,9 +323,7 @@ def changed(**values: Any) -> Callable[[Any, Any], Any]:
         ),
     ],
 )
-def test_transform_that_returns_what_no_batch_can_hold_is_refused(
-    transform: Any, problem: str
-) -> None:
+def test_results_that_a_batch_cannot_hold_are_refused(transform: Any, problem: str) -> None:
     name = getattr(transform, "__name__", type(transform).__name__)
     by = "" if problem.startswith("transform ") else f", by transform {name!r}"
     assert refusal(transform) == f"{PLACE}{by}: {problem}"
@@ -336,7 +334,7 @@ def test_transform_that_returns_what_no_batch_can_hold_is_refused(
 def test_transform_that_returns_no_tensors_is_an_error_that_names_the_sample(
     name: str, change: Callable[[Any], Any]
 ) -> None:
-    """Or is understood: but no AttributeError from deep inside a worker."""
+    """Never an AttributeError from deep inside a worker."""
 
     def transform(image: Any, target: Any) -> Any:
         plain = {key: target[key].as_subclass(torch.Tensor) for key in ("boxes", "labels")}
@@ -344,7 +342,7 @@ def test_transform_that_returns_no_tensors_is_an_error_that_names_the_sample(
         return image, {**target, name: change(target[name])}
 
     try:
-        assert in_step(load(transform)) == [1, 2, 3, 4, 5]
+        assert checked_labels(load(transform)) == [1, 2, 3, 4, 5]
     except SampleError as exc:
         assert str(exc).startswith(f"{PLACE}, by transform")  # noqa: PT017  (one of two good ends)
 
@@ -395,7 +393,7 @@ def test_default_transforms_invent_no_classes(preset: Callable[[int], Any]) -> N
         pytest.param(lambda mask: mask.tolist(), "list", id="no tensor"),
     ],
 )
-def test_transform_whose_mask_does_not_lie_on_the_image_is_refused(
+def test_a_mask_of_another_size_than_the_image_is_refused(
     change: Callable[[Any], Any], found: str
 ) -> None:
     _, raw = with_mask()
