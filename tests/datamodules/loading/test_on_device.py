@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import pickle
 from dataclasses import replace
 from itertools import islice
@@ -14,25 +12,22 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torchvision.transforms import v2
 
 from datamodules import ShardDataset, ShardLoader, VOCDataModule, presets
-from datamodules.loading.batch import Packing
-from datamodules.loading.on_device import check_decoder, finish
-from datamodules.pixels import decode
+from datamodules.loading.on_device import finish
 from datamodules.pixels.color import ColorChange
-from datamodules.pixels.decode import decode_by_nvjpeg, decode_image, is_for_device
+from datamodules.pixels.decode import decode_image, is_for_device
 from datamodules.pixels.geometry import Plan, View, stretch
 from datamodules.pixels.render import render
 from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD
 from datamodules.transforms.fused import Drawn, FusedTransform
-from shard_tool.errors import OptionError, SampleError
+from shard_tool.errors import OptionError
 from tests.datamodules.pixels.test_color import changes
 from tests.datamodules.pixels.test_geometry import cases
-from tests.kit.datasets.pictures import encoded, scene
-from tests.kit.datasets.samples import load, raw_of, sample_of
+from tests.kit.datasets.pictures import PHOTOGRAPH, encoded, odd_files, scene
+from tests.kit.datasets.samples import ROUNDED, batch_of
 from tests.kit.models.recorder import Recorder, trainer
 
 if TYPE_CHECKING:
@@ -40,11 +35,8 @@ if TYPE_CHECKING:
 
     from datamodules import Batch
 
-FILL = (123, 117, 104)
-CPU = torch.device("cpu")
-ROUNDED = 1.1
-"""Levels: a worker rounds what it scales twice, and the weights it does that with."""
 
+FILL = (123, 117, 104)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # 2 cores
     pytest.mark.filterwarnings("ignore:decode='cuda' on cpu"),  # on purpose
@@ -61,16 +53,6 @@ def recipe_of(drawn: Drawn, **options: Any) -> FusedTransform:
         return drawn
 
     return FusedTransform(draw, FILL, **options)
-
-
-def batch_of(recipes: list[FusedTransform], jpegs: list[bytes], task: str = "detection") -> Batch:
-    """A batch of pictures, each by a recipe of its own."""
-    packing = Packing(len(recipes), task=task)
-    for recipe, jpeg in zip(recipes, jpegs, strict=True):
-        height, width = decode_image(jpeg, place="").shape[1:]
-        sample = sample_of([(0, 0, width, height)], wh=(width, height))
-        packing.add(load(recipe, raw=raw_of(sample, jpg=jpeg)))
-    return packing.batch(epoch=0, start=0, stop=len(recipes))
 
 
 def levels(batch: Batch) -> list[np.ndarray]:
@@ -168,9 +150,6 @@ def test_a_change_of_any_mean_is_the_one_of_that_mean() -> None:
         expected[:, :3] = general[:, :3]
         expected[:, 3] = general[:, 3:] @ mean
         assert np.allclose(found.matrix(mean), expected, atol=1e-3)
-
-
-PHOTOGRAPH = encoded(scene(90, 120))
 
 
 def test_what_is_left_undone_is_said_and_a_batch_of_files_stays_here() -> None:
@@ -349,107 +328,6 @@ def test_an_evaluation_with_substitutes_elsewhere_may_decode_on_the_device(
         str(mini_dataset), "val", transform=cuda, shuffle=False, on_bad_sample="substitute"
     )
     assert len(next(iter(ShardLoader(data, batch_size=2)))) == 2
-
-
-def test_a_picture_that_fails_on_the_device_names_its_sample() -> None:
-    broken = PHOTOGRAPH.replace(b"\xff\xdb", b"\xff\xfe")  # a comment in place of its tables
-    recipe = replace(presets.resize(32), decode="cuda")
-    assert is_for_device(broken), "its header is fine, and it has an end"
-    packing = Packing(2, task="detection")
-    for jpeg in (PHOTOGRAPH, broken):
-        packing.add(load(recipe, raw=raw_of(sample_of([], wh=(120, 90)), jpg=jpeg)))
-    with pytest.raises(SampleError, match=r"^sample 'a': does not decode: "):
-        finish(packing.batch(epoch=0, start=0, stop=2))
-
-
-# Decoders ---------------------------------------------------------------------------------------
-
-
-def odd_files() -> dict[str, bytes]:
-    picture = Image.fromarray(scene(90, 120))
-    return {
-        "grey": encoded(scene(90, 120, 1)),
-        "CMYK": encoded(Image.fromarray(scene(90, 120, 4), "CMYK")),
-        "RGB": encoded(picture, keep_rgb=True),
-        "PNG": encoded(picture, "PNG"),
-    }
-
-
-def test_what_is_not_a_photographs_jpeg_is_decoded_by_the_worker() -> None:
-    files = odd_files()
-    assert {name for name, content in files.items() if is_for_device(content)} == set()
-    assert not is_for_device(PHOTOGRAPH[:-30]), "cut"
-    assert is_for_device(PHOTOGRAPH)
-    assert is_for_device(encoded(scene(90, 120), progressive=True))
-    recipe = presets.resize(50)
-    jpegs = [PHOTOGRAPH, *files.values()]
-    here = finish(batch_of([recipe] * 5, jpegs))
-    batch = batch_of([replace(recipe, decode="cuda")] * 5, jpegs)
-    assert [len(left.sent or ()) for left in batch.device_work] == [1, 3, 3, 3, 3]
-    assert float((here.pixels - finish(batch).pixels).abs().max()) < ROUNDED / 255
-
-
-def tensors(*contents: bytes) -> list[torch.Tensor]:
-    return [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
-
-
-def test_what_nvjpeg_refuses_is_decoded_here(caplog: pytest.LogCaptureFixture) -> None:
-    """torchvision's function is the same on a CPU; there it refuses other files."""
-    files = tensors(PHOTOGRAPH, odd_files()["PNG"], encoded(scene(30, 40)))
-    with caplog.at_level(logging.WARNING, "datamodules.pixels.decode"):
-        found = decode_by_nvjpeg(files, CPU, places=["a", "b", "c"])
-    for picture, content in zip(found, files, strict=True):
-        assert torch.equal(picture, decode_image(content.numpy().data, place=""))
-    assert [r.getMessage().partition(", nvJPEG said: ")[0] for r in caplog.records] == [
-        "b: decoded on the CPU"
-    ]
-    with pytest.raises(SampleError, match=r"^b: is not a picture$"):
-        decode_by_nvjpeg(tensors(PHOTOGRAPH, b"nothing"), CPU, places=["a", "b"])
-
-
-def test_memory_that_runs_out_is_nothing_that_decoding_elsewhere_would_cure(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def full(files: Any, mode: str, device: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(decode, "nvjpeg", lambda: full)
-    with pytest.raises(torch.OutOfMemoryError):
-        decode_by_nvjpeg(tensors(PHOTOGRAPH), CPU, places=["a"])
-
-
-def test_without_nvjpeg_a_gpu_is_refused_before_anything_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def nothing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(decode, "import_module", nothing)
-    decode.nvjpeg.cache_clear()
-    with pytest.raises(OptionError) as caught:
-        check_decoder(torch.device("cuda"))
-    problem = "decode: 'cuda' needs nvJPEG, and neither torchvision nor torchcodec has it; "
-    assert str(caught.value) == problem + "install torchcodec, or take decode='exact'"
-
-
-def test_exif_rotation_is_hidden_from_decoders_that_would_apply_it() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    (content,) = tensors(encoded(scene(90, 120), exif=exif.tobytes()))
-    seen: list[torch.Tensor] = []
-
-    def looking(files: list[torch.Tensor], mode: str, device: Any) -> list[torch.Tensor]:
-        seen.extend(files)
-        return [decode_image(file.numpy().data, place="") for file in files]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode, "nvjpeg", lambda: looking)
-        (picture,) = decode_by_nvjpeg([content], CPU, places=["a"])
-    with Image.open(io.BytesIO(content.numpy().tobytes())) as before:
-        assert before.getexif()[0x0112] == 6
-    with Image.open(io.BytesIO(seen[0].numpy().tobytes())) as after:
-        assert 0x0112 not in after.getexif()
-    assert picture.shape == (3, 90, 120)
 
 
 # Where there is a GPU -----------------------------------------------------------------------------
