@@ -19,7 +19,8 @@ from defusedxml.ElementTree import fromstring
 
 from tests.kit.clock import seconds_of
 from tests.kit.faults.kinds import parse_range
-from tests.kit.servers.fault_proxy import Fault, FaultProxy, Request, fault_proxy, proxy_process
+from tests.kit.servers.fault_proxy import Fault, FaultProxy, Request, fault_proxy
+from tests.kit.servers.proxy_process import proxy_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
