@@ -1,6 +1,7 @@
-"""Runs a fault proxy in a process of its own, which costs this one nothing.
+"""Runs a fault proxy in a process of its own, so that it costs a benchmark no time.
 
-`proxy_process` starts it, or by hand ``python -m tests.kit.servers.proxy_process --upstream URL --latency-ms 20``): it prints
+`proxy_process` starts it, or by hand
+``python -m tests.kit.servers.proxy_process --upstream URL --latency-ms 20``. The process prints
 {"url": ...}, answers every line of its standard input with a line of JSON, and ends with that
 input. The lines: ``stats``, ``reset``, ``clear``, or a fault such as
 ``{"kind": "stall", "at": 0.1}``.
