@@ -1,4 +1,4 @@
-"""Recipes as they are given to a dataset: each draws what it says, and nothing goes astray."""
+"""Presets: each recipe draws what its docstring says, and refuses wrong arguments."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def share(found: list[bool]) -> float:
 
 
 def near(expected: float) -> Any:
-    """Within five standard deviations of a share of so many draws."""
+    """A share within five standard deviations of the expected one, over COUNT draws."""
     return pytest.approx(expected, abs=5 * (expected * (1 - expected) / COUNT) ** 0.5)
 
 
-# What each draws --------------------------------------------------------------------------------
+# What each recipe draws -------------------------------------------------------------------------
 
 
 def test_ssd_zooms_out_crops_flips_and_changes_colours() -> None:
@@ -58,7 +58,7 @@ def test_ssd_zooms_out_crops_flips_and_changes_colours() -> None:
     assert recipe.fill == (123, 117, 104)
     alone, boxed = draws(recipe, NO_BOX), draws(recipe, BOX)
     zoomed = share([drawn.plan.view.width > SIZE[1] for drawn in alone])
-    assert zoomed == near(0.5 * (1 - 1 / 1500))  # a factor so near 1 adds no pixel
+    assert zoomed == near(0.5 * (1 - 1 / 1500))  # a factor this close to 1 adds no pixel
     assert all(drawn.plan.view.left <= 0 for drawn in alone), "without boxes there is no crop"
     whole = share([drawn.plan.view == View.whole(SIZE) for drawn in boxed])
     assert 0.5 / 7 < whole < 0.5 / 4, "one of seven overlaps is no crop; some fit none"
@@ -106,7 +106,9 @@ def test_random_resized_crop_takes_a_share_of_the_area() -> None:
     assert share([drawn.plan.is_flipped for drawn in found]) == near(0.5)
 
 
-def test_the_recipe_of_imagenet_takes_a_share_of_the_area_and_a_centre() -> None:
+def test_classification_crops_a_share_of_the_area_in_training_and_the_centre_in_evaluation() -> (
+    None
+):
     found = draws(presets.classification_train(), NO_BOX)
     areas = np.array([d.plan.view.width * d.plan.view.height for d in found]) / (SIZE[0] * SIZE[1])
     assert (areas.min(), areas.max()) == pytest.approx((0.08, 1), abs=0.04)
@@ -116,7 +118,7 @@ def test_the_recipe_of_imagenet_takes_a_share_of_the_area_and_a_centre() -> None
     assert {drawn.plan for drawn in found} == {Plan(View(86, 23, 328, 328), (112, 112))}
 
 
-def test_evaluation_on_imagenet_shows_what_torchvisions_shows() -> None:
+def test_classification_eval_agrees_with_torchvision() -> None:
     smooth = Image.fromarray(scene(47, 63)).resize((500, 375), Image.Resampling.BICUBIC)
     raw = raw_of(sample_of([], wh=(500, 375)), jpg=encoded(smooth, quality=95))
     ours = load(presets.classification_eval(), raw=raw, task="classification").image
@@ -127,7 +129,7 @@ def test_evaluation_on_imagenet_shows_what_torchvisions_shows() -> None:
     assert float((ours.float() - shifted).abs().mean()) > 6
 
 
-def test_letterbox_keeps_aspects_and_is_flipped_in_training_alone() -> None:
+def test_letterbox_keeps_the_aspect_and_flips_only_in_training() -> None:
     for recipe, flipped in ((presets.letterbox(320), 0.5), (presets.letterbox_eval(320), 0)):
         found = draws(recipe, BOX)
         assert recipe.fill == (114, 114, 114)
@@ -135,7 +137,7 @@ def test_letterbox_keeps_aspects_and_is_flipped_in_training_alone() -> None:
         assert share([drawn.plan.is_flipped for drawn in found]) == near(flipped)
 
 
-def test_random_scale_crop_makes_pictures_half_to_twice_as_large() -> None:
+def test_random_scale_crop_scales_pictures_by_a_half_to_two() -> None:
     found = draws(presets.random_scale_crop(48), NO_BOX)
     assert {drawn.plan.size_hw for drawn in found} == {(48, 48)}
     sides = [drawn.plan.view.width for drawn in found]
@@ -148,7 +150,7 @@ def test_random_scale_crop_makes_pictures_half_to_twice_as_large() -> None:
     ("recipe", "fill"),
     [(presets.random_scale_crop(12, (0.5, 0.5)), 0), (presets.letterbox(32), 114)],
 )
-def test_what_lies_beyond_a_picture_is_void_in_its_mask(recipe: FusedTransform, fill: int) -> None:
+def test_a_mask_is_void_beyond_its_picture(recipe: FusedTransform, fill: int) -> None:
     values, content = voc_mask()
     item = load(
         recipe, raw=raw_of(sample_of([], wh=(16, 12)), class_png=content), task="segmentation"
@@ -163,8 +165,8 @@ def test_what_lies_beyond_a_picture_is_void_in_its_mask(recipe: FusedTransform, 
 @pytest.mark.parametrize(
     "recipe", [presets.resize(20), presets.retinanet_eval(20), presets.letterbox_eval(20)]
 )
-def test_in_evaluation_every_box_is_kept(recipe: FusedTransform) -> None:
-    """However small it becomes."""
+def test_evaluation_keeps_every_box(recipe: FusedTransform) -> None:
+    """A box is kept however small it becomes."""
     boxes = [(0, 0, 1, 1), (20, 5, 60, 40), (63, 0, 64, 48)]
     assert load(recipe, sample_of(boxes)).target["labels"].tolist() == [1, 2, 3]
     train = load(presets.random_resized_crop(20, scale=(1.0, 1.0)), sample_of(boxes))
@@ -211,8 +213,8 @@ GOLDEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_what_a_key_draws_stays(name: str) -> None:
-    """Another draw breaks somebody's resume: the changelog must say so."""
+def test_the_draws_of_a_key_do_not_change(name: str) -> None:
+    """A changed draw breaks resuming older checkpoints: the changelog must say so."""
     recipe = presets.RECIPES[name]
     boxes = np.array([[100, 50, 300, 250], [20, 200, 90, 370]], np.float32)
     found = []
@@ -226,7 +228,7 @@ def test_what_a_key_draws_stays(name: str) -> None:
 
 
 def states() -> list[str]:
-    """Of the global generators."""
+    """The states of the global generators."""
     numpys = np.random.get_state()  # noqa: NPY002
     return [str(state) for state in (torch.get_rng_state().tolist(), numpys, random.getstate())]
 
@@ -239,8 +241,8 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_recipes_draw_from_what_they_are_given_alone(recipe: FusedTransform) -> None:
-    """So the global generators, whose seeding takes time, are not seeded for them."""
+def test_recipes_draw_only_from_the_generator_they_are_given(recipe: FusedTransform) -> None:
+    """The global generators are not seeded for them, because seeding takes time."""
     assert recipe._is_ours
     for number in range(40):
         found, key = [], digest_of((number,))
@@ -254,7 +256,7 @@ def test_recipes_draw_from_what_they_are_given_alone(recipe: FusedTransform) -> 
         assert (first.plan, first.change) == (second.plan, second.change)
 
 
-def test_fast_decoding_is_near_and_decodes_smaller_sooner() -> None:
+def test_fast_decoding_is_close_to_exact_and_decodes_at_half_size_sooner() -> None:
     raw = raw_of(sample_of([], wh=(500, 375)))
     for size in (300, 224):
         exact = presets.detection_eval(size)
@@ -265,7 +267,7 @@ def test_fast_decoding_is_near_and_decodes_smaller_sooner() -> None:
     assert (decode_factor(plan, SIZE), decode_factor(plan, SIZE, fast=True)) == (1, 2)
 
 
-def test_the_module_hands_on_how_to_decode(mini_dataset: Path) -> None:
+def test_the_module_gives_its_recipes_decode_and_refuses_unknown_values(mini_dataset: Path) -> None:
     data = VOCDataModule(str(mini_dataset), decode="fast")
     loaders = (data.train_dataloader(), data.val_dataloader())
     assert {found.dataset.dataset.transform.decode for found in loaders} == {"fast"}
@@ -279,11 +281,11 @@ def test_the_module_hands_on_how_to_decode(mini_dataset: Path) -> None:
             make()
 
 
-# By name ----------------------------------------------------------------------------------------
+# Recipes by name --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "recipe"), presets.RECIPES.items())
-def test_a_recipes_usual_size_is_the_modules(
+def test_the_module_uses_the_usual_size_of_a_recipe(
     mini_masks: Path, name: str, recipe: presets.Recipe
 ) -> None:
     task = recipe.tasks[0]
@@ -302,7 +304,7 @@ def test_a_recipe_for_another_task_is_refused(mini_masks: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -5, 2.5, "300", (300, 400)])
-def test_a_size_that_is_none_is_refused(size: Any) -> None:
+def test_an_invalid_image_size_is_refused(size: Any) -> None:
     with pytest.raises(
         OptionError, match=r"^image_size: .* is not a number of pixels from 1; give one"
     ):
@@ -310,7 +312,9 @@ def test_a_size_that_is_none_is_refused(size: Any) -> None:
 
 
 @pytest.mark.parametrize("transforms", [presets.ssd(30), ["ssd"], "sdd"])
-def test_transforms_that_are_no_name_are_refused_with_the_way_out(transforms: Any) -> None:
+def test_transforms_that_are_not_a_recipes_name_are_refused_with_the_way_out(
+    transforms: Any,
+) -> None:
     with pytest.raises(OptionError, match="give transforms themselves as train_transforms"):
         VOCDataModule("voc", transforms=transforms)
 
@@ -342,7 +346,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("make", "expected"), WRONG.values(), ids=WRONG)
-def test_wrong_arguments_are_refused_where_a_recipe_is_made(make: Any, expected: str) -> None:
+def test_wrong_arguments_are_refused_when_a_recipe_is_made(make: Any, expected: str) -> None:
     with pytest.raises(OptionError) as caught:
         make()
     assert str(caught.value).split("\n")[0] == expected

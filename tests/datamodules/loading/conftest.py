@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def foreign_shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Tars of several writers. Read only."""
     folder = tmp_path_factory.mktemp("adopted") / "shards"
     found = shards_of_others(folder, LENGTHS)
@@ -28,13 +28,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def root(shards: list[Path]) -> Path:
-    """They adopted. Read only."""
-    dest = shards[0].parent.parent / "out"
-    adopted(shards, dest)
+def indexed_root(foreign_shards: list[Path]) -> Path:
+    """A dataset that indexes `foreign_shards`. Read only."""
+    dest = foreign_shards[0].parent.parent / "out"
+    adopted(foreign_shards, dest)
     return dest
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "_SMALL_CHUNK", 4)  # so that later windows are waited for
+    """A bare dataset reads four samples at a time, so that tests wait for later windows."""
+    monkeypatch.setattr(dataset, "_SMALL_CHUNK", 4)

@@ -1,4 +1,4 @@
-"""A dataset that is missing, unfinished or damaged is reported as that."""
+"""Missing, unfinished and damaged datasets are refused with the reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def copied(mini_dataset: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_short_shard_names_itself_and_both_lengths(copied: Path) -> None:
+def test_a_short_shard_is_refused_with_both_lengths(copied: Path) -> None:
     shard = copied / "train-000001.tar"
     size = shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[:-512])
@@ -54,7 +54,7 @@ def test_a_short_shard_names_itself_and_both_lengths(copied: Path) -> None:
     )
 
 
-def test_a_flipped_bit_is_seen_when_the_crc_is_asked_for(copied: Path) -> None:
+def test_check_crc_finds_a_flipped_bit(copied: Path) -> None:
     shard = copied / "train-000000.tar"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -63,8 +63,8 @@ def test_a_flipped_bit_is_seen_when_the_crc_is_asked_for(copied: Path) -> None:
         list(ShardDataset(str(copied), check_crc=True, decode=False))
 
 
-def test_a_shard_cut_while_mapped_is_reported_as_that(copied: Path) -> None:
-    """The worker dies by SIGBUS: torch alone speaks of shared memory."""
+def test_a_shard_truncated_while_mapped_is_reported_as_changed(copied: Path) -> None:
+    """SIGBUS kills the worker; torch alone would blame shared memory."""
     data = dataset(copied, shuffle=False, transform=None)
     loader = ShardLoader(data, num_workers=1, prefetch_factor=1, drop_last=True)
     batches = iter(loader)
@@ -83,7 +83,7 @@ def test_an_index_of_another_shard_is_refused(copied: Path) -> None:
         list(ShardDataset(str(copied)))
 
 
-def test_a_missing_index_is_made_from_the_shard(copied: Path, mini_dataset: Path) -> None:
+def test_a_missing_index_is_rebuilt_from_the_shard(copied: Path, mini_dataset: Path) -> None:
     for path in copied.glob("*.idx"):
         path.unlink()
     pairs = zip(

@@ -1,4 +1,4 @@
-"""ShardDataset: ids, samples read one by one, plain loaders, worlds."""
+"""ShardDataset: sample ids, single samples, worlds and plain DataLoaders."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_sample_of_the_bare_dataset_has_all_fields_of_a_target(mini_dataset: P
     assert isinstance(target["key"], str)
 
 
-def test_several_roots_are_one_order_with_ids_of_their_own(
+def test_several_roots_form_one_order_with_distinct_ids(
     mini_dataset: Path, voc_sample: Path, tmp_path: Path
 ) -> None:
     from shard_tool import ConvertOptions, convert
@@ -114,7 +114,7 @@ def test_set_epoch_reaches_persistent_workers_of_a_plain_loader(
     assert epochs[0] != epochs[1]
 
 
-def test_a_given_world_travels_to_spawned_workers(
+def test_spawned_workers_use_the_given_world(
     mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
@@ -141,7 +141,9 @@ def test_promise_3_undecoded_samples_feed_a_webdataset_pipeline(mini_dataset: Pa
     assert {type(raw["jpg"]), type(raw["json"])} == {bytes}
 
 
-def test_user_transforms_see_keyed_generators_and_leave_no_trace(mini_dataset: Path) -> None:
+def test_user_transforms_draw_by_the_samples_key_and_leave_the_generators_alone(
+    mini_dataset: Path,
+) -> None:
     import random
 
     import numpy as np
@@ -169,7 +171,7 @@ def test_user_transforms_see_keyed_generators_and_leave_no_trace(mini_dataset: P
     assert not set(draws.values()) & set(first.values())
 
 
-def test_a_relative_root_stays_where_it_was(
+def test_a_relative_root_does_not_follow_the_working_directory(
     mini_dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(mini_dataset.parent)
@@ -181,7 +183,7 @@ def test_a_relative_root_stays_where_it_was(
 def test_shards_of_a_wide_window_are_opened_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than a process keeps open otherwise: each would be opened for each of its samples."""
+    """The window holds more shards than a process otherwise keeps open: none is opened again."""
     root = stored(tmp_path / "voc", {"train": [3] * 90})
     opened: list[Path] = []
     real = samples._mapped
@@ -194,13 +196,13 @@ def test_shards_of_a_wide_window_are_opened_once(
 # Bad input ----------------------------------------------------------------------------------
 
 
-def test_an_unknown_split_names_those_there_are(mini_dataset: Path) -> None:
+def test_an_unknown_split_is_refused_and_the_known_ones_are_named(mini_dataset: Path) -> None:
     with pytest.raises(OptionError) as error:
         ShardDataset(str(mini_dataset), "test")
     assert str(error.value) == f"{mini_dataset}: has no split 'test', only train, val"
 
 
-def test_a_transform_that_is_no_function_is_refused_at_once(mini_dataset: Path) -> None:
+def test_a_transform_that_is_not_callable_is_refused_at_once(mini_dataset: Path) -> None:
     with pytest.raises(OptionError, match=r"transform: str is not callable as \(image, target\)"):
         dataset(mini_dataset, transform="flip")
 

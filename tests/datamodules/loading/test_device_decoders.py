@@ -1,4 +1,4 @@
-"""The device decodes photographs, workers all other files; nvJPEG's refusals are handled."""
+"""The device decodes colour JPEGs, workers all other files; the CPU helps where nvJPEG refuses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_picture_that_fails_on_the_device_names_its_sample() -> None:
         finish(packing.batch(epoch=0, start=0, stop=2))
 
 
-def test_what_is_not_a_photographs_jpeg_is_decoded_by_the_worker() -> None:
+def test_workers_decode_all_files_but_colour_jpegs() -> None:
     files = odd_files()
     assert {name for name, content in files.items() if is_for_device(content)} == set()
     assert not is_for_device(PHOTOGRAPH[:-30]), "cut"
@@ -52,8 +52,8 @@ def tensors(*contents: bytes) -> list[torch.Tensor]:
     return [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
 
 
-def test_what_nvjpeg_refuses_is_decoded_here(caplog: pytest.LogCaptureFixture) -> None:
-    """torchvision's function is the same on a CPU; there it refuses other files."""
+def test_files_that_nvjpeg_refuses_are_decoded_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    """torchvision's function also runs on a CPU, where it refuses other files than on a GPU."""
     files = tensors(PHOTOGRAPH, odd_files()["PNG"], encoded(scene(30, 40)))
     with caplog.at_level(logging.WARNING, "datamodules.pixels.decode"):
         found = decode_by_nvjpeg(files, CPU, places=["a", "b", "c"])
@@ -66,7 +66,7 @@ def test_what_nvjpeg_refuses_is_decoded_here(caplog: pytest.LogCaptureFixture) -
         decode_by_nvjpeg(tensors(PHOTOGRAPH, b"nothing"), CPU, places=["a", "b"])
 
 
-def test_memory_that_runs_out_is_nothing_that_decoding_elsewhere_would_cure(
+def test_running_out_of_memory_is_raised_without_another_try(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(files: Any, mode: str, device: Any) -> Any:
@@ -97,12 +97,12 @@ def test_exif_rotation_is_hidden_from_decoders_that_would_apply_it() -> None:
     (content,) = tensors(encoded(scene(90, 120), exif=exif.tobytes()))
     seen: list[torch.Tensor] = []
 
-    def looking(files: list[torch.Tensor], mode: str, device: Any) -> list[torch.Tensor]:
+    def recording(files: list[torch.Tensor], mode: str, device: Any) -> list[torch.Tensor]:
         seen.extend(files)
         return [decode_image(file.numpy().data, place="") for file in files]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode, "nvjpeg", lambda: looking)
+        patch.setattr(decode, "nvjpeg", lambda: recording)
         (picture,) = decode_by_nvjpeg([content], CPU, places=["a"])
     with Image.open(io.BytesIO(content.numpy().tobytes())) as before:
         assert before.getexif()[0x0112] == 6

@@ -1,4 +1,4 @@
-"""Generic samples go through a user's transform and collate_fn into batches, also in Lightning."""
+"""Generic samples go through a user's transform and collate_fn, also in Lightning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = [
 
 
 def drawn(sample: dict[str, Any]) -> dict[str, Any]:
-    """What a transform draws by itself, with the sample's key."""
+    """A transform that draws from the three global generators."""
     numbers = [float(torch.rand(())), float(np.random.rand()), random.random()]  # noqa: NPY002
     return {"key": sample["__key__"], "numbers": torch.tensor(numbers, dtype=torch.float64)}
 
@@ -55,15 +55,18 @@ def drawn_by_key(batches: Iterable[dict[str, Any]]) -> list[tuple[str, list[floa
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_promise_5_what_a_transform_draws_belongs_to_the_sample(
-    root: Path, num_workers: int
+def test_promise_5_workers_do_not_change_what_a_transform_draws(
+    indexed_root: Path, num_workers: int
 ) -> None:
     before = (torch.get_rng_state(), random.getstate())
-    expected = [(s["key"], s["numbers"].tolist()) for s in data(root, transform=drawn)]
+    expected = [(s["key"], s["numbers"].tolist()) for s in data(indexed_root, transform=drawn)]
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     loader = ShardLoader(
-        data(root, transform=drawn), batch_size=3, num_workers=num_workers, collate_fn=stacked
+        data(indexed_root, transform=drawn),
+        batch_size=3,
+        num_workers=num_workers,
+        collate_fn=stacked,
     )
     found = drawn_by_key(loader)
     assert found == expected
@@ -72,14 +75,14 @@ def test_promise_5_what_a_transform_draws_belongs_to_the_sample(
     assert not {tuple(n) for _, n in later} & {tuple(n) for _, n in found}
 
 
-def test_a_transform_may_change_its_sample_and_return_anything(root: Path) -> None:
+def test_a_transform_may_change_its_sample_and_return_anything(indexed_root: Path) -> None:
     def lengths(sample: dict[str, Any]) -> int:
         sample.pop("__url__")
         sample["more"] = sample.pop("__key__")
         return len(sample)
 
-    assert sum(data(root, transform=lengths)) == sum(
-        len(members) + 1 for _, members in plain(data(root))
+    assert sum(data(indexed_root, transform=lengths)) == sum(
+        len(members) + 1 for _, members in plain(data(indexed_root))
     )
 
 
@@ -91,38 +94,40 @@ def fails_at_key(sample: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_sample_its_transform_fails_on_is_named_or_substituted(
-    root: Path, num_workers: int
+def test_a_sample_whose_transform_fails_is_named_or_substituted(
+    indexed_root: Path, num_workers: int
 ) -> None:
     place = r"part-000\.tar: sample '000/0003'"
     problem = rf"{place}: transform 'fails_at_key' raised ValueError: 000/0003"
     options: dict[str, Any] = {"transform": fails_at_key}
     with pytest.raises(SampleError, match=problem):
-        list(ShardLoader(data(root, shuffle=False, **options), 4, num_workers=num_workers))
+        list(ShardLoader(data(indexed_root, shuffle=False, **options), 4, num_workers=num_workers))
     loader = ShardLoader(
-        data(root, on_bad_sample="substitute", **options), 4, num_workers=num_workers
+        data(indexed_root, on_bad_sample="substitute", **options), 4, num_workers=num_workers
     )
     found = [key for batch in loader for key in batch]
     assert len(found) == TOTAL
     assert not {"000/0003", "002/0000"} & set(found)
     assert len(loader.bad_samples) == 2
-    assert found == list(data(root, on_bad_sample="substitute", **options))
+    assert found == list(data(indexed_root, on_bad_sample="substitute", **options))
 
 
-def test_what_does_not_fit_generic_samples_is_refused(root: Path, mini_dataset: Path) -> None:
+def test_options_that_do_not_fit_generic_samples_are_refused(
+    indexed_root: Path, mini_dataset: Path
+) -> None:
     with pytest.raises(OptionError, match=r"transform: recipe .* is for pictures with boxes"):
-        data(root, transform=detection_train(64))
+        data(indexed_root, transform=detection_train(64))
     with pytest.raises(OptionError, match=r"transform: int is not callable as \(sample\)"):
-        data(root, transform=1)
+        data(indexed_root, transform=1)
     problem = "collate_fn: is for generic samples; those for detection are packed into a Batch"
     with pytest.raises(OptionError, match=problem):
         ShardLoader(data(mini_dataset), collate_fn=stacked)
     with pytest.raises(OptionError, match="task 'detection' and its classes differ"):
-        ShardDataset([str(root), str(mini_dataset)])
+        ShardDataset([str(indexed_root), str(mini_dataset)])
 
 
-class Counting(LightningModule):
-    """Writes down what it is shown."""
+class RecordingModule(LightningModule):
+    """Records the samples it trains and predicts on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,10 +151,12 @@ class Counting(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_lightning_trains_on_generic_samples_and_resumes(root: Path, tmp_path: Path) -> None:
+def test_lightning_trains_on_generic_samples_and_resumes(
+    indexed_root: Path, tmp_path: Path
+) -> None:
     def module(**options: Any) -> VOCDataModule:
         return VOCDataModule(
-            str(root),
+            str(indexed_root),
             val_split="train",
             train_transforms=drawn,
             val_transforms=drawn,
@@ -161,27 +168,27 @@ def test_lightning_trains_on_generic_samples_and_resumes(root: Path, tmp_path: P
             **{"batch_size": 4, **options},
         )
 
-    whole = Counting()
+    whole = RecordingModule()
     trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(whole, datamodule=module())
     assert len(whole.seen) == 2 * TOTAL
     every = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-    part = Counting()
+    part = RecordingModule()
     fit = trainer(tmp_path, max_steps=4, callbacks=[every], enable_checkpointing=True)
     fit.fit(part, datamodule=module())
-    rest = Counting()
+    rest = RecordingModule()
     fit = trainer(tmp_path, max_epochs=2, limit_val_batches=0)
     fit.fit(rest, datamodule=module(batch_size=3), ckpt_path=str(tmp_path / "step=4.ckpt"))
     assert part.seen + rest.seen == whole.seen
     trainer(tmp_path).predict(whole, datamodule=module())  # a loader Lightning rebuilds
     assert [key for key, _ in whole.predicted] == [
-        sample["__key__"] for sample in data(root, shuffle=False)
+        sample["__key__"] for sample in data(indexed_root, shuffle=False)
     ]
     expected, whole.predicted = whole.predicted, []
-    bare = ShardLoader(data(root, shuffle=False, transform=drawn), 4, collate_fn=stacked)
-    trainer(tmp_path).predict(whole, bare)  # which Lightning did not see being made
+    bare = ShardLoader(data(indexed_root, shuffle=False, transform=drawn), 4, collate_fn=stacked)
+    trainer(tmp_path).predict(whole, bare)  # made outside Lightning, which cannot rebuild it
     assert whole.predicted == expected
-    # Not under a Trainer: Lightning would go on recording what loaders are given, for ever.
+    # Without a Trainer: Lightning would record the arguments of all later loaders.
     for option in ({"transforms": "ssdlite"}, {"image_size": 64}, {"decode": "fast"}):
         value = next(iter(option.values()))
         with pytest.raises(OptionError, match=rf"{value!r} is for pictures with boxes, a mask"):
-            VOCDataModule(str(root), **option).train_dataloader()
+            VOCDataModule(str(indexed_root), **option).train_dataloader()

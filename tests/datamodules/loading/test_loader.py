@@ -1,4 +1,4 @@
-"""ShardLoader: batches, workers, epochs, state."""
+"""ShardLoader: order of batches, workers, epochs and saved states."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_resume_with_workers_starts_at_the_first_batch_not_trained(mini_dataset:
     assert seen(resumed) == expected[3:]
 
 
-def test_an_abandoned_pass_goes_on_where_it_stopped(mini_dataset: Path) -> None:
+def test_iterating_again_continues_an_abandoned_pass(mini_dataset: Path) -> None:
     expected = seen(ShardLoader(dataset(mini_dataset), batch_size=4))
     loader = ShardLoader(dataset(mini_dataset), batch_size=4)
     assert seen(islice(loader, 2)) + seen(loader) == expected
@@ -176,10 +176,10 @@ def test_an_older_pass_never_takes_batches_of_a_newer_one(mini_dataset: Path) ->
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_after_an_error_a_pass_gives_nothing_and_the_epoch_is_not_over(
+def test_a_pass_yields_nothing_after_an_error_and_does_not_end_the_epoch(
     mini_dataset: Path, num_workers: int
 ) -> None:
-    """Going on would hide that a batch is missing."""
+    """Continuing would hide that a batch is missing."""
     bad = next(iter(dataset(mini_dataset)))[1]["key"]
 
     def transform(image: Any, target: Any) -> Any:
@@ -197,7 +197,7 @@ def test_after_an_error_a_pass_gives_nothing_and_the_epoch_is_not_over(
     assert (loader.state_dict()["epoch"], loader.state_dict()["samples"]) == (0, 0)
 
 
-def test_lanes_shared_by_nodes_are_said_once_with_the_remedy(
+def test_lanes_shared_by_nodes_are_logged_once_with_advice(
     mini_dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(rank=0, world_size=4, num_nodes=4)
@@ -210,7 +210,7 @@ def test_lanes_shared_by_nodes_are_said_once_with_the_remedy(
     ]
 
 
-def test_numpy_integers_make_a_plain_state(mini_dataset: Path) -> None:
+def test_numpy_integers_give_a_state_of_plain_types(mini_dataset: Path) -> None:
     import numpy as np
 
     data = dataset(mini_dataset, seed=np.int64(5), lanes=np.int64(2), window=np.int64(3))
@@ -238,7 +238,7 @@ def test_batch_size_below_one_is_refused(mini_dataset: Path) -> None:
         ({"samples": 10**6}, "cursor: epoch 0, sample 1000000 of 30 is not a place in the data"),
     ],
 )
-def test_a_state_of_something_else_is_refused(
+def test_a_state_of_another_run_is_refused(
     mini_dataset: Path, change: dict[str, Any], message: str
 ) -> None:
     loader = ShardLoader(dataset(mini_dataset), batch_size=4)
@@ -253,7 +253,7 @@ def test_an_empty_state_is_refused(mini_dataset: Path) -> None:
         ShardLoader(dataset(mini_dataset)).load_state_dict({})
 
 
-def test_saved_lanes_and_window_win_and_are_said_once(
+def test_saved_lanes_and_window_are_used_and_logged_once(
     mini_dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     saved = ShardLoader(dataset(mini_dataset, lanes=3, window=2), batch_size=4)

@@ -1,4 +1,4 @@
-"""What is left to the device, beside the same done by workers; the device is the CPU here."""
+"""The device finishes batches as workers would; here the CPU is the device."""
 
 from __future__ import annotations
 
@@ -80,18 +80,21 @@ def batches(draw: Any, *, greys: bool = False) -> list[tuple[bytes, Plan, ColorC
 
 
 BESIDE = [(encoded(scene(20, 30)), stretch(View(-99, 0, 50, 20), (9, 9)), ColorChange())]
-"""A view that shows nothing of its picture."""
-SLIVER = [(encoded(scene(20, 30)), stretch(View(29, 0, 400, 1), (9, 9)), ColorChange(contrast=2))]
+"""A view that misses its picture."""
+ONE_PIXEL = [
+    (encoded(scene(20, 30)), stretch(View(29, 0, 400, 1), (9, 9)), ColorChange(contrast=2))
+]
+"""A view that shows one pixel of its picture."""
 _DARK = encoded(np.zeros((60, 60), np.uint8))
 NEAR_THE_EDGES = [(_DARK, stretch(View(1, 1, 58, 58), (9, 9)), ColorChange())]
-"""Decoded at a quarter, of which more is scaled than there is: all of it as dark as the edges."""
+"""A black picture, decoded at a quarter: the part that is scaled reaches beyond its edges."""
 
 
 @settings(max_examples=60, deadline=None)
 @given(batches())
 @example(BESIDE)
-@example(SLIVER)
-def test_colours_by_the_device_are_a_workers_within_a_level(
+@example(ONE_PIXEL)
+def test_colours_of_the_device_are_within_a_level_of_a_workers(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
     jpegs = [jpeg for jpeg, _, _ in drawn]
@@ -106,12 +109,12 @@ def test_colours_by_the_device_are_a_workers_within_a_level(
 @settings(max_examples=60, deadline=None)
 @given(batches(greys=True))
 @example(BESIDE)
-@example(SLIVER)
+@example(ONE_PIXEL)
 @example(NEAR_THE_EDGES)
-def test_geometry_by_the_device_is_a_workers_but_for_its_rounding(
+def test_geometry_of_the_device_differs_from_a_workers_by_rounding_only(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
-    """Of pictures decoded whole on the device, and of grey ones by workers, perhaps smaller."""
+    """The device decodes pictures whole; workers decode grey ones, perhaps smaller."""
     jpegs = [jpeg for jpeg, _, _ in drawn]
     here = [recipe_of(Drawn(plan)) for _, plan, _ in drawn]
     there = [replace(recipe, decode="cuda") for recipe in here]
@@ -127,7 +130,7 @@ def test_geometry_by_the_device_is_a_workers_but_for_its_rounding(
 
 @settings(max_examples=30, deadline=None)
 @given(batches())
-def test_colours_after_geometry_by_the_device_differ_by_as_much_as_they_amplify(
+def test_colours_amplify_the_rounding_of_geometry(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
     jpegs = [jpeg for jpeg, _, _ in drawn]
@@ -141,7 +144,7 @@ def test_colours_after_geometry_by_the_device_differ_by_as_much_as_they_amplify(
         assert np.abs(theirs - ours).max() <= max(1, gain) * ROUNDED + 1
 
 
-def test_a_change_of_any_mean_is_the_one_of_that_mean() -> None:
+def test_the_matrix_for_any_mean_agrees_with_the_matrix_for_one_mean() -> None:
     change = ColorChange(brightness=1.1, contrast=0.6, saturation=1.4, hue=0.1, channels=(2, 0, 1))
     mean = np.array([90.0, 120.0, 40.0])
     for first in (False, True):
@@ -152,7 +155,7 @@ def test_a_change_of_any_mean_is_the_one_of_that_mean() -> None:
         assert np.allclose(found.matrix(mean), expected, atol=1e-3)
 
 
-def test_what_is_left_undone_is_said_and_a_batch_of_files_stays_here() -> None:
+def test_an_unfinished_batch_says_what_is_missing_and_keeps_files_on_the_cpu() -> None:
     plan = stretch(View(0, 0, 120, 90), (40, 40))
     recipe = recipe_of(Drawn(plan, ColorChange(brightness=1.1)))
     for there, word in (
@@ -173,7 +176,7 @@ def test_what_is_left_undone_is_said_and_a_batch_of_files_stays_here() -> None:
         assert len(batch.device_work) == 1, "finish leaves what it is given as it is"
 
 
-def test_a_finished_batch_keeps_all_else() -> None:
+def test_finish_keeps_everything_but_the_pixels() -> None:
     batch = batch_of([presets.ssd(32)] * 2, [PHOTOGRAPH] * 2)
     batch.cost.wait_s = 3
     done = finish(batch)
@@ -183,8 +186,8 @@ def test_a_finished_batch_keeps_all_else() -> None:
 
 
 @pytest.mark.parametrize("left", [{}, {"recolor_on": "device"}, {"decode": "cuda"}])
-def test_normalising_follows_colours(left: Any) -> None:
-    """Also of pictures of several sizes, and under autocast, whose product would be bfloat16."""
+def test_finish_normalizes_after_it_changes_colours(left: Any) -> None:
+    """Also for pictures of several sizes, and under autocast, which would multiply in bfloat16."""
     change = ColorChange(contrast=1.5, hue=0.05)
     plans = [stretch(View(-20, -9, 150, 100), size) for size in ((40, 40), (30, 50))]
     batch = batch_of([recipe_of(Drawn(p, change), **left) for p in plans], [PHOTOGRAPH] * 2)
@@ -198,7 +201,7 @@ def test_normalising_follows_colours(left: Any) -> None:
     assert torch.allclose(plain.images[0][:, 0, 0], corner), "what lies beyond keeps its colour"
 
 
-# From worker to model ---------------------------------------------------------------------------
+# Under VOCDataModule ----------------------------------------------------------------------------
 
 
 def module(root: Path, **options: Any) -> VOCDataModule:
@@ -221,7 +224,7 @@ def finished(data: VOCDataModule, count: int = 4) -> list[Batch]:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_the_module_gives_a_workers_boxes_and_pixels(
+def test_the_module_gives_the_boxes_and_pixels_of_a_worker(
     mini_dataset: Path, options: dict[str, Any], most: float, mean: float
 ) -> None:
     """SSD's zoom-out shrinks pictures so much that workers decode them smaller."""
@@ -251,7 +254,7 @@ def test_masks_come_from_workers(mini_masks: Path) -> None:
 def test_training_resumes_in_bf16_with_pictures_decoded_on_the_device(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
-    class Looking(Recorder):
+    class PixelRecorder(Recorder):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             seen.append((batch.pixels.dtype, batch.boxes.dtype, batch.pixels.double().sum().item()))
             return self.weight * batch.pixels.mean()
@@ -263,18 +266,20 @@ def test_training_resumes_in_bf16_with_pictures_decoded_on_the_device(
     )
     seen: list[Any] = []
     fit = trainer(tmp_path, callbacks=[saving], enable_checkpointing=True, **options)
-    fit.fit(Looking(), module(mini_dataset, **data))
+    fit.fit(PixelRecorder(), module(mini_dataset, **data))
     whole = seen.copy()
     assert len(whole) > 2
     assert {(found[0], found[1]) for found in whole} == {(torch.bfloat16, torch.float32)}
     seen.clear()
     again = trainer(tmp_path, **options)
     checkpoint = str(tmp_path / "step=2.ckpt")
-    again.fit(Looking(), module(mini_dataset, **data), ckpt_path=checkpoint)
+    again.fit(PixelRecorder(), module(mini_dataset, **data), ckpt_path=checkpoint)
     assert seen == whole[2:]
 
 
-def test_a_cpu_trainer_warns_and_names_the_other_way(mini_dataset: Path, tmp_path: Path) -> None:
+def test_a_cpu_trainer_warns_and_suggests_exact_decoding(
+    mini_dataset: Path, tmp_path: Path
+) -> None:
     fit = trainer(tmp_path, max_steps=1, limit_val_batches=0)
     data = module(mini_dataset, decode="cuda", image_size=32)
     text = "decode='cuda' on cpu: the training process decodes, one picture at a time; "
@@ -285,7 +290,9 @@ def test_a_cpu_trainer_warns_and_names_the_other_way(mini_dataset: Path, tmp_pat
 # Refusals ---------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_done_on_a_device_is_refused_with_the_way_out(mini_dataset: Path) -> None:
+def test_options_that_a_device_cannot_serve_are_refused_with_the_way_out(
+    mini_dataset: Path,
+) -> None:
     root = str(mini_dataset)
     cuda = replace(presets.ssd(32), decode="cuda")
     blur = v2.GaussianBlur(3)
@@ -319,10 +326,10 @@ def test_what_cannot_be_done_on_a_device_is_refused_with_the_way_out(mini_datase
         assert str(caught.value) == text
 
 
-def test_an_evaluation_with_substitutes_elsewhere_may_decode_on_the_device(
+def test_evaluation_may_decode_on_the_device_where_training_substitutes(
     mini_dataset: Path,
 ) -> None:
-    """There bad samples always raise."""
+    """In evaluation bad samples always raise."""
     cuda = replace(presets.resize(32), decode="cuda")
     data = ShardDataset(
         str(mini_dataset), "val", transform=cuda, shuffle=False, on_bad_sample="substitute"
@@ -330,7 +337,7 @@ def test_an_evaluation_with_substitutes_elsewhere_may_decode_on_the_device(
     assert len(next(iter(ShardLoader(data, batch_size=2)))) == 2
 
 
-# Where there is a GPU -----------------------------------------------------------------------------
+# On a GPU ---------------------------------------------------------------------------------------
 
 
 @needs_cuda
@@ -359,7 +366,7 @@ def test_a_gpu_takes_pinned_batches(mini_dataset: Path) -> None:
 
 
 @needs_cuda
-def test_odd_files_reach_a_gpu_too() -> None:
+def test_odd_files_reach_a_gpu() -> None:
     jpegs = [PHOTOGRAPH, encoded(scene(90, 120), progressive=True), *odd_files().values()]
     batch = batch_of([replace(presets.resize(50), decode="cuda")] * 6, jpegs)
     there, here = finish(batch.to("cuda")), finish(batch)

@@ -1,4 +1,4 @@
-"""EpochPartition cuts an epoch into equal steps in which each position is read once."""
+"""EpochPartition gives every rank equal steps and reads each position once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shard_tool.errors import OptionError
 
 @dataclass(frozen=True)
 class Case:
-    """Anything from which an epoch can be cut."""
+    """Arguments of an `EpochPartition`."""
 
     num_samples: int
     start: int
@@ -151,7 +151,7 @@ def test_ranks_of_batch_size_one_take_two_where_ranks_do_not_divide_the_samples(
 @example(Case(37, 0, 2, 2, drop_last=False))
 @example(Case(10, 0, 4, 1, drop_last=False))
 def test_tail_rule_repeats_itself_after_every_batch(case: Case) -> None:
-    """Why a count of samples is enough to resume."""
+    """This is why a count of samples is enough to resume."""
     partition = case.partition
     bounds = [partition.bounds(batch) for batch in range(partition.num_batches)]
     for done in range(len(bounds) + 1):
@@ -210,7 +210,7 @@ def test_partition_with_drop_last_has_no_batches_when_less_than_one_is_left() ->
         ),
     ],
 )
-def test_partition_refuses_what_cannot_be_cut(options: dict[str, Any], message: str) -> None:
+def test_partition_refuses_wrong_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as caught:
         EpochPartition(**options)
     assert str(caught.value) == message

@@ -79,10 +79,10 @@ def factors(number: int) -> list[int]:
 
 @st.composite
 def equal_global_batches(draw: st.DrawFn) -> tuple[list[Topology], bool]:
-    """Topologies of one global batch size, and `drop_last`.
+    """Three topologies with one global batch size, and `drop_last`.
 
-    One sample a rank is left out unless `drop_last`: there the tail rule itself lets some ranks
-    hold two, so as to leave none empty.
+    Without `drop_last` every rank has two samples or more: with one, the tail rule gives some
+    ranks two samples, so that no rank is empty.
     """
     size, drop_last = draw(st.sampled_from([4, 6, 12, 16, 24])), draw(st.booleans())
     least = 1 if drop_last else 2
@@ -169,7 +169,7 @@ def readers_of_lanes(order: CanonicalOrder, topology: Topology, start: int) -> l
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 12), st.integers(1, 4), st.data())
-def test_each_lane_is_read_by_nodes_over_gcd_of_nodes_and_lanes_nodes(
+def test_each_lane_is_read_by_as_few_nodes_as_the_gcd_allows(
     num_nodes: int, ranks_per_node: int, lanes: int, batch_size: int, data: st.DataObject
 ) -> None:
     order = order_of([40, 30, 20, 10], lanes=lanes)
@@ -256,7 +256,7 @@ def test_run_resumes_after_every_step_with_the_same_steps(
 def test_run_resumes_after_every_step_on_another_topology_with_the_same_samples(
     before: Topology, after: Topology
 ) -> None:
-    """The lanes of the first run travel in the cursor, whatever nodes the next one has."""
+    """The cursor carries the lanes of the first run, whatever nodes the next run has."""
     assert_resumes_everywhere(
         lambda: SimulatedRun(LENGTHS, before),
         elsewhere=lambda: SimulatedRun(LENGTHS, after),
@@ -276,7 +276,7 @@ def test_run_that_changes_topology_again_and_again_trains_every_sample_exactly_o
         if state is not None:
             run.load_state_dict(state)
         if 60 - run.cursor.samples < topology.world_size:
-            continue  # an error of its own; the last leg goes on alone
+            continue  # refused, as another test shows; the last leg has one rank
         for step in itertools.islice(run, num_steps):
             trained += step.global_ids
         state = run.state_dict()

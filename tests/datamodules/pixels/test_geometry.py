@@ -377,14 +377,14 @@ def test_a_plan_that_nothing_could_be_scaled_by_is_refused(
 
 
 @pytest.mark.parametrize("overlaps", [(0.9,), (1.0,), (0.0, 2.0)])
-def test_a_crop_that_cannot_be_had_is_none(overlaps: Any) -> None:
+def test_an_iou_crop_that_cannot_be_found_is_the_whole_view(overlaps: Any) -> None:
     view, generator = View(0, 0, 2000, 10), np.random.default_rng(1)
     corner = np.array([[0, 0, 2, 2]], np.float32)
     found, is_held = iou_crop(view, corner, generator, overlaps=overlaps)
     assert (found, is_held.tolist()) == (view, [True])
 
 
-def test_a_crop_of_a_line_is_not_empty() -> None:
+def test_a_resized_crop_of_a_line_is_not_empty() -> None:
     generator = np.random.default_rng(1)
     for view in (View(0, 0, 100, 1), View(0, 0, 1, 100)):
         for aspect in ((0.1, 0.2), (5.0, 9.0)):

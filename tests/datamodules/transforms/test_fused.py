@@ -1,4 +1,4 @@
-"""A recipe carries out what it draws: on pictures, boxes and all that goes with a box."""
+"""A recipe carries out what it draws, on pictures, masks, boxes and all values of a box."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def drawn_so(drawn: Drawn, size_hw: Any, boxes: Any, generator: Any) -> Drawn:
     return drawn
 
 
-def test_pictures_get_their_plan_colours_and_fill() -> None:
+def test_a_picture_is_rendered_by_its_plan_colours_and_fill() -> None:
     recipe = FusedTransform(partial(drawn_so, Drawn(PLAN, CHANGE)), fill=(9, 8, 7))
     raw = raw_of(sample_of())
     expected = rendered(raw.members["jpg"], PLAN, (48, 64), change=CHANGE, fill=(9, 8, 7))
@@ -50,7 +50,7 @@ def test_pictures_get_their_plan_colours_and_fill() -> None:
     assert not torch.equal(without, expected)
 
 
-def test_boxes_a_crop_does_not_hold_are_dropped() -> None:
+def test_boxes_outside_a_crop_are_dropped() -> None:
     is_kept = np.array([True, False, True, True, False])
     drawn = Drawn(stretch(View(0, 0, 64, 48), (48, 64)), is_kept=is_kept)
     for recipe in (FusedTransform(partial(drawn_so, drawn)),):
@@ -61,7 +61,7 @@ def test_boxes_a_crop_does_not_hold_are_dropped() -> None:
 
 
 def test_flags_are_right_after_a_transform_that_drops_boxes() -> None:
-    """torchvision's leave `difficult` as long as it was."""
+    """torchvision's transforms drop boxes but leave `difficult` at its old length."""
 
     def without_first(image: Any, target: Any) -> Any:
         return image, {**target, "boxes": target["boxes"][1:], "labels": target["labels"][1:]}
@@ -139,8 +139,8 @@ def test_flags_go_with_their_labels_through_any_chain(
     assert (target["labels"].tolist(), target["difficult"].int().tolist()) == (labels, flags)
 
 
-def test_all_there_is_for_each_box_stays_in_step() -> None:
-    """Also where a recipe is called by hand; `orig_size` is as long as two boxes are many."""
+def test_all_values_of_a_box_are_dropped_with_it() -> None:
+    """The recipe is called directly. `orig_size` has two numbers, but not one for each box."""
     image = tv_tensors.Image(torch.zeros(3, 48, 64, dtype=torch.uint8))
     boxes = torch.tensor([[0.0, 0, 10, 10], [30, 5, 60, 40]])
     target = {"labels": torch.tensor([1, 2]), "area": torch.tensor([100.0, 1050])}
@@ -165,8 +165,8 @@ def shifted_by_chance(image: Any, target: Any) -> Any:
     return image ^ torch.randint(0, 256, (), dtype=torch.uint8), target
 
 
-def test_what_comes_after_is_the_same_in_any_batch(mini_dataset: Path) -> None:
-    """All of a batch is drawn before its pictures: what comes after has its own seed."""
+def test_a_later_transform_draws_the_same_in_any_batch(mini_dataset: Path) -> None:
+    """A whole batch is drawn before it is rendered: later transforms have their own seed."""
     recipe = presets.ssd(32).then(shifted_by_chance)
     data = ShardDataset(str(mini_dataset), transform=recipe)
     found = {
@@ -188,7 +188,7 @@ def draw_out_and_crop(size_hw: Any, boxes: Any, generator: Any) -> Drawn:
     return Drawn(stretch(resized_crop(view, generator), (64, 64)))
 
 
-def test_views_beside_the_picture_are_legal() -> None:
+def test_a_view_beside_the_picture_is_rendered() -> None:
     for number in range(100):
         assert load(FusedTransform(draw_out_and_crop), random_key=("k", number)).image.shape == (
             3,
@@ -202,7 +202,7 @@ def test_views_beside_the_picture_are_legal() -> None:
     [v2.RandomEqualize(1.0), v2.RandomGrayscale(1.0), v2.GaussianBlur(3), v2.ColorJitter(0.5)],
     ids=lambda transform: type(transform).__name__,
 )
-def test_a_recipe_follows_any_transform_with_the_pixels_it_was_given(before: Any) -> None:
+def test_a_recipe_after_another_transform_renders_the_pixels_it_gets(before: Any) -> None:
     image = tv_tensors.Image(torch.from_numpy(scene(48, 64)).permute(2, 0, 1))
     changed = before(image)
     mask = tv_tensors.Mask(torch.zeros(48, 64, dtype=torch.uint8))
@@ -211,7 +211,7 @@ def test_a_recipe_follows_any_transform_with_the_pixels_it_was_given(before: Any
     assert torch.equal(found.as_subclass(torch.Tensor), v2.functional.resize(plain, [32, 32]))
 
 
-# Generators --------------------------------------------------------------------------------------
+# Generators -------------------------------------------------------------------------------------
 
 
 def draw_by_the_global_generator(size_hw: Any, boxes: Any, generator: Any) -> Drawn:
@@ -219,7 +219,7 @@ def draw_by_the_global_generator(size_hw: Any, boxes: Any, generator: Any) -> Dr
     return Drawn(stretch(View(left, 0, 30, 48), (48, 30)))
 
 
-def test_a_draw_that_takes_the_global_generator_is_by_the_samples_key_too() -> None:
+def test_a_draw_from_the_global_generator_is_seeded_by_the_samples_key() -> None:
     images = []
     for number in range(2):
         torch.manual_seed(number)
@@ -233,7 +233,7 @@ def draw_like_ours(size: int, size_hw: Any, boxes: Any, generator: Any) -> Drawn
     return Drawn(stretch(View(left, 0, 30, 48), (size, size)))
 
 
-def test_who_wraps_a_function_of_ours_may_take_the_global_generator() -> None:
+def test_a_wrapper_of_a_presets_draw_may_use_the_global_generator() -> None:
     images = []
     for number in range(2):
         torch.manual_seed(number)
@@ -241,8 +241,8 @@ def test_who_wraps_a_function_of_ours_may_take_the_global_generator() -> None:
     assert torch.equal(*images)
 
 
-def test_what_draws_is_a_new_philox_for_each_sample_and_each_threads_own() -> None:
-    """One generator is set back for each sample: nothing of the one before may be left in it."""
+def test_each_sample_draws_from_a_fresh_generator_and_each_thread_has_its_own() -> None:
+    """One generator is reset for each sample and keeps nothing of the sample before."""
     key = np.arange(2, dtype=np.uint64) + 7
     fresh = np.random.Generator(np.random.Philox(key=key))
     expected = [fresh.random(3).tolist(), fresh.integers(2**31, dtype=np.int32).item()]
@@ -260,20 +260,20 @@ def test_what_draws_is_a_new_philox_for_each_sample_and_each_threads_own() -> No
     assert theirs[0] is not fused._thread_generator.keyed(key)
 
 
-# Refusals ----------------------------------------------------------------------------------------
+# Refusals ---------------------------------------------------------------------------------------
 
 
 def _drawn_to_nothing(size_hw: Any, boxes: Any, generator: Any) -> Drawn:
     return Drawn(stretch(View(0, 0, 64, 48), (0, 50)))
 
 
-def test_a_plan_nobody_can_carry_out_is_a_bad_sample() -> None:
+def test_an_impossible_plan_is_a_bad_sample() -> None:
     text = refusal(FusedTransform(_drawn_to_nothing))
     assert text.startswith(f"{PLACE}: transform 'drawn_to_nothing' raised ValueError: View(")
     assert text.endswith("sides must be whole numbers from 1")
 
 
-def test_a_draw_of_something_else_says_so() -> None:
+def test_a_draw_that_does_not_return_drawn_is_refused() -> None:
     plan = stretch(View(0, 0, 9, 9), (3, 3))
     assert "it drew Plan, expected Drawn" in refusal(FusedTransform(lambda *_: plan))
 
@@ -303,17 +303,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("image", "target", "message"), WRONG.values(), ids=WRONG)
-def test_what_a_recipe_cannot_move_is_refused(image: Any, target: Any, message: str) -> None:
+def test_a_target_that_a_recipe_cannot_transform_is_refused(
+    image: Any, target: Any, message: str
+) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         presets.ssd(30)(image, target)
 
 
-def test_a_damaged_picture_is_named_as_one() -> None:
+def test_a_damaged_picture_is_refused_by_name() -> None:
     broken = raw_of(sample_of(), jpg=encoded(scene(48, 64))[:400])
     assert refusal(presets.ssd(32), raw=broken).startswith(f"{PLACE}.jpg: ")
 
 
-def test_after_other_transforms_nothing_can_be_left_to_a_device() -> None:
+def test_a_recipe_after_other_transforms_cannot_leave_work_to_a_device() -> None:
     recipe = replace(presets.ssd(64), decode="cuda")
     image = tv_tensors.Image(torch.zeros(3, 20, 30, dtype=torch.uint8))
     with pytest.raises(OptionError, match="what follows other transforms has pixels already"):

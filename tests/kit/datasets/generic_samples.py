@@ -1,4 +1,4 @@
-"""Opens datasets of indexed tars, and says which samples they gave."""
+"""Opens datasets of indexed tars and compares the samples that they yield."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 
 
 LENGTHS = [7, 1, 9, 4]
+"""Samples in each tar of webdataset's writer."""
 TOTAL = sum(LENGTHS) + 2
+"""All samples: the tar of GNU tar has two."""
 Plain = list[tuple[str, dict[str, bytes]]]
+"""(key, members) of each sample."""
 
 
 def data(root: object, **options: Any) -> ShardDataset:
@@ -20,7 +23,7 @@ def data(root: object, **options: Any) -> ShardDataset:
 
 
 def plain(samples: Iterable[dict[str, Any]]) -> Plain:
-    """(key, members) of webdataset's kind of sample."""
+    """(key, members) of samples in webdataset's form."""
     return [
         (sample["__key__"], {n: content for n, content in sample.items() if n[:2] != "__"})
         for sample in samples

@@ -27,9 +27,11 @@ def encoded(picture: Image.Image | np.ndarray, kind: str = "JPEG", **options: An
 
 
 PHOTOGRAPH = encoded(scene(90, 120))
+"""A JPEG as cameras write it, which a device decodes."""
 
 
 def odd_files() -> dict[str, bytes]:
+    """Pictures that workers decode because a device does not."""
     picture = Image.fromarray(scene(90, 120))
     return {
         "grey": encoded(scene(90, 120, 1)),

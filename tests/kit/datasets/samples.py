@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PLACE = "train-000000.tar: sample 'a'"
 BOXES = [(0, 0, 10, 10), (20, 5, 60, 40), (30, 20, 64, 48), (5, 30, 25, 47), (40, 0, 55, 12)]
 ROUNDED = 1.1
-"""Levels: a worker rounds what it scales twice, and the weights it does that with."""
+"""Levels of 255 between a worker's pixels and the device's: only workers round, in every step."""
 
 
 def sample_of(
@@ -75,7 +75,7 @@ def load(transform: Any = None, sample: Sample | None = None, **kwargs: Any) -> 
 
 
 def batch_of(recipes: list[FusedTransform], jpegs: list[bytes], task: str = "detection") -> Batch:
-    """A batch of pictures, each by a recipe of its own."""
+    """A batch of pictures, each transformed by its own recipe."""
     packing = Packing(len(recipes), task=task)
     for recipe, jpeg in zip(recipes, jpegs, strict=True):
         height, width = decode_image(jpeg, place="").shape[1:]

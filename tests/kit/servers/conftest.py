@@ -1,4 +1,4 @@
-"""A store, and a fault proxy before it."""
+"""An HTTP server with one object, and a fault proxy in front of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An HTTP proxy that watches, slows and breaks what passes through it.
+"""An HTTP proxy that records, slows and breaks the requests that pass through it.
 
-Requests and answers pass as they are: the Host header too, which S3 signs. A fault is put into one
-answer of the real server behind:
+Requests and answers pass unchanged, also the Host header, which S3 signs. A fault changes one
+answer of the real server behind it:
 
     with fault_proxy(s3.endpoint_url, sign=s3.sign) as proxy:
         proxy.inject(Fault("cut-rst", at=0.9))
@@ -19,10 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tests.kit.faults.kinds import (
-    Fault,
-    Request,
-)
+from tests.kit.faults.kinds import Fault, Request
 from tests.kit.servers.proxy_connections import ProxyServer
 
 if TYPE_CHECKING:
@@ -35,7 +32,7 @@ __all__ = ["Fault", "FaultProxy", "Request", "fault_proxy"]
 
 
 class FaultProxy:
-    """What the proxy saw and what it is to do; attributes may be changed while it runs."""
+    """Records requests and injects faults; attributes may be changed while it runs."""
 
     def __init__(self, upstream_url: str) -> None:
         upstream = urlsplit(upstream_url)
@@ -43,14 +40,14 @@ class FaultProxy:
         self.latency_s = 0.0
         self.bytes_per_s: float | None = None
         self.link_bytes_per_s: float | None = None
-        """The most that bodies on all connections together get: a node's bandwidth."""
+        """Limit of the bodies on all connections together: a node's bandwidth."""
         self.sign: Sign | None = None
         self.on_request: Callable[[Request], None] | None = None
         """Called before a request is passed on, by a thread of the proxy."""
         self.requests: list[Request] = []
         """In order of arrival."""
         self.hits = 0
-        """How many requests got a fault."""
+        """The number of requests that got a fault."""
         self.num_connections = 0
         self.stopped = threading.Event()
         self._queue: list[Fault] = []
@@ -65,14 +62,14 @@ class FaultProxy:
 
     @property
     def body_bytes(self) -> int:
-        """Of all answers, as far as they were sent to clients."""
+        """Bytes of bodies sent to clients, over all answers."""
         return sum(request.body_bytes for request in self.requests)
 
     def round_trips(self) -> int:
         """The longest chain of requests of which each started after the one before had ended.
 
-        Requests side by side count once: this is what waiting costs, in units of the latency.
-        Without a `latency_s` requests side by side may still come one after the other.
+        Concurrent requests count once: this is the cost of waiting, in units of the latency.
+        Without a `latency_s` concurrent requests may still follow one another.
         """
         count, free_s = 0, -math.inf
         ended = [(r.ended_s, r.started_s) for r in self.requests if r.ended_s is not None]
@@ -82,7 +79,7 @@ class FaultProxy:
         return count
 
     def inject(self, *faults: Fault) -> None:
-        """Queue faults; a request gets the first that meets it."""
+        """Queue faults; a request gets the first one that applies to it."""
         with self._lock:
             for fault in faults:
                 self._queue += [fault] * (1 if fault.times is None else fault.times)
@@ -93,12 +90,12 @@ class FaultProxy:
             self._queue.clear()
 
     def reset(self) -> None:
-        """Forget what was seen; faults stay queued."""
+        """Forget the recorded requests; faults stay queued."""
         with self._lock:
             self.requests, self.hits, self.num_connections = [], 0, 0
 
     def stats(self) -> dict[str, float]:
-        """What was seen since the last `reset`, in numbers."""
+        """Counts of the requests since the last `reset`."""
         return {
             "requests": len(self.requests),
             "body_bytes": self.body_bytes,
@@ -119,7 +116,7 @@ class FaultProxy:
         self._server.server_close()  # waits for the connections, too
 
     def link_due_s(self, num_bytes: int) -> float:
-        """When so many bytes, after all that were asked for before, have passed the link."""
+        """The time at which the link has passed these bytes, after all earlier ones."""
         if self.link_bytes_per_s is None:
             return 0.0
         with self._lock:
@@ -128,12 +125,12 @@ class FaultProxy:
             return self._link_free_s
 
     def connected(self) -> None:
-        """Note a connection."""
+        """Count a connection."""
         with self._lock:
             self.num_connections += 1
 
     def arrived(self, request: Request) -> Fault | None:
-        """Note a request; the fault it gets."""
+        """Record a request and return the fault it gets."""
         with self._lock:
             earlier = [(r.path, r.range) for r in self.requests if r.fault is not None]
             self.requests.append(request)
@@ -158,10 +155,10 @@ def fault_proxy(
 
     Args:
         upstream_url: The server behind it; http only.
-        latency_s: How long every request waits before it is passed on.
-        bytes_per_s: The most that bodies on one connection get.
-        sign: The headers of a request, signed, from its method, target and headers. Only for
-            faults of ranges, and only where a signature covers the Range header: `S3.sign`.
+        latency_s: Seconds that every request waits before it is passed on.
+        bytes_per_s: Limit of the bodies on one connection.
+        sign: Signs a request: returns its headers, from its method, target and headers. Only
+            faults of ranges need it, where a signature covers the Range header: `S3.sign`.
     """
     proxy = FaultProxy(upstream_url)
     proxy.latency_s, proxy.bytes_per_s, proxy.sign = latency_s, bytes_per_s, sign

@@ -1,4 +1,4 @@
-"""An HTTP client that tells what it was answered, and one that trusts no header."""
+"""HTTP clients for tests: one that follows the headers, one that reads until the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client was told; `end`: fin, reset or silence, after which it waits no longer."""
+    """An answer as a client got it; `end`: fin, reset, or silence (the client gave up)."""
 
     status: int
     headers: dict[str, str]
@@ -48,7 +48,7 @@ def fetch(url: str, path: str = "/a.tar", method: str = "GET", **headers: str) -
 
 
 def watch(url: str, *, pause_s: float = 0.0) -> Answer:
-    """Whatever comes, by a client that trusts no header; status 0: nothing came."""
+    """Read until the connection ends, trusting no header; status 0: nothing came."""
     at = urlsplit(url)
     content, end = b"", "fin"
     with socket.create_connection((at.hostname, at.port), timeout=0.2) as sock:

@@ -25,18 +25,16 @@ from tests.kit.faults.kinds import (
 from tests.kit.servers.http_wire import Head, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from tests.kit.servers.fault_proxy import FaultProxy
-    from tests.kit.servers.http_wire import Piece
-
-    Sign = Callable[[str, str, Mapping[str, str]], Mapping[str, str]]
+    from tests.kit.servers.http_wire import Block
 
 
 PACE_S = 0.01
-"""How long the pieces are that a limited connection sends."""
+"""A limited connection sends blocks that take this many seconds each."""
 _GOLDEN = 0.618
-"""Its multiples lie far apart between 0 and 1."""
+"""Its multiples modulo 1 lie far apart."""
 
 
 class ProxyServer(ThreadingTCPServer):
@@ -54,7 +52,7 @@ class ProxyServer(ThreadingTCPServer):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A bug, here or in a test's callback: the thread fails, and pytest with it."""
+        """Let the thread fail, and pytest with it: this is a bug, here or in a test's callback."""
         raise
 
 
@@ -71,7 +69,7 @@ class Connection(BaseRequestHandler):
         self.proxy.connected()
 
     def handle(self) -> None:
-        with suppress(ConnectionError):  # whoever left: there is nobody to tell
+        with suppress(ConnectionError):  # the client has left
             while not self.proxy.stopped.is_set() and (head := self.client.head()) is not None:
                 if not Exchange(self, head).run():
                     return
@@ -87,12 +85,12 @@ class Connection(BaseRequestHandler):
         if self._upstream is None:
             self._upstream = Stream(socket.create_connection(self.proxy.upstream))
             self.server.open.add(self._upstream.sock)
-        if self.proxy.stopped.is_set():  # and nobody is going to wake us
+        if self.proxy.stopped.is_set():  # hang_up has run: nothing would wake this thread
             raise ConnectionAbortedError
         return self._upstream
 
     def drop_upstream(self) -> None:
-        """Close it, with what may still come from it."""
+        """Close the connection to the server, whatever may still come from it."""
         if self._upstream is not None:
             self.server.open.discard(self._upstream.sock)
             self._upstream.sock.close()
@@ -136,7 +134,7 @@ class Exchange:
         upstream.send(self.head_to_ask_with().to_bytes())
         is_sent = self.head.get("expect").lower() != "100-continue"
         if is_sent:
-            with suppress(ConnectionError):  # a server that has heard enough may have answered
+            with suppress(ConnectionError):  # the server may have answered already
                 self.send_request_body(upstream)
         while (answer := upstream.head()) is not None and answer.status == 100:
             self.client.send(answer.to_bytes())
@@ -147,7 +145,7 @@ class Exchange:
         return answer, is_sent
 
     def head_to_ask_with(self) -> Head:
-        """The client's; with another range, and signed again, if that is the fault."""
+        """The client's head; a fault of ranges changes its range and signs it again."""
         if self.kind not in OF_RANGES or self.request.range is None:
             return self.head
         number = self.request.hit_number if self.kind == "mixed-bytes" else 1
@@ -159,16 +157,16 @@ class Exchange:
         return Head(head.start, tuple(self.proxy.sign(method, target, dict(head.fields)).items()))
 
     def send_request_body(self, upstream: Stream) -> None:
-        for piece in self.request_body():
-            upstream.send(piece)
+        for block in self.request_body():
+            upstream.send(block)
 
-    def request_body(self) -> Iterator[Piece]:
+    def request_body(self) -> Iterator[Block]:
         if self.head.is_chunked:
             return self.client.chunks()
         return self.client.body(int(self.head.get("content-length") or 0))
 
     def answer_instead(self, kind: str) -> None:
-        """Answer in place of the server, which sees nothing of the request."""
+        """Answer in place of the server, which does not see the request."""
         if self.head.get("expect"):
             self.client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         for _ in self.request_body():
@@ -215,8 +213,8 @@ class Exchange:
             case "flip" | "flips":
                 self.send_head(answer)
                 self.send_body(upstream.body(until))
-                for piece in upstream.body(min(length, 1)):
-                    self.send_body([bytes([piece[0] ^ 1])])
+                for block in upstream.body(min(length, 1)):
+                    self.send_body([bytes([block[0] ^ 1])])
                 self.send_body(upstream.body(length - until - 1))
             case "chunked-cut":
                 changes = {"content-length": None, "transfer-encoding": "chunked"}
@@ -248,23 +246,23 @@ class Exchange:
         self.request.ended_s = self.due_s = time.perf_counter()
         self.client.send(head.to_bytes())
 
-    def send_body(self, pieces: Iterable[Piece]) -> None:
-        """Send pieces, not faster than is allowed; counted before, so that no client knows more."""
-        for piece in pieces:
-            for part in self.paced(piece):
+    def send_body(self, blocks: Iterable[Block]) -> None:
+        """Send blocks within the limits; bytes are counted before a client can have them."""
+        for block in blocks:
+            for part in self.paced(block):
                 self.request.body_bytes += len(part)
                 self.request.ended_s = time.perf_counter()
                 self.client.send(part)
 
-    def paced(self, piece: Piece) -> Iterator[Piece]:
-        """The piece in parts, each when its time has come."""
+    def paced(self, block: Block) -> Iterator[Block]:
+        """Yield the block in parts, each when the limits allow it."""
         rate, link_rate = self.proxy.bytes_per_s, self.proxy.link_bytes_per_s
         if rate is None and link_rate is None:
-            yield piece
+            yield block
             return
         size = max(1, int(min(rate or math.inf, link_rate or math.inf) * PACE_S))
-        for start in range(0, len(piece), size):
-            part = piece[start : start + size]
+        for start in range(0, len(block), size):
+            part = block[start : start + size]
             self.due_s += len(part) / (rate or math.inf)
             due_s = max(self.due_s, self.proxy.link_due_s(len(part)))
             self.proxy.stopped.wait(max(0.0, due_s - time.perf_counter()))

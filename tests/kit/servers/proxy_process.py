@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class ProxyProcess:
-    """A proxy in a process of its own, by what it prints and reads."""
+    """A proxy in a process of its own, which reads commands and prints answers."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.url: str = self._answer()["url"]
 
     def tell(self, command: str | dict[str, Any]) -> dict[str, Any]:
-        """``stats``, ``reset``, ``clear`` or the fields of a fault; the statistics after it."""
+        """Send ``stats``, ``reset``, ``clear`` or the fields of a fault; returns the statistics."""
         assert self._process.stdin is not None
         line = command if isinstance(command, str) else json.dumps(command)
         self._process.stdin.write(f"{line}\n")
@@ -53,7 +53,7 @@ class ProxyProcess:
 def proxy_process(
     upstream_url: str, latency_s: float = 0.0, bytes_per_s: float | None = None
 ) -> Iterator[ProxyProcess]:
-    """Run a proxy whose work costs this process nothing; it cannot sign."""
+    """Run a proxy whose work costs this process no time; it cannot sign."""
     command = [sys.executable, "-m", "tests.kit.servers.proxy_process", "--upstream", upstream_url]
     command += ["--latency-ms", str(latency_s * 1e3)]
     command += ["--mb-per-s", str(bytes_per_s / 1e6)] if bytes_per_s else []

@@ -1,4 +1,4 @@
-"""An HTTP server that answers with one object, whole or by ranges, or as its path asks."""
+"""An HTTP server with one object: it answers whole, by ranges, or as the path asks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HALF = len(CONTENT) // 2
 
 
 class Store(BaseHTTPRequestHandler):
-    """Answers with the content; a path such as /204 asks for another answer."""
+    """Answers with the content; a path such as /204 selects another answer."""
 
     protocol_version = "HTTP/1.1"
     server: StoreServer
@@ -39,7 +39,7 @@ class Store(BaseHTTPRequestHandler):
         else:
             fields = {"Content-Length": str(len(content)), "X-Host": self.headers["Host"]}
             self.reply(200, fields, content)
-        self.close_connection |= self.path == "/leave"  # without having said so
+        self.close_connection |= self.path == "/leave"  # without announcing it
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -87,4 +87,4 @@ class StoreServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave early are what these tests are about."""
+        """Ignore clients that leave early: tests make them do so."""

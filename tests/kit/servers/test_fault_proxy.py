@@ -1,4 +1,4 @@
-"""The fault proxy passes on what it gets, counts it, slows it down and ends with its clients."""
+"""The fault proxy passes requests on, records them, slows them down, and stops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_proxy_passes_on_what_it_gets_unchanged(store: StoreServer, proxy: Fault
     assert proxied.headers | {"Date": ""} == direct.headers | {"Date": ""}
 
 
-def test_proxy_keeps_a_connection_for_as_long_as_answers_have_an_end(proxy: FaultProxy) -> None:
+def test_proxy_keeps_a_connection_until_an_answer_has_no_framing(proxy: FaultProxy) -> None:
     with connected(proxy.url) as connection:
         head = ask(connection, method="HEAD")
         assert (head.headers["Content-Length"], head.body) == ("2048", b"")
@@ -75,12 +75,12 @@ def test_proxy_connects_again_when_the_server_has_left(proxy: FaultProxy) -> Non
     assert proxy.num_connections == 1
 
 
-def test_proxy_breaks_off_where_the_server_does(proxy: FaultProxy) -> None:
+def test_proxy_breaks_an_answer_off_where_the_server_does(proxy: FaultProxy) -> None:
     with pytest.raises(IncompleteRead, match="3 bytes read"):
         fetch(proxy.url, "/broken")
 
 
-def test_request_tells_what_was_asked_and_answered(proxy: FaultProxy) -> None:
+def test_requests_record_the_question_and_the_answer(proxy: FaultProxy) -> None:
     fetch(proxy.url, "/voc/a%20b.tar?x=1", Range="bytes=5-9", **{"If-Match": '"e"'})
     (request,) = proxy.requests
     assert (request.method, request.path, request.query) == ("GET", "/voc/a b.tar", "x=1")
@@ -128,7 +128,7 @@ def test_callback_may_change_the_store_before_a_request_reaches_it(
     assert [fetch(proxy.url).body, fetch(proxy.url, Range="bytes=0-").body] == [CONTENT, b"new"]
 
 
-def test_callback_that_fails_is_not_silent(
+def test_a_failing_callback_is_reported(
     store: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unhandled: list[Any] = []
@@ -144,7 +144,7 @@ def test_callback_that_fails_is_not_silent(
     assert [repr(args.exc_value) for args in unhandled] == ["KeyError('a bug in a test')"]
 
 
-def test_proxy_stops_although_its_clients_stay(store: StoreServer) -> None:
+def test_proxy_stops_while_clients_are_connected(store: StoreServer) -> None:
     with ExitStack() as clients:
         with fault_proxy(store.url) as proxy:
             proxy.inject(Fault("stall"))

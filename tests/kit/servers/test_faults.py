@@ -1,4 +1,4 @@
-"""Each fault does to an answer what its kind says, and nothing to any other."""
+"""Each kind of fault changes the answers it is for, and no others."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def test_fault_breaks_an_answer_off(
     assert (proxy.hits, proxy.requests[0].fault, proxy.body_bytes) == (1, kind, num_bytes)
 
 
-def test_cut_rst_comes_after_all_bytes_before_the_cut_have(
-    store: StoreServer, proxy: FaultProxy
-) -> None:
+def test_cut_rst_sends_all_bytes_before_the_cut(store: StoreServer, proxy: FaultProxy) -> None:
     store.content = CONTENT * 8000  # more than sockets buffer
     proxy.inject(Fault("cut-rst"))
     answer = watch(proxy.url, pause_s=0.1)
@@ -46,7 +44,7 @@ def test_chunked_cut_lacks_the_last_chunk(proxy: FaultProxy) -> None:
     assert (answer.body, answer.end) == (b"400\r\n%b\r\n" % CONTENT[:HALF], "fin")
 
 
-def test_unframed_cut_looks_whole(proxy: FaultProxy) -> None:
+def test_unframed_cut_looks_complete(proxy: FaultProxy) -> None:
     proxy.inject(Fault("unframed-cut"))
     answer = fetch(proxy.url)
     assert (answer.status, answer.body) == (200, CONTENT[:HALF])
@@ -82,7 +80,7 @@ def test_fault_answers_in_place_of_the_store(
 @pytest.mark.parametrize(
     ("kind", "seen"), [("reset-before-headers", []), ("lost-answer", ["PUT /a.tar"])]
 )
-def test_reset_comes_before_or_after_the_store_has_acted(
+def test_a_connection_is_reset_before_or_after_the_store_acts(
     store: StoreServer, proxy: FaultProxy, kind: Any, seen: list[str]
 ) -> None:
     proxy.inject(Fault(kind), Fault(kind, method="PUT"))
@@ -94,7 +92,7 @@ def test_reset_comes_before_or_after_the_store_has_acted(
     assert [request.status for request in proxy.requests] == [None, None]
 
 
-def test_short_body_is_consistent(proxy: FaultProxy) -> None:
+def test_short_body_has_headers_that_fit_it(proxy: FaultProxy) -> None:
     proxy.inject(Fault("short-body", at=0.25), Fault("short-body", at=0.5))
     with connected(proxy.url) as connection:
         whole, part = ask(connection), ask(connection, Range="bytes=100-199")
@@ -114,15 +112,15 @@ def test_flip_changes_one_bit(proxy: FaultProxy, at: float, place: int) -> None:
         assert ask(connection).body == CONTENT
 
 
-@pytest.mark.parametrize(("kind", "claimed"), [("wrong-range", 88), ("wrong-bytes", 600)])
-def test_wrong_bytes_come_from_elsewhere_and_say_so_or_not(
-    proxy: FaultProxy, kind: Any, claimed: int
+@pytest.mark.parametrize(("kind", "stated_start"), [("wrong-range", 88), ("wrong-bytes", 600)])
+def test_wrong_range_and_wrong_bytes_send_another_range(
+    proxy: FaultProxy, kind: Any, stated_start: int
 ) -> None:
     proxy.inject(Fault(kind, times=2))
     answer = fetch(proxy.url, Range="bytes=600-699")
     assert (answer.status, answer.body) == (206, CONTENT[88:188])
     fields = {name.lower(): value for name, value in answer.headers.items()}
-    assert fields["content-range"] == f"bytes {claimed}-{claimed + 99}/2048"
+    assert fields["content-range"] == f"bytes {stated_start}-{stated_start + 99}/2048"
     assert fetch(proxy.url, Range="bytes=0-9").body == CONTENT[512:522]
 
 
@@ -144,7 +142,7 @@ def test_changed_range_is_signed_again(store: StoreServer) -> None:
     assert answer.headers["X-Host"] == "GET /a.tar?x"
 
 
-def test_fault_hits_only_what_it_is_for(proxy: FaultProxy) -> None:
+def test_a_fault_hits_only_the_requests_it_is_for(proxy: FaultProxy) -> None:
     proxy.inject(
         Fault("missing", times=2, path=".tar", where=lambda request: request.range is None),
         Fault("slow-down", path=".json", method="HEAD"),
