@@ -83,7 +83,7 @@ def _span(first: int, length: int, stored: int, factor: int, scaled: int) -> Spa
         high = range(decoded, min(decoded + _MARGIN, math.floor(end)) + 1)
     start, stop = _nearest(low, begin, scale), _nearest(high, begin, scale)
     out_start, out_stop = round((start - begin) * scale), round((stop - begin) * scale)
-    out_start = min(out_start, scaled - 1)  # one output pixel shows the smallest view
+    out_start = min(out_start, scaled - 1)  # at least one output pixel, however little is seen
     out_stop = max(out_stop, out_start + 1, 1)
     # Beyond the picture's edges there is only what fills.
     edge_low = math.floor(-begin * scale + _NEAR)
