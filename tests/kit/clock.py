@@ -1,4 +1,4 @@
-"""Clocks for tests: no verdict hangs on how busy the machine is."""
+"""Clocks for tests, so that a busy machine decides no verdict."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TIMES = 6
 
 
 class PausesOnly(backoff.Clock):
-    """A clock that only pauses move on, and that does not wait for them.
+    """A clock that only pauses advance, and that does not wait for them.
 
-    How often something is tried within its time is then a matter of arithmetic. Pauses of several
-    threads and coroutines all count.
+    The number of tries within a time is then exact. Pauses of several threads and coroutines add
+    up.
     """
 
     def __init__(self) -> None:
@@ -40,16 +40,16 @@ class PausesOnly(backoff.Clock):
 
 
 def only_pauses_count(monkeypatch: pytest.MonkeyPatch) -> PausesOnly:
-    """Give retries a clock that jumps over pauses and stands still otherwise."""
+    """Give retries a clock that jumps over pauses and otherwise stands still."""
     clock = PausesOnly()
     monkeypatch.setattr(backoff, "clock", clock)
     return clock
 
 
 def seconds_of(work: Callable[[], object], *, at_most: float) -> float:
-    """Seconds that work takes: the first time it takes no longer than that, else the last of six.
+    """Time `work` up to six times; return the first duration within `at_most`, else the last.
 
-    Who takes longer for a reason takes longer each time; who was disturbed does not.
+    Work that is too slow is too slow every time; a busy machine delays only some runs.
     """
     for _ in range(_TIMES):
         begun = time.monotonic()

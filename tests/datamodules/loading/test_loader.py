@@ -1,4 +1,4 @@
-"""ShardDataset and ShardLoader: order, workers, epochs, state."""
+"""ShardLoader: order of batches, workers, epochs and saved states."""
 
 from __future__ import annotations
 
@@ -7,84 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-import webdataset as wds
-from torch.utils.data import DataLoader
 
 from datamodules import ShardDataset, ShardLoader, World
-from datamodules.presets import detection_train
-from datamodules.reading import samples
 from shard_tool.errors import (
-    ObjectMissing,
     OptionError,
     ResumeError,
     SampleError,
-    ShardError,
     ShardToolError,
 )
-from tests.kit.datasets.stored import stored
+from tests.kit.datasets.opened import dataset
 from tests.kit.models.recorder import digest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create:UserWarning"  # the machine has 2 cores, a test 3 workers
 )
 
 
-def dataset(root: Path, **options: Any) -> ShardDataset:
-    return ShardDataset(str(root), **{"transform": detection_train(64), "seed": 5, **options})
-
-
 def seen(batches: Any) -> list[tuple[int, list[int], str]]:
     return [(batch.epoch, batch.sample_ids.tolist(), digest(batch)) for batch in batches]
-
-
-def test_ids_count_over_all_splits_and_selection_keeps_them(mini_dataset: Path) -> None:
-    train, val = dataset(mini_dataset, split="train"), dataset(mini_dataset, split="val")
-    both = dataset(mini_dataset, split="trainval", shuffle=False)
-    ids = [int(target["image_id"]) for _, target in both]
-    assert ids == list(range(train.num_samples + val.num_samples))
-    assert sorted(int(target["image_id"]) for _, target in val) == ids[train.num_samples :]
-    assert len(both) == both.num_samples == len(ids)
-
-
-def test_read_gives_the_sample_that_iteration_yields(mini_dataset: Path) -> None:
-    data = dataset(mini_dataset, split="val")
-    image, target = next(iter(data))
-    again, same = data.read(int(target["image_id"]))
-    assert torch.equal(image, again)
-    assert torch.equal(target["boxes"], same["boxes"])
-    with pytest.raises(OptionError, match="sample 0: is not in the chosen splits"):
-        data.read(0)  # a sample of train
-
-
-def test_a_sample_of_the_dataset_itself_has_all_fields_of_a_target(mini_dataset: Path) -> None:
-    target = next(t for _, t in dataset(mini_dataset, transform=None) if len(t["boxes"]) > 1)
-    kinds = {name: value.dtype for name, value in target.items() if name != "key"}
-    assert kinds == {
-        **dict.fromkeys(["boxes", "area"], torch.float32),
-        **dict.fromkeys(["labels", "iscrowd", "image_id", "orig_size"], torch.int64),
-        "difficult": torch.bool,
-    }
-    x0, y0, x1, y1 = target["boxes"].unbind(1)
-    assert torch.equal(target["area"], (x1 - x0) * (y1 - y0))
-    assert isinstance(target["key"], str)
-
-
-def test_several_roots_are_one_order_with_ids_of_their_own(
-    mini_dataset: Path, voc_sample: Path, tmp_path: Path
-) -> None:
-    from shard_tool import ConvertOptions, convert
-
-    source = str(voc_sample / "VOCdevkit/VOC2007")
-    report = convert(ConvertOptions(source=source, dest=str(tmp_path / "b"), workers=1))
-    first = ShardDataset(str(mini_dataset), ["train", "val"]).num_samples
-    data = ShardDataset([str(mini_dataset), str(tmp_path / "b")], "trainval", shuffle=True)
-    ids = sorted(int(target["image_id"]) for _, target in data)
-    test_ids = {i + first for i in range(report.manifest.num_samples)} - set(ids)
-    assert ids[:first] == list(range(first))
-    assert len(test_ids) == report.manifest.splits["test"].num_samples
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
@@ -145,7 +89,7 @@ def test_resume_with_workers_starts_at_the_first_batch_not_trained(mini_dataset:
     assert seen(resumed) == expected[3:]
 
 
-def test_a_pass_after_an_abandoned_one_continues_where_that_stopped(mini_dataset: Path) -> None:
+def test_iterating_again_continues_an_abandoned_pass(mini_dataset: Path) -> None:
     expected = seen(ShardLoader(dataset(mini_dataset), batch_size=4))
     loader = ShardLoader(dataset(mini_dataset), batch_size=4)
     assert seen(islice(loader, 2)) + seen(loader) == expected
@@ -205,46 +149,6 @@ def test_ranks_of_a_given_world_share_every_global_batch(mini_dataset: Path) -> 
         assert sum(map(len, parts)) == len(ids)
 
 
-def test_the_dataset_itself_splits_over_ranks_and_workers_of_a_plain_loader(
-    mini_dataset: Path,
-) -> None:
-    def ids(rank: int, workers: int) -> list[int]:
-        data = dataset(mini_dataset, world=World(rank=rank, world_size=2))
-        assert len(data) in {data.num_samples // 2, -(-data.num_samples // 2)}
-        plain = DataLoader(data, batch_size=None, num_workers=workers)
-        return [int(target["image_id"]) for _, target in plain]
-
-    everything = ids(0, 0) + ids(1, 0)
-    assert sorted(everything) == list(range(len(everything)))
-    assert ids(0, 2) == ids(0, 0)
-
-
-def test_set_epoch_reaches_the_dataset_itself(mini_dataset: Path) -> None:
-    data = dataset(mini_dataset)
-    first = [int(target["image_id"]) for _, target in data]
-    data.set_epoch(1)
-    second = [int(target["image_id"]) for _, target in data]
-    assert sorted(first) == sorted(second)
-    assert first != second
-
-
-def test_promise_3_undecoded_samples_feed_a_webdataset_pipeline(mini_dataset: Path) -> None:
-    data = ShardDataset(str(mini_dataset), "val", decode=False)
-    pipeline = wds.DataPipeline(
-        data,
-        wds.decode("torchrgb"),
-        wds.map(lambda sample: (sample["__key__"], sample["jpg"], sample["json"])),
-    )
-    samples = list(pipeline)
-    assert len(samples) == data.num_samples
-    for key, image, annotation in samples:
-        assert annotation["key"] == key
-        assert tuple(image.shape) == (3, annotation["height"], annotation["width"])
-    raw = next(iter(data))
-    assert raw["__url__"].endswith(".tar")
-    assert {type(raw["jpg"]), type(raw["json"])} == {bytes}
-
-
 def test_segmentation_batches_stack_pictures_and_masks(mini_masks: Path) -> None:
     from datamodules.presets import segmentation_train
 
@@ -256,65 +160,7 @@ def test_segmentation_batches_stack_pictures_and_masks(mini_masks: Path) -> None
     assert len(masks.unique()) > 1
 
 
-def test_user_transforms_draw_by_key_and_global_generators_are_restored(mini_dataset: Path) -> None:
-    import random
-
-    import numpy as np
-
-    draws: dict[int, tuple[float, float, float]] = {}
-
-    def transform(image: Any, target: Any) -> Any:
-        drawn = (float(torch.rand(())), float(np.random.rand()), random.random())  # noqa: NPY002
-        draws[int(target["image_id"])] = drawn
-        return image, target
-
-    data = dataset(mini_dataset, transform=transform)
-    torch.manual_seed(1)
-    list(data)
-    first, draws_again = dict(draws), torch.rand(1)
-    draws.clear()
-    torch.manual_seed(1)
-    assert torch.equal(torch.rand(1), draws_again)  # iteration had left the generator alone
-    list(data)
-    assert draws == first
-    assert len(set(first.values())) == data.num_samples
-    draws.clear()
-    data.set_epoch(1)
-    list(data)
-    assert not set(draws.values()) & set(first.values())
-
-
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_set_epoch_reaches_persistent_workers_of_a_plain_loader(
-    mini_dataset: Path, context: str
-) -> None:
-    data = dataset(mini_dataset)
-    plain = DataLoader(
-        data,
-        batch_size=None,
-        num_workers=1,
-        persistent_workers=True,
-        multiprocessing_context=context,
-    )
-    epochs = []
-    for epoch in range(2):
-        data.set_epoch(epoch)
-        epochs.append([int(target["image_id"]) for _, target in plain])
-    assert sorted(epochs[0]) == sorted(epochs[1])
-    assert epochs[0] != epochs[1]
-
-
-def test_a_given_world_travels_to_spawned_workers(
-    mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    data = dataset(mini_dataset, world=World())
-    plain = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    assert len([1 for _ in plain]) == data.num_samples
-
-
-def test_an_older_pass_never_takes_batches_of_a_newer_pass(mini_dataset: Path) -> None:
+def test_an_older_pass_never_takes_batches_of_a_newer_one(mini_dataset: Path) -> None:
     options: dict[str, Any] = {"split": "val", "shuffle": False}
     loader = ShardLoader(dataset(mini_dataset, **options), batch_size=4, num_workers=2)
     pairs = list(zip(loader, loader, strict=True))
@@ -330,10 +176,10 @@ def test_an_older_pass_never_takes_batches_of_a_newer_pass(mini_dataset: Path) -
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_after_an_error_a_pass_gives_nothing_and_the_epoch_is_not_over(
+def test_a_pass_yields_nothing_after_an_error_and_does_not_end_the_epoch(
     mini_dataset: Path, num_workers: int
 ) -> None:
-    """Going on would hide that a batch is missing."""
+    """Continuing would hide that a batch is missing."""
     bad = next(iter(dataset(mini_dataset)))[1]["key"]
 
     def transform(image: Any, target: Any) -> Any:
@@ -351,7 +197,7 @@ def test_after_an_error_a_pass_gives_nothing_and_the_epoch_is_not_over(
     assert (loader.state_dict()["epoch"], loader.state_dict()["samples"]) == (0, 0)
 
 
-def test_lanes_read_by_several_nodes_are_logged_once_with_a_hint(
+def test_lanes_shared_by_nodes_are_logged_once_with_advice(
     mini_dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(rank=0, world_size=4, num_nodes=4)
@@ -364,7 +210,7 @@ def test_lanes_read_by_several_nodes_are_logged_once_with_a_hint(
     ]
 
 
-def test_numpy_integers_make_a_plain_state(mini_dataset: Path) -> None:
+def test_numpy_integers_give_a_state_of_plain_types(mini_dataset: Path) -> None:
     import numpy as np
 
     data = dataset(mini_dataset, seed=np.int64(5), lanes=np.int64(2), window=np.int64(3))
@@ -372,15 +218,6 @@ def test_numpy_integers_make_a_plain_state(mini_dataset: Path) -> None:
     state = loader.state_dict()
     assert {type(value) for value in state.values()} == {int, str}
     loader.load_state_dict(state)
-
-
-def test_a_relative_root_stays_where_it_was(
-    mini_dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(mini_dataset.parent)
-    data = ShardDataset("./voc/", decode=False)
-    monkeypatch.chdir(tmp_path)
-    assert len(list(data)) == data.num_samples
 
 
 # Bad input ----------------------------------------------------------------------------------
@@ -392,87 +229,6 @@ def test_batch_size_below_one_is_refused(mini_dataset: Path) -> None:
     assert str(error.value) == "batch_size: 0 is below 1"
 
 
-def test_a_folder_without_manifest_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(ObjectMissing) as error:
-        ShardDataset(str(tmp_path))
-    assert str(error.value) == (
-        f"{tmp_path}: no dataset here (no manifest.json); "
-        "make a dataset with `shard-tool convert SOURCE DEST`"
-    )
-
-
-def test_an_unfinished_conversion_is_no_dataset(mini_dataset: Path, tmp_path: Path) -> None:
-    for path in sorted(mini_dataset.glob("*.tar"))[:2]:
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ObjectMissing, match=r"conversion not finished \(2 shards, no manifest"):
-        ShardDataset(str(tmp_path))
-
-
-@pytest.fixture
-def copied(mini_dataset: Path, tmp_path: Path) -> Path:
-    for path in mini_dataset.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
-def test_a_short_shard_is_refused_with_both_lengths(copied: Path) -> None:
-    shard = copied / "train-000001.tar"
-    size = shard.stat().st_size
-    shard.write_bytes(shard.read_bytes()[:-512])
-    with pytest.raises(ShardError) as error:
-        list(ShardDataset(str(copied)))
-    assert str(error.value) == (
-        f"{shard}: {size - 512} bytes, the manifest says {size}; "
-        "copy it again, or find all such shards with `shard-tool verify`"
-    )
-
-
-def test_check_crc_finds_a_flipped_bit(copied: Path) -> None:
-    shard = copied / "train-000000.tar"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(ShardError, match=r"train-000000.tar: sample \d+: its bytes do not have"):
-        list(ShardDataset(str(copied), check_crc=True, decode=False))
-
-
-def test_a_shard_cut_while_mapped_is_reported_as_a_changed_shard(copied: Path) -> None:
-    """The worker dies by SIGBUS: torch alone speaks of shared memory."""
-    data = dataset(copied, shuffle=False, transform=None)
-    loader = ShardLoader(data, num_workers=1, prefetch_factor=1, drop_last=True)
-    batches = iter(loader)
-    next(batches)
-    for shard in copied.glob("*.tar"):
-        with shard.open("r+b") as file:
-            file.truncate(0)
-    with pytest.raises(ShardError, match="a shard changed while mapped"):
-        list(batches)
-
-
-def test_an_index_of_another_shard_is_refused(copied: Path) -> None:
-    other = (copied / "train-000001.tar.idx").read_bytes()
-    (copied / "train-000000.tar.idx").write_bytes(other)
-    with pytest.raises(ShardError, match="is not the index the manifest describes"):
-        list(ShardDataset(str(copied)))
-
-
-def test_a_missing_index_is_made_from_the_shard(copied: Path, mini_dataset: Path) -> None:
-    for path in copied.glob("*.idx"):
-        path.unlink()
-    pairs = zip(
-        ShardDataset(str(copied), decode=False),
-        ShardDataset(str(mini_dataset), decode=False),
-        strict=True,
-    )
-    assert all(a["jpg"] == b["jpg"] for a, b in pairs)
-
-
-def test_an_unknown_split_is_refused_with_the_known_ones(mini_dataset: Path) -> None:
-    with pytest.raises(OptionError) as error:
-        ShardDataset(str(mini_dataset), "test")
-    assert str(error.value) == f"{mini_dataset}: has no split 'test', only train, val"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -482,7 +238,7 @@ def test_an_unknown_split_is_refused_with_the_known_ones(mini_dataset: Path) -> 
         ({"samples": 10**6}, "cursor: epoch 0, sample 1000000 of 30 is not a place in the data"),
     ],
 )
-def test_a_state_of_something_else_is_refused(
+def test_a_state_of_another_run_is_refused(
     mini_dataset: Path, change: dict[str, Any], message: str
 ) -> None:
     loader = ShardLoader(dataset(mini_dataset), batch_size=4)
@@ -497,7 +253,7 @@ def test_an_empty_state_is_refused(mini_dataset: Path) -> None:
         ShardLoader(dataset(mini_dataset)).load_state_dict({})
 
 
-def test_saved_lanes_and_window_win_and_are_logged_once(
+def test_saved_lanes_and_window_are_used_and_logged_once(
     mini_dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     saved = ShardLoader(dataset(mini_dataset, lanes=3, window=2), batch_size=4)
@@ -518,17 +274,6 @@ def test_more_ranks_than_samples_is_an_error(mini_dataset: Path) -> None:
         len(ShardLoader(data, batch_size=1))
 
 
-def test_a_transform_that_is_no_function_is_refused_at_once(mini_dataset: Path) -> None:
-    with pytest.raises(OptionError, match=r"transform: str is not callable as \(image, target\)"):
-        dataset(mini_dataset, transform="flip")
-
-
-def test_no_split_is_an_error(mini_dataset: Path) -> None:
-    with pytest.raises(OptionError) as error:
-        ShardDataset(str(mini_dataset), [])
-    assert str(error.value) == "split: no split is chosen; there are train, val"
-
-
 def test_an_error_in_a_worker_names_sample_and_transform(mini_dataset: Path) -> None:
     def broken(image: Any, target: Any) -> Any:
         raise KeyError("nothing")
@@ -538,16 +283,3 @@ def test_an_error_in_a_worker_names_sample_and_transform(mini_dataset: Path) -> 
         next(iter(loader))
     assert isinstance(error.value, ShardToolError)
     assert "sample '20" in str(error.value)
-
-
-def test_shards_of_a_wide_window_are_opened_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More than a process keeps open otherwise: each would be opened for each of its samples."""
-    root = stored(tmp_path / "voc", {"train": [3] * 90})
-    opened: list[Path] = []
-    real = samples._mapped
-    monkeypatch.setattr(samples, "_mapped", lambda path: opened.append(path) or real(path))
-    data = ShardDataset(str(root), decode=False, window=45, lanes=2)
-    assert len({sample["__key__"] for sample in data}) == 270
-    assert len(opened) == len(set(opened)) == 90

@@ -1,9 +1,7 @@
-"""Work on the device, compared with the same work in workers; here the device is the CPU."""
+"""The device finishes batches as workers would; here the CPU is the device."""
 
 from __future__ import annotations
 
-import io
-import logging
 import pickle
 from dataclasses import replace
 from itertools import islice
@@ -14,25 +12,22 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torchvision.transforms import v2
 
 from datamodules import ShardDataset, ShardLoader, VOCDataModule, presets
-from datamodules.loading.batch import Packing
-from datamodules.loading.on_device import check_decoder, finish
-from datamodules.pixels import decode
+from datamodules.loading.on_device import finish
 from datamodules.pixels.color import ColorChange
-from datamodules.pixels.decode import decode_by_nvjpeg, decode_image, is_for_device
+from datamodules.pixels.decode import decode_image, is_for_device
 from datamodules.pixels.geometry import Plan, View, stretch
 from datamodules.pixels.render import render
 from datamodules.presets import IMAGENET_MEAN, IMAGENET_STD
 from datamodules.transforms.fused import Drawn, FusedTransform
-from shard_tool.errors import OptionError, SampleError
+from shard_tool.errors import OptionError
 from tests.datamodules.pixels.test_color import changes
 from tests.datamodules.pixels.test_geometry import cases
-from tests.kit.datasets.pictures import encoded, scene
-from tests.kit.datasets.samples import load, raw_of, sample_of
+from tests.kit.datasets.pictures import PHOTOGRAPH, encoded, odd_files, scene
+from tests.kit.datasets.samples import ROUNDED, batch_of
 from tests.kit.models.recorder import Recorder, trainer
 
 if TYPE_CHECKING:
@@ -40,11 +35,8 @@ if TYPE_CHECKING:
 
     from datamodules import Batch
 
-FILL = (123, 117, 104)
-CPU = torch.device("cpu")
-ROUNDED = 1.1
-"""Levels: a worker rounds what it scales twice, and the weights it does that with."""
 
+FILL = (123, 117, 104)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # 2 cores
     pytest.mark.filterwarnings("ignore:decode='cuda' on cpu"),  # on purpose
@@ -61,16 +53,6 @@ def recipe_of(drawn: Drawn, **options: Any) -> FusedTransform:
         return drawn
 
     return FusedTransform(draw, FILL, **options)
-
-
-def batch_of(recipes: list[FusedTransform], jpegs: list[bytes], task: str = "detection") -> Batch:
-    """A batch of pictures, each by a recipe of its own."""
-    packing = Packing(len(recipes), task=task)
-    for recipe, jpeg in zip(recipes, jpegs, strict=True):
-        height, width = decode_image(jpeg, place="").shape[1:]
-        sample = sample_of([(0, 0, width, height)], wh=(width, height))
-        packing.add(load(recipe, raw=raw_of(sample, jpg=jpeg)))
-    return packing.batch(epoch=0, start=0, stop=len(recipes))
 
 
 def levels(batch: Batch) -> list[np.ndarray]:
@@ -98,18 +80,21 @@ def batches(draw: Any, *, greys: bool = False) -> list[tuple[bytes, Plan, ColorC
 
 
 BESIDE = [(encoded(scene(20, 30)), stretch(View(-99, 0, 50, 20), (9, 9)), ColorChange())]
-"""A view that shows nothing of its picture."""
-SLIVER = [(encoded(scene(20, 30)), stretch(View(29, 0, 400, 1), (9, 9)), ColorChange(contrast=2))]
+"""A view that misses its picture."""
+ONE_PIXEL = [
+    (encoded(scene(20, 30)), stretch(View(29, 0, 400, 1), (9, 9)), ColorChange(contrast=2))
+]
+"""A view that shows one pixel of its picture."""
 _DARK = encoded(np.zeros((60, 60), np.uint8))
 NEAR_THE_EDGES = [(_DARK, stretch(View(1, 1, 58, 58), (9, 9)), ColorChange())]
-"""Decoded at a quarter, of which more is scaled than there is: all of it as dark as the edges."""
+"""A black picture, decoded at a quarter: the part that is scaled reaches beyond its edges."""
 
 
 @settings(max_examples=60, deadline=None)
 @given(batches())
 @example(BESIDE)
-@example(SLIVER)
-def test_colours_changed_on_the_device_differ_from_a_workers_by_less_than_a_level(
+@example(ONE_PIXEL)
+def test_colours_of_the_device_are_within_a_level_of_a_workers(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
     jpegs = [jpeg for jpeg, _, _ in drawn]
@@ -124,12 +109,12 @@ def test_colours_changed_on_the_device_differ_from_a_workers_by_less_than_a_leve
 @settings(max_examples=60, deadline=None)
 @given(batches(greys=True))
 @example(BESIDE)
-@example(SLIVER)
+@example(ONE_PIXEL)
 @example(NEAR_THE_EDGES)
-def test_geometry_on_the_device_differs_from_a_workers_by_rounding_only(
+def test_geometry_of_the_device_differs_from_a_workers_by_rounding_only(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
-    """Of pictures decoded whole on the device, and of grey ones by workers, perhaps smaller."""
+    """The device decodes pictures whole; workers decode grey ones, perhaps smaller."""
     jpegs = [jpeg for jpeg, _, _ in drawn]
     here = [recipe_of(Drawn(plan)) for _, plan, _ in drawn]
     there = [replace(recipe, decode="cuda") for recipe in here]
@@ -145,7 +130,7 @@ def test_geometry_on_the_device_differs_from_a_workers_by_rounding_only(
 
 @settings(max_examples=30, deadline=None)
 @given(batches())
-def test_colours_after_geometry_on_the_device_amplify_its_difference(
+def test_colours_amplify_the_rounding_of_geometry(
     drawn: list[tuple[bytes, Plan, ColorChange]],
 ) -> None:
     jpegs = [jpeg for jpeg, _, _ in drawn]
@@ -159,7 +144,7 @@ def test_colours_after_geometry_on_the_device_amplify_its_difference(
         assert np.abs(theirs - ours).max() <= max(1, gain) * ROUNDED + 1
 
 
-def test_a_change_for_any_mean_equals_the_change_for_each_mean() -> None:
+def test_the_matrix_for_any_mean_agrees_with_the_matrix_for_one_mean() -> None:
     change = ColorChange(brightness=1.1, contrast=0.6, saturation=1.4, hue=0.1, channels=(2, 0, 1))
     mean = np.array([90.0, 120.0, 40.0])
     for first in (False, True):
@@ -170,10 +155,7 @@ def test_a_change_for_any_mean_equals_the_change_for_each_mean() -> None:
         assert np.allclose(found.matrix(mean), expected, atol=1e-3)
 
 
-PHOTOGRAPH = encoded(scene(90, 120))
-
-
-def test_an_unfinished_batch_does_not_unpack_and_its_files_stay_on_the_cpu() -> None:
+def test_an_unfinished_batch_says_what_is_missing_and_keeps_files_on_the_cpu() -> None:
     plan = stretch(View(0, 0, 120, 90), (40, 40))
     recipe = recipe_of(Drawn(plan, ColorChange(brightness=1.1)))
     for there, word in (
@@ -194,7 +176,7 @@ def test_an_unfinished_batch_does_not_unpack_and_its_files_stay_on_the_cpu() -> 
         assert len(batch.device_work) == 1, "finish leaves what it is given as it is"
 
 
-def test_a_finished_batch_keeps_everything_but_pixels() -> None:
+def test_finish_keeps_everything_but_the_pixels() -> None:
     batch = batch_of([presets.ssd(32)] * 2, [PHOTOGRAPH] * 2)
     batch.cost.wait_s = 3
     done = finish(batch)
@@ -204,8 +186,8 @@ def test_a_finished_batch_keeps_everything_but_pixels() -> None:
 
 
 @pytest.mark.parametrize("left", [{}, {"recolor_on": "device"}, {"decode": "cuda"}])
-def test_normalising_follows_colours(left: Any) -> None:
-    """Also of pictures of several sizes, and under autocast, whose product would be bfloat16."""
+def test_finish_normalizes_after_it_changes_colours(left: Any) -> None:
+    """Also for pictures of several sizes, and under autocast, which would multiply in bfloat16."""
     change = ColorChange(contrast=1.5, hue=0.05)
     plans = [stretch(View(-20, -9, 150, 100), size) for size in ((40, 40), (30, 50))]
     batch = batch_of([recipe_of(Drawn(p, change), **left) for p in plans], [PHOTOGRAPH] * 2)
@@ -219,7 +201,7 @@ def test_normalising_follows_colours(left: Any) -> None:
     assert torch.allclose(plain.images[0][:, 0, 0], corner), "what lies beyond keeps its colour"
 
 
-# From worker to model ---------------------------------------------------------------------------
+# Under VOCDataModule ----------------------------------------------------------------------------
 
 
 def module(root: Path, **options: Any) -> VOCDataModule:
@@ -242,7 +224,7 @@ def finished(data: VOCDataModule, count: int = 4) -> list[Batch]:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_the_module_gives_a_workers_boxes_and_pixels(
+def test_the_module_gives_the_boxes_and_pixels_of_a_worker(
     mini_dataset: Path, options: dict[str, Any], most: float, mean: float
 ) -> None:
     """SSD's zoom-out shrinks pictures so much that workers decode them smaller."""
@@ -272,7 +254,7 @@ def test_masks_come_from_workers(mini_masks: Path) -> None:
 def test_training_resumes_in_bf16_with_pictures_decoded_on_the_device(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
-    class Looking(Recorder):
+    class PixelRecorder(Recorder):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             seen.append((batch.pixels.dtype, batch.boxes.dtype, batch.pixels.double().sum().item()))
             return self.weight * batch.pixels.mean()
@@ -284,18 +266,20 @@ def test_training_resumes_in_bf16_with_pictures_decoded_on_the_device(
     )
     seen: list[Any] = []
     fit = trainer(tmp_path, callbacks=[saving], enable_checkpointing=True, **options)
-    fit.fit(Looking(), module(mini_dataset, **data))
+    fit.fit(PixelRecorder(), module(mini_dataset, **data))
     whole = seen.copy()
     assert len(whole) > 2
     assert {(found[0], found[1]) for found in whole} == {(torch.bfloat16, torch.float32)}
     seen.clear()
     again = trainer(tmp_path, **options)
     checkpoint = str(tmp_path / "step=2.ckpt")
-    again.fit(Looking(), module(mini_dataset, **data), ckpt_path=checkpoint)
+    again.fit(PixelRecorder(), module(mini_dataset, **data), ckpt_path=checkpoint)
     assert seen == whole[2:]
 
 
-def test_a_cpu_trainer_warns_and_names_the_other_way(mini_dataset: Path, tmp_path: Path) -> None:
+def test_a_cpu_trainer_warns_and_suggests_exact_decoding(
+    mini_dataset: Path, tmp_path: Path
+) -> None:
     fit = trainer(tmp_path, max_steps=1, limit_val_batches=0)
     data = module(mini_dataset, decode="cuda", image_size=32)
     text = "decode='cuda' on cpu: the training process decodes, one picture at a time; "
@@ -306,7 +290,9 @@ def test_a_cpu_trainer_warns_and_names_the_other_way(mini_dataset: Path, tmp_pat
 # Refusals ---------------------------------------------------------------------------------------
 
 
-def test_impossible_work_for_a_device_is_refused_with_a_hint(mini_dataset: Path) -> None:
+def test_options_that_a_device_cannot_serve_are_refused_with_the_way_out(
+    mini_dataset: Path,
+) -> None:
     root = str(mini_dataset)
     cuda = replace(presets.ssd(32), decode="cuda")
     blur = v2.GaussianBlur(3)
@@ -340,10 +326,10 @@ def test_impossible_work_for_a_device_is_refused_with_a_hint(mini_dataset: Path)
         assert str(caught.value) == text
 
 
-def test_evaluation_may_decode_on_the_device_although_training_substitutes(
+def test_evaluation_may_decode_on_the_device_where_training_substitutes(
     mini_dataset: Path,
 ) -> None:
-    """There bad samples always raise."""
+    """In evaluation bad samples always raise."""
     cuda = replace(presets.resize(32), decode="cuda")
     data = ShardDataset(
         str(mini_dataset), "val", transform=cuda, shuffle=False, on_bad_sample="substitute"
@@ -351,108 +337,7 @@ def test_evaluation_may_decode_on_the_device_although_training_substitutes(
     assert len(next(iter(ShardLoader(data, batch_size=2)))) == 2
 
 
-def test_a_picture_that_fails_on_the_device_names_its_sample() -> None:
-    broken = PHOTOGRAPH.replace(b"\xff\xdb", b"\xff\xfe")  # a comment in place of its tables
-    recipe = replace(presets.resize(32), decode="cuda")
-    assert is_for_device(broken), "its header is fine, and it has an end"
-    packing = Packing(2, task="detection")
-    for jpeg in (PHOTOGRAPH, broken):
-        packing.add(load(recipe, raw=raw_of(sample_of([], wh=(120, 90)), jpg=jpeg)))
-    with pytest.raises(SampleError, match=r"^sample 'a': does not decode: "):
-        finish(packing.batch(epoch=0, start=0, stop=2))
-
-
-# Decoders ---------------------------------------------------------------------------------------
-
-
-def odd_files() -> dict[str, bytes]:
-    picture = Image.fromarray(scene(90, 120))
-    return {
-        "grey": encoded(scene(90, 120, 1)),
-        "CMYK": encoded(Image.fromarray(scene(90, 120, 4), "CMYK")),
-        "RGB": encoded(picture, keep_rgb=True),
-        "PNG": encoded(picture, "PNG"),
-    }
-
-
-def test_files_that_nvjpeg_may_decode_differently_are_decoded_by_the_worker() -> None:
-    files = odd_files()
-    assert {name for name, content in files.items() if is_for_device(content)} == set()
-    assert not is_for_device(PHOTOGRAPH[:-30]), "cut"
-    assert is_for_device(PHOTOGRAPH)
-    assert is_for_device(encoded(scene(90, 120), progressive=True))
-    recipe = presets.resize(50)
-    jpegs = [PHOTOGRAPH, *files.values()]
-    here = finish(batch_of([recipe] * 5, jpegs))
-    batch = batch_of([replace(recipe, decode="cuda")] * 5, jpegs)
-    assert [len(left.sent or ()) for left in batch.device_work] == [1, 3, 3, 3, 3]
-    assert float((here.pixels - finish(batch).pixels).abs().max()) < ROUNDED / 255
-
-
-def tensors(*contents: bytes) -> list[torch.Tensor]:
-    return [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
-
-
-def test_files_that_nvjpeg_refuses_are_decoded_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
-    """torchvision's function is the same on a CPU; there it refuses other files."""
-    files = tensors(PHOTOGRAPH, odd_files()["PNG"], encoded(scene(30, 40)))
-    with caplog.at_level(logging.WARNING, "datamodules.pixels.decode"):
-        found = decode_by_nvjpeg(files, CPU, places=["a", "b", "c"])
-    for picture, content in zip(found, files, strict=True):
-        assert torch.equal(picture, decode_image(content.numpy().data, place=""))
-    assert [r.getMessage().partition(", nvJPEG said: ")[0] for r in caplog.records] == [
-        "b: decoded on the CPU"
-    ]
-    with pytest.raises(SampleError, match=r"^b: is not a picture$"):
-        decode_by_nvjpeg(tensors(PHOTOGRAPH, b"nothing"), CPU, places=["a", "b"])
-
-
-def test_out_of_memory_on_the_device_is_raised(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def full(files: Any, mode: str, device: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(decode, "nvjpeg", lambda: full)
-    with pytest.raises(torch.OutOfMemoryError):
-        decode_by_nvjpeg(tensors(PHOTOGRAPH), CPU, places=["a"])
-
-
-def test_a_gpu_without_nvjpeg_is_refused_before_anything_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def nothing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(decode, "import_module", nothing)
-    decode.nvjpeg.cache_clear()
-    with pytest.raises(OptionError) as caught:
-        check_decoder(torch.device("cuda"))
-    problem = "decode: 'cuda' needs nvJPEG, and neither torchvision nor torchcodec has it; "
-    assert str(caught.value) == problem + "install torchcodec, or take decode='exact'"
-
-
-def test_exif_rotation_is_hidden_from_decoders_that_would_apply_it() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    (content,) = tensors(encoded(scene(90, 120), exif=exif.tobytes()))
-    seen: list[torch.Tensor] = []
-
-    def looking(files: list[torch.Tensor], mode: str, device: Any) -> list[torch.Tensor]:
-        seen.extend(files)
-        return [decode_image(file.numpy().data, place="") for file in files]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode, "nvjpeg", lambda: looking)
-        (picture,) = decode_by_nvjpeg([content], CPU, places=["a"])
-    with Image.open(io.BytesIO(content.numpy().tobytes())) as before:
-        assert before.getexif()[0x0112] == 6
-    with Image.open(io.BytesIO(seen[0].numpy().tobytes())) as after:
-        assert 0x0112 not in after.getexif()
-    assert picture.shape == (3, 90, 120)
-
-
-# Where there is a GPU -----------------------------------------------------------------------------
+# On a GPU ---------------------------------------------------------------------------------------
 
 
 @needs_cuda
@@ -481,7 +366,7 @@ def test_a_gpu_takes_pinned_batches(mini_dataset: Path) -> None:
 
 
 @needs_cuda
-def test_odd_files_reach_a_gpu_too() -> None:
+def test_odd_files_reach_a_gpu() -> None:
     jpegs = [PHOTOGRAPH, encoded(scene(90, 120), progressive=True), *odd_files().values()]
     batch = batch_of([replace(presets.resize(50), decode="cuda")] * 6, jpegs)
     there, here = finish(batch.to("cuda")), finish(batch)

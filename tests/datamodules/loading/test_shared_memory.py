@@ -252,7 +252,9 @@ def test_two_passes_at_once_have_segments_of_their_own(
     assert pairs == [(one, one) for one in expected]
 
 
-def test_batches_stay_valid_after_their_loader(mini_dataset: Path, expected: list[str]) -> None:
+def test_batches_stay_valid_after_their_loader_is_gone(
+    mini_dataset: Path, expected: list[str]
+) -> None:
     batches = list(islice(loader(mini_dataset), 5))
     gc.collect()
     assert [digest(batch) for batch in batches] == expected[:5]

@@ -374,3 +374,19 @@ def test_a_plan_of_impossible_sizes_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"must be whole numbers from 1|is larger than the output"):
         Plan(view, size_hw, inner_hw)
+
+
+@pytest.mark.parametrize("overlaps", [(0.9,), (1.0,), (0.0, 2.0)])
+def test_an_iou_crop_that_cannot_be_found_is_the_whole_view(overlaps: Any) -> None:
+    view, generator = View(0, 0, 2000, 10), np.random.default_rng(1)
+    corner = np.array([[0, 0, 2, 2]], np.float32)
+    found, is_held = iou_crop(view, corner, generator, overlaps=overlaps)
+    assert (found, is_held.tolist()) == (view, [True])
+
+
+def test_a_resized_crop_of_a_line_is_not_empty() -> None:
+    generator = np.random.default_rng(1)
+    for view in (View(0, 0, 100, 1), View(0, 0, 1, 100)):
+        for aspect in ((0.1, 0.2), (5.0, 9.0)):
+            found = resized_crop(view, generator, aspect=aspect)
+            assert min(found.width, found.height) >= 1

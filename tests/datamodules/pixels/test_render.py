@@ -198,7 +198,7 @@ def test_the_edges_of_a_picture_decoded_smaller_are_its_own(factor: int, flipped
 
 
 @pytest.mark.parametrize("left", [-23, 17, 16])
-def test_views_of_less_than_an_output_pixel_are_rendered(left: int) -> None:
+def test_views_of_less_than_half_an_output_pixel_are_rendered(left: int) -> None:
     """Less than half an output pixel of the picture is in view."""
     pixels = torch.full((54, 18, 3), 200, dtype=torch.uint8)
     found = render(pixels, stretch(View(left, 5, 35, 29), (24, 1)), (54, 18), fill=(1, 2, 3))

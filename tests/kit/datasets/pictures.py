@@ -26,6 +26,21 @@ def encoded(picture: Image.Image | np.ndarray, kind: str = "JPEG", **options: An
     return buffer.getvalue()
 
 
+PHOTOGRAPH = encoded(scene(90, 120))
+"""A JPEG as cameras write it, which a device decodes."""
+
+
+def odd_files() -> dict[str, bytes]:
+    """Pictures that workers decode because a device does not."""
+    picture = Image.fromarray(scene(90, 120))
+    return {
+        "grey": encoded(scene(90, 120, 1)),
+        "CMYK": encoded(Image.fromarray(scene(90, 120, 4), "CMYK")),
+        "RGB": encoded(picture, keep_rgb=True),
+        "PNG": encoded(picture, "PNG"),
+    }
+
+
 def by_pillow(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content)) as picture:
         return np.array(picture.convert("RGB"))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from datamodules.loading.annotated import annotated
+from datamodules.loading.batch import Packing
 from datamodules.loading.items import load_item
 from datamodules.pixels.color import ColorChange
+from datamodules.pixels.decode import decode_image
 from datamodules.profiling.batch_cost import Cost
 from datamodules.reading.samples import RawSample
 from datamodules.transforms.fused import Drawn, FusedTransform
@@ -22,11 +24,14 @@ from tests.kit.datasets.pictures import encoded, scene, voc_mask
 if TYPE_CHECKING:
     import torch
 
+    from datamodules import Batch
     from datamodules.loading.items import Item
     from datamodules.pixels.geometry import Plan
 
 PLACE = "train-000000.tar: sample 'a'"
 BOXES = [(0, 0, 10, 10), (20, 5, 60, 40), (30, 20, 64, 48), (5, 30, 25, 47), (40, 0, 55, 12)]
+ROUNDED = 1.1
+"""Levels of 255 between a worker's pixels and the device's: only workers round, in every step."""
 
 
 def sample_of(
@@ -67,6 +72,16 @@ def load(transform: Any = None, sample: Sample | None = None, **kwargs: Any) -> 
         sample = annotated(raw, sample_id=options.pop("sample_id"), task=options.pop("task"))
         key = digest_of(options.pop("random_key"))
         return load_item(sample, transform=transform, random_key=key, **options)
+
+
+def batch_of(recipes: list[FusedTransform], jpegs: list[bytes], task: str = "detection") -> Batch:
+    """A batch of pictures, each transformed by its own recipe."""
+    packing = Packing(len(recipes), task=task)
+    for recipe, jpeg in zip(recipes, jpegs, strict=True):
+        height, width = decode_image(jpeg, place="").shape[1:]
+        sample = sample_of([(0, 0, width, height)], wh=(width, height))
+        packing.add(load(recipe, raw=raw_of(sample, jpg=jpeg)))
+    return packing.batch(epoch=0, start=0, stop=len(recipes))
 
 
 def refusal(transform: Any = None, **kwargs: Any) -> str:

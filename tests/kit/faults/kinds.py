@@ -76,7 +76,7 @@ class Request:
     range: Range | None
     started_s: float
     ended_s: float | None = None
-    """When the last piece of the answer was about to be sent."""
+    """The time just before the last block of the answer was sent."""
     status: int | None = None
     """None: there is no answer, or not yet."""
     body_bytes: int = 0
@@ -166,7 +166,7 @@ def shortened(answer: Head, num_bytes: int) -> Head:
 
 
 def placed(answer: Head, start: int) -> Head:
-    """The head of a 206 that claims that its body starts there."""
+    """The head of a 206, with a Content-Range that starts there."""
     stop = start + int(answer.get("content-length"))
     total = answer.get("content-range").rpartition("/")[2]
     return answer.changed({"content-range": f"bytes {start}-{stop - 1}/{total}"})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    Piece = bytes | memoryview
+    Block = bytes | memoryview
 
 BUFFER_BYTES = 256 << 10
 MAX_HEAD_BYTES = 64 << 10
@@ -78,8 +78,8 @@ class Stream:
         content = self._until(b"\r\n\r\n")
         return Head.parse(content) if content else None
 
-    def body(self, num_bytes: float) -> Iterator[Piece]:
-        """So many bytes, or with `math.inf` all that come; a piece is valid until the next.
+    def body(self, num_bytes: float) -> Iterator[Block]:
+        """So many bytes, or with `math.inf` all that come; a block is valid until the next.
 
         Raises:
             ConnectionError: They end before.
@@ -87,18 +87,18 @@ class Stream:
         while num_bytes > 0:
             most = int(min(num_bytes, BUFFER_BYTES))
             if self._ahead:
-                piece: Piece = self._ahead[:most]
+                block: Block = self._ahead[:most]
                 self._ahead = self._ahead[most:]
             else:
-                piece = self._buffer[: self.sock.recv_into(self._buffer[:most])]
-            if not piece and num_bytes == math.inf:
+                block = self._buffer[: self.sock.recv_into(self._buffer[:most])]
+            if not block and num_bytes == math.inf:
                 return
-            if not piece:
+            if not block:
                 raise ConnectionError("the body ended early")
-            num_bytes -= len(piece)
-            yield piece
+            num_bytes -= len(block)
+            yield block
 
-    def chunks(self) -> Iterator[Piece]:
+    def chunks(self) -> Iterator[Block]:
         """A chunked body with its framing, as it is.
 
         Raises:
@@ -112,8 +112,8 @@ class Stream:
         while line != b"\r\n":
             yield (line := self._line())
 
-    def send(self, piece: Piece) -> None:
-        self.sock.sendall(piece)
+    def send(self, block: Block) -> None:
+        self.sock.sendall(block)
 
     def peek(self) -> bytes | None:
         """Empty when the other side has closed; None when nothing has come."""

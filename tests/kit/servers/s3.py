@@ -26,7 +26,8 @@ from tests.kit.processes.shard_tool_process import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tests.kit.servers.fault_proxy import FaultProxy, ProxyProcess
+    from tests.kit.servers.fault_proxy import FaultProxy
+    from tests.kit.servers.proxy_process import ProxyProcess
 
 SERVER = Path(__file__).resolve().parents[3] / "scripts/s3-server"
 REGION = "us-east-1"

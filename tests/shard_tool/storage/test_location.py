@@ -21,7 +21,7 @@ from shard_tool.storage import objects as objects_module
 from shard_tool.storage import retry, uploads
 from shard_tool.storage.location import Folder, StoredObject, public_url
 from tests.kit.processes.shard_tool_process import eventually
-from tests.kit.servers import fault_proxy as fault_proxy_module
+from tests.kit.servers import proxy_connections
 from tests.kit.servers.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.kit.servers.http_server import Reply, serve
 from tests.kit.servers.s3 import REGION, S3, objects, put
@@ -373,7 +373,7 @@ def test_an_upload_that_stands_still_is_repeated(s3: S3, on_s3: Folder, proxy: F
 def test_a_bit_flipped_on_the_way_is_noticed(
     s3: S3, on_s3: Folder, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    exchange = fault_proxy_module._Exchange
+    exchange = proxy_connections.Exchange
     passed, flipped = exchange.request_body, list[str]()
 
     def flip(self: Any) -> Iterator[Any]:
