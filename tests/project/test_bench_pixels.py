@@ -11,6 +11,7 @@ import pytest
 from benchmarks import contenders, loaders, measure, pixels
 from benchmarks.data import Size, make_data
 from benchmarks.harness import Row
+from benchmarks.pixels_contenders import Contender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ def test_pixels_fails_if_a_process_failed() -> None:
         raise ValueError
 
     with pytest.raises(RuntimeError, match="a process failed"):
-        pixels.timed(pixels.Contender(fails, [1, 2, 3]), 1)
+        pixels.timed(Contender(fails, [1, 2, 3]), 1)
 
 
 def test_loaders_writes_a_row_for_each_loader(

@@ -1,4 +1,4 @@
-"""What errors mean to a download; `voc/test_download.py` tests the requests."""
+"""What errors mean to a download; `voc/test_download*.py` test the requests."""
 
 from __future__ import annotations
 
