@@ -431,7 +431,7 @@ def test_prepare_data_goes_on_with_what_a_killed_one_began(
     mini_archive: Path, tmp_path: Path
 ) -> None:
     options = {"source": str(mini_archive), "dest": str(tmp_path / "voc")}
-    assert killed_conversion(options, deed=6, when="after")
+    assert killed_conversion(options, call_number=6, when="after")
     record = next((tmp_path / "voc/.conversion").glob("*.tar.json"))
     inode = (tmp_path / "voc" / record.stem).stat().st_ino
     module(tmp_path / "voc", source=str(mini_archive)).prepare_data()
