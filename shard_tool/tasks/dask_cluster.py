@@ -78,9 +78,23 @@ def _dask_client(address: str) -> Any:
     """
     import distributed  # optional, and slow to import
 
+    class Client(distributed.Client):
+        """Closes itself if it cannot start.
+
+        Dask leaves that to the garbage collector. The collector may run while another client
+        starts, inside the very lock that closing needs, and then that thread waits for ever.
+        """
+
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)  # type: ignore[no-untyped-call]
+            except BaseException:
+                self.close()  # type: ignore[no-untyped-call]
+                raise
+
     for _ in range(_STARTS):
         with suppress(AssertionError):
-            return distributed.Client(  # type: ignore[no-untyped-call]
+            return Client(  # type: ignore[no-untyped-call]
                 address, timeout=_CONNECT_S, set_as_default=False
             )
     problem = f"Dask's thread did not start within 10 s, {_STARTS} times"

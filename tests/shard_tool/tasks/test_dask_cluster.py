@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -165,15 +166,15 @@ def test_client_is_started_again_on_a_busy_machine(
     """Dask asserts, without a message, that its thread started within 10 s."""
     import distributed  # slow to import
 
-    start, started = distributed.Client, list[str]()
+    start, started = distributed.Client.start, list[object]()
 
-    def start_late(address: str, **options: Any) -> Any:
-        started.append(address)
+    def start_late(client: Any, **options: Any) -> Any:
+        started.append(client)
         if len(started) <= stalls:
             raise AssertionError
-        return start(address, **options)
+        return start(client, **options)  # type: ignore[no-untyped-call]
 
-    monkeypatch.setattr(distributed, "Client", start_late)
+    monkeypatch.setattr(distributed.Client, "start", start_late)
     with dask_cluster(tmp_path, workers=1) as cluster:
         if stalls == 1:
             with open_pool(cluster.address, workers=1):
@@ -193,6 +194,20 @@ def test_unreachable_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         "tcp://127.0.0.1:1: no Dask scheduler answered within 1 s; "
         "is the address right, the scheduler running, and reachable from here?"
     )
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tls://127.0.0.1:1"])
+def test_client_that_cannot_connect_is_closed(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """An open one that the garbage collector meets while another starts blocks that for ever."""
+    import distributed  # slow to import
+
+    monkeypatch.setattr(engine, "_CONNECT_S", 0.3)
+    with pytest.raises(ShardToolError), open_pool(address, workers=1):
+        pass
+    clients = [found for found in gc.get_objects() if isinstance(found, distributed.Client)]
+    assert {client.status for client in clients} <= {"closed", "newly-created"}
 
 
 def test_tls_without_certificates_is_a_clear_error() -> None:
