@@ -1,1 +1,1 @@
-"""Functions run over many tasks: here, in local processes, or on a Dask cluster."""
+"""Runs a function over many tasks: in this process, in local processes, or on a Dask cluster."""

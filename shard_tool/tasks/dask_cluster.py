@@ -1,4 +1,8 @@
-"""Runs tasks on a Dask cluster."""
+"""Runs tasks on the workers of a Dask cluster.
+
+All workers must have this release of voc-shards: another one could write other bytes. Dask runs the
+tasks of a lost worker again on another worker.
+"""
 
 from __future__ import annotations
 
@@ -24,24 +28,25 @@ if TYPE_CHECKING:
     from shard_tool.tasks.engines import Engine
 
 _CONNECT_S = 8.0
-"""A scheduler that has not answered by then is called unreachable."""
-_BEGINNINGS = 3
-"""How often a client is begun that its machine is too busy for."""
+"""A scheduler that does not answer within this time counts as unreachable."""
+_STARTS = 3
+"""How many times a client is started on a machine that is too busy for it."""
 _WORKERS_S = 30.0
-"""So long a cluster may be without any worker, at the start or later."""
+"""How long a cluster may be without any worker, at the start or later."""
 _POLL_S = 0.1
 _ASK_EVERY_S = 2.0
-"""How old what is known of a cluster's workers may be."""
+"""How old the known number of the cluster's threads may be."""
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def dask_cluster(address: str) -> Iterator[Engine]:
-    """An engine on the workers of the Dask scheduler at `address`, and on those that join later.
+    """Open an engine on the workers of a Dask scheduler; workers that join later get tasks, too.
 
     Raises:
-        ShardToolError: Nobody answers there, no worker comes, or one is of another release.
+        ShardToolError: No scheduler answers at `address`, no worker comes, or one has another
+            release.
     """
     try:
         client = _dask_client(address)
@@ -62,25 +67,42 @@ def dask_cluster(address: str) -> Iterator[Engine]:
 
 
 def _dask_client(address: str) -> Any:
-    """A client; Dask gives the thread it runs in 10 s to begin, which a busy machine may take.
+    """Connect to a scheduler.
+
+    Dask gives its thread 10 s to start, and asserts that it did. A busy machine may need longer, so
+    this tries again.
 
     Raises:
-        ShardToolError: The thread did not begin, several times.
+        ShardToolError: The thread did not start, several times.
         Exception: Dask's own.
     """
     import distributed  # optional, and slow to import
 
-    for _ in range(_BEGINNINGS):
+    class Client(distributed.Client):
+        """Closes itself if it cannot start.
+
+        Dask leaves that to the garbage collector. The collector may run while another client
+        starts, inside the very lock that closing needs, and then that thread waits for ever.
+        """
+
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)  # type: ignore[no-untyped-call]
+            except BaseException:
+                self.close()  # type: ignore[no-untyped-call]
+                raise
+
+    for _ in range(_STARTS):
         with suppress(AssertionError):
-            return distributed.Client(  # type: ignore[no-untyped-call]
+            return Client(  # type: ignore[no-untyped-call]
                 address, timeout=_CONNECT_S, set_as_default=False
             )
-    problem = f"Dask's thread did not begin within 10 s, {_BEGINNINGS} times"
+    problem = f"Dask's thread did not start within 10 s, {_STARTS} times"
     raise ShardToolError(address, problem, "is this machine overloaded? Try again when it is not")
 
 
 class _DaskCluster:
-    """The executor of a Dask client. Dask runs a lost worker's tasks again on another one."""
+    """The executor of a Dask client."""
 
     def __init__(self, address: str, client: Any) -> None:
         self._address, self._client = address, client
@@ -91,7 +113,7 @@ class _DaskCluster:
         self._asked_at, self._had_threads_at = -math.inf, time.monotonic()
 
     def begin(self) -> None:
-        """Wait for a first worker, and look whether they would write the bytes we would."""
+        """Wait for the first worker, and check the release of all that are there."""
         self._ask()
         if not self._num_threads:
             _log.warning("%s: no workers yet, waiting for the first", self._address)
@@ -100,13 +122,13 @@ class _DaskCluster:
             self._ask()
         self._check_releases()
 
-    def room(self) -> int:
+    def max_in_flight(self) -> int:
         self._ask()
         return 2 * self._num_threads + 2
 
     def submit(self, function: Callable[..., Any], task: tuple[Any, ...]) -> Future[Any]:
         call = _sealed(self._pool, function, task)
-        key = f"{call.name}-{uuid.uuid4().hex}"  # Dask's pages show its first part
+        key = f"{call.name}-{uuid.uuid4().hex}"  # Dask's pages show the first part
         future: Future[Any] = self._executor.submit(call, key=key)
         self._in_flight.add(future)
         future.add_done_callback(self._in_flight.discard)
@@ -116,16 +138,19 @@ class _DaskCluster:
         self._ask()
 
     def finish(self) -> None:
-        """Have workers begin nothing, drop what they have, and wait until nothing of ours runs.
+        """Tell workers to start no more tasks, and wait until none of ours runs.
 
-        Cancelling alone would not do: Dask forgets a task that runs, and it goes on unseen.
+        To cancel the tasks would not be enough: Dask forgets a task that runs, and the task goes
+        on.
         """
         futures = tuple(self._in_flight)
         while futures and self._client.status == "running":
             try:
                 running = self._on_workers(_stop_here, self._pool).values()
             except ShardToolError as exc:
-                _log.warning("cannot wait for tasks that run: %s", exc)  # what led here is raised
+                _log.warning(
+                    "cannot wait for tasks that run: %s", exc
+                )  # the caller raises what led here
                 return
             for future in futures:
                 future.cancel()
@@ -148,15 +173,15 @@ class _DaskCluster:
             raise ShardToolError(label, problem, hint) from exc
 
     def _ask(self) -> None:
-        """Look after the workers, now and then.
+        """Count the cluster's threads, if the last count is too old.
 
         Raises:
-            ShardToolError: There have been none for too long, or there is no scheduler any more.
+            ShardToolError: The cluster has had no worker for too long, or the scheduler is gone.
         """
         now = time.monotonic()
         if now - self._asked_at < _ASK_EVERY_S:
             return
-        if self._client.status != "running":  # if it connects again, its tasks are still dropped
+        if self._client.status != "running":  # tasks are lost even if it connects again
             raise self._lost()
         try:
             self._num_threads = sum(self._client.nthreads().values())
@@ -171,7 +196,7 @@ class _DaskCluster:
             raise ShardToolError(self._address, problem, hint)
 
     def _check_releases(self) -> None:
-        """Refuse workers that would write other bytes, and a scheduler that cannot read tasks."""
+        """Refuse workers of another release, and a scheduler that cannot read our tasks."""
         try:
             on_scheduler: Any = self._client.run_on_scheduler(_release_here)
         except (ImportError, AttributeError) as exc:
@@ -190,7 +215,7 @@ class _DaskCluster:
                 raise _other_release(place, release, RELEASE)
 
     def _on_workers(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        """What `function` returns or raises in every worker's process, by their addresses."""
+        """Call a function in every worker's process; address to what it returned or raised."""
         try:
             found: dict[str, Any] = self._client.run(function, *arguments, on_error="return")
         except OSError as exc:
@@ -208,17 +233,17 @@ def _other_release(place: str, found: str | None, expected: str) -> ShardToolErr
     return ShardToolError(place, problem, hint)
 
 
-# What follows runs in a worker of a cluster, a process that may serve several pools with several
-# threads.
+# All below runs in a worker of a cluster: a process whose threads may serve several pools.
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Call:
-    """A task on its way, closed: the scheduler and Dask's logs and pages have no look at it.
+    """A task on its way to a worker, compressed so that Dask shows nothing of its arguments.
 
-    Arguments hold storage options, and those hold secrets. Dask logs representations of what fails,
-    and the very bytes of what does not unpickle: a worker that joins late, without voc-shards. The
-    seal keeps secrets from being seen and found, not from somebody who means to break it.
+    Arguments hold storage options, which hold secrets. Dask logs the representation of a task that
+    fails. It even logs the bytes of a task that a worker cannot unpickle, such as a late worker
+    without voc-shards. Compression keeps secrets out of logs and searches. It does not stop
+    somebody who means to read them.
     """
 
     pool: str
@@ -242,7 +267,7 @@ def _sealed(pool: str, function: Callable[..., Any], task: tuple[Any, ...]) -> _
 
 
 class _Running:
-    """How many calls of which pool run in this process, and which pools may begin no more."""
+    """Counts the calls of each pool that run in this process, and knows the stopped pools."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -262,7 +287,7 @@ class _Running:
                 self._num_running[pool] -= 1
 
     def stop(self, pool: str) -> int:
-        """Begin no call of `pool` any more; how many run still."""
+        """Start no more calls of a pool; how many still run."""
         with self._lock:
             self._stopped.add(pool)
             return self._num_running[pool]
@@ -280,7 +305,7 @@ def _release_here() -> str:
 
 
 def _check_release(expected: str) -> None:
-    """This worker may have joined after all had been asked."""
+    """Refuse a task of another release: this worker may have joined after the check."""
     if expected != RELEASE:
         import distributed
 

@@ -1,7 +1,8 @@
-"""Where tasks run: in this process, in processes of this machine, or on a Dask cluster.
+"""Defines the protocol of an engine, the place where tasks run, and checks an engine's name.
 
-Each engine is a `concurrent.futures` executor behind the same few calls, and is opened as a context
-that yields it. None knows what its tasks do; results do not depend on who ran them.
+There are three engines: `this_process`, `local_processes` and `dask_cluster`. Each is a
+`concurrent.futures` executor behind the same few calls, and each is opened as a context. An engine
+does not know what its tasks do. Results do not depend on which engine ran them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ _DASK_ADDRESS = re.compile(r"(tcp|tls)://\S+:\d+")
 
 
 def check_engine(engine: str) -> None:
-    """Refuse an engine nobody can open.
+    """Refuse an engine that cannot be opened.
+
+    Args:
+        engine: 'local', or the address of a Dask scheduler.
 
     Raises:
-        OptionError: It is no engine, or what it needs is not installed.
+        OptionError: The name is neither, or Dask is not installed.
     """
     if engine == LOCAL:
         return
@@ -37,19 +41,19 @@ def check_engine(engine: str) -> None:
 
 
 class Engine(Protocol):
-    """What a pool asks of the place where its tasks run."""
+    """Runs the tasks of one pool."""
 
-    def room(self) -> int:
-        """How many tasks to have submitted at a time, at least 1."""
+    def max_in_flight(self) -> int:
+        """How many tasks may be submitted and unfinished at a time; at least 1."""
 
     def submit(self, function: Callable[..., Any], task: tuple[Any, ...]) -> Future[Any]:
-        """Have `function` called with the arguments in `task`."""
+        """Call `function` with the arguments in `task`, now or later."""
 
     def check(self) -> None:
-        """Called while nothing comes back; raises where nothing ever will."""
+        """Raise an error if no result can come any more; the pool calls this while it waits."""
 
     def finish(self) -> None:
-        """Begin no task more, and wait for those that have begun. A Ctrl-C ends the waiting."""
+        """Start no more tasks and wait for those that run; Ctrl-C ends the waiting."""
 
     def errors(self, label: str) -> AbstractContextManager[None]:
-        """Turn errors of the engine, not of the task called `label`, into ours."""
+        """Turn the engine's own errors into ours; the task called `label` keeps its errors."""

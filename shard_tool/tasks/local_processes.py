@@ -1,4 +1,8 @@
-"""Runs tasks in processes of this machine."""
+"""Runs tasks in processes of this machine.
+
+The processes come from a fork server where there is one. They never come from a fork of this
+process, because a fork would inherit its threads and locks.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +35,9 @@ _PRELOADED = [
 
 
 def start_early(engine: str, workers: int) -> None:
-    """Let a local engine's fork server import what workers need while the caller still plans.
+    """Let the fork server import what workers need while the caller still plans.
 
-    Does nothing where there is no such server, or none is needed.
+    Does nothing where there is no fork server, or the engine needs none.
     """
     if engine == LOCAL and workers > 1 and "forkserver" in multiprocessing.get_all_start_methods():
         multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
@@ -41,11 +45,12 @@ def start_early(engine: str, workers: int) -> None:
 
 
 class _LocalProcesses:
-    """An executor, and two pipes whose end every worker sees: begin nothing more; exit at once.
+    """An executor, and two pipes that tell every worker to stop.
 
-    The executor can do neither: it puts tasks into its processes' queue before they begin, where
-    they cannot be cancelled, and it waits for processes however long they take. Pipes, unlike
-    events, hold no lock that a killed worker could keep.
+    The first pipe means: start no more tasks. The second means: exit at once. The executor itself
+    can do neither. It puts tasks into a queue of its processes, where they cannot be cancelled, and
+    it waits for its processes however long they take. Pipes do this better than events: an event
+    holds a lock, which a killed worker would never release.
     """
 
     def __init__(self, workers: int) -> None:
@@ -61,14 +66,14 @@ class _LocalProcesses:
             workers, mp_context=context, initializer=_begin_worker, initargs=self._heard
         )
 
-    def room(self) -> int:
+    def max_in_flight(self) -> int:
         return 2 * self._workers + 2
 
     def submit(self, function: Callable[..., Any], task: tuple[Any, ...]) -> Future[Any]:
         return self._executor.submit(_call_in_worker, function, task)
 
     def check(self) -> None:
-        pass  # the executor itself notices when a process dies
+        pass  # the executor notices by itself when a process dies
 
     def finish(self) -> None:
         self._stop.close()
@@ -80,7 +85,7 @@ class _LocalProcesses:
             raise
 
     @contextmanager
-    def errors(self, label: str) -> Iterator[None]:  # noqa: ARG002  (nobody knows whose it was)
+    def errors(self, label: str) -> Iterator[None]:  # noqa: ARG002  (the executor does not say whose worker died)
         try:
             yield
         except BrokenProcessPool as exc:
@@ -98,11 +103,7 @@ class _LocalProcesses:
 
 @contextmanager
 def local_processes(workers: int) -> Iterator[Engine]:
-    """An engine of so many processes.
-
-    They come from a fork server (where there is one), never from a fork of this process, whose
-    threads and locks they would inherit.
-    """
+    """Open an engine of so many processes."""
     engine = _LocalProcesses(workers)
     try:
         yield engine
@@ -111,20 +112,20 @@ def local_processes(workers: int) -> Iterator[Engine]:
 
 
 _is_stopped: Callable[[], bool]
-"""In a worker process: whether no task may begin any more."""
+"""In a worker process: tells whether no task may start any more."""
 
 
 def _begin_worker(heard_stop: Connection, heard_exit: Connection) -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it.
+    """Ignore Ctrl-C, which is the parent's to handle, and exit when the parent dies.
 
-    A terminal sends SIGINT to the whole group: the parent drops the tasks not begun, a worker
-    finishes its own. A parent that was killed can drop nothing: without this its workers would
-    wait for ever, and go on with tasks they have while another conversion writes there.
+    A terminal sends SIGINT to the whole group. The parent then drops the tasks that have not
+    started, and each worker finishes its own. A parent that was killed can drop nothing. Without
+    this, its workers would wait for ever, and would work on while another run writes there.
     """
     global _is_stopped
-    gc.freeze()  # what was imported stays, and need not be looked at again and again
+    gc.freeze()  # imported modules stay, so the collector need not look at them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _is_stopped = heard_stop.poll  # nothing is ever sent: what there is to read is the end
+    _is_stopped = heard_stop.poll  # nothing is ever sent: only the end can be read
     parent = multiprocessing.parent_process()
     assert parent is not None
     ends = (parent.sentinel, heard_exit)

@@ -1,7 +1,7 @@
-"""Runs a function over many tasks, here or elsewhere, and hands the results back as they come.
+"""Runs a function over many tasks and yields each result as soon as it is there.
 
-Owns the loop that every verb shares: tasks are drawn when there is room for them, and a run that
-ends early ends in order. Where tasks run is the engine's business (`engines`).
+This is the loop that all verbs share. It draws a task only when the engine can take one, and a run
+that ends early waits for the tasks that have started. `engines` says where tasks run.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from shard_tool.tasks.engines import Engine
 
 _CHECK_EVERY_S = 2.0
-"""Where no result comes for so long, the engine is asked whether any will."""
+"""After so long without a result, the pool asks the engine whether any can come."""
 
 
 @contextmanager
 def open_pool(engine: str, workers: int) -> Iterator[Pool]:
-    """A pool for as long as the block runs; leaving it waits for tasks that have begun.
+    """Open a pool for one block; leaving the block waits for the tasks that have started.
 
     Args:
         engine: 'local', or the address of a Dask scheduler ('tcp://host:8786', 'tls://…').
-        workers: Processes of the local engine; 1: this one. A cluster has what it has.
+        workers: Processes of the local engine; 1 means this process. A cluster decides by itself.
 
     Raises:
         OptionError: There is no such engine, or what it needs is not installed.
@@ -48,7 +48,7 @@ def open_pool(engine: str, workers: int) -> Iterator[Pool]:
 
 
 class Pool:
-    """Where tasks run, however many at a time; see `open_pool`."""
+    """Runs tasks; `open_pool` makes one."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -62,15 +62,17 @@ class Pool:
     ) -> Iterator[tuple[int, Any]]:
         """Call `function` with the arguments of every task, and yield (number, result).
 
-        Results come in order of completion. Tasks are drawn when there is room for them, so memory
-        does not grow with their number. A run that ends early (a task's error, which is raised as
-        it is, Ctrl-C, or a loop that is left) begins no task more and waits for those that have
-        begun; then the pool is spent. A second Ctrl-C does not wait.
+        Results come in the order in which tasks finish. Tasks are drawn one by one, so memory does
+        not grow with their number.
+
+        A run may end early: by a task's error, which is raised as it is, by Ctrl-C, or because the
+        caller leaves the loop. Then no more tasks start, and the run waits for those that have
+        started. The pool cannot be used again. A second Ctrl-C ends the waiting.
 
         Args:
-            function: Has a name by which processes elsewhere can import it.
-            tasks: Arguments of each; they may hold secrets, no engine shows them.
-            label: What messages call the task with these arguments; None: its number.
+            function: Other processes must be able to import it by its name.
+            tasks: The arguments of each task. They may hold secrets: no engine shows them.
+            label: Returns what messages call the task with these arguments; None: its number.
 
         Raises:
             ShardToolError: The engine failed, not the task.
@@ -80,7 +82,9 @@ class Pool:
         done: SimpleQueue[Future[Any]] = SimpleQueue()
         try:
             while True:
-                for number, task in islice(numbered, max(0, engine.room() - len(in_flight))):
+                for number, task in islice(
+                    numbered, max(0, engine.max_in_flight() - len(in_flight))
+                ):
                     its_label = label(*task) if label else f"task {number}"
                     with engine.errors(its_label):
                         future = engine.submit(function, task)

@@ -1,4 +1,7 @@
-"""Runs tasks in this process, one after another."""
+"""Runs tasks in this process, one after another.
+
+A task runs when it is submitted. So Ctrl-C and errors act at once.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class _ThisProcess:
-    """Runs a task when it is submitted: Ctrl-C and errors are immediate, tasks take turns."""
+    """Runs each task when it is submitted."""
 
-    def room(self) -> int:
+    def max_in_flight(self) -> int:
         return 1
 
     def submit(self, function: Callable[..., Any], task: tuple[Any, ...]) -> Future[Any]:
@@ -30,11 +33,11 @@ class _ThisProcess:
         pass
 
     @contextmanager
-    def errors(self, label: str) -> Iterator[None]:  # noqa: ARG002  (it has none of its own)
+    def errors(self, label: str) -> Iterator[None]:  # noqa: ARG002  (this engine has no errors of its own)
         yield
 
 
 @contextmanager
 def this_process() -> Iterator[Engine]:
-    """An engine without processes."""
+    """Open an engine that needs no other process."""
     yield _ThisProcess()

@@ -68,7 +68,7 @@ def test_prepare_data_continues_a_conversion_that_was_killed(
     mini_archive: Path, tmp_path: Path
 ) -> None:
     options = {"source": str(mini_archive), "dest": str(tmp_path / "voc")}
-    assert killed_conversion(options, deed=6, when="after")
+    assert killed_conversion(options, call_number=6, when="after")
     record = next((tmp_path / "voc/.conversion").glob("*.tar.json"))
     inode = (tmp_path / "voc" / record.stem).stat().st_ino
     data_module(tmp_path / "voc", source=str(mini_archive)).prepare_data()

@@ -1,4 +1,4 @@
-"""Conversions that are killed: between two storage calls, or at any moment."""
+"""Runs conversions that kill themselves between two storage calls."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BEAT_S = 0.05
-"""Between two signs of life in these tests: nobody wants to wait for the dead."""
+"""Seconds between two signs of life in these tests; short, so that a dead process is soon known."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def fast_claims() -> None:
-    """Let this process take others for dead sooner."""
+def shorten_lock_timeouts() -> None:
+    """Let this process take others for dead after a second."""
     publication.hold_writer_lock = partial(hold_writer_lock, beat_s=BEAT_S, patience=20)  # type: ignore[assignment]
 
 
-def killed_conversion(options: dict[str, Any], *, deed: int, when: str) -> bool:
+def killed_conversion(options: dict[str, Any], *, call_number: int, when: str) -> bool:
     """Convert in a process that kills itself at one of its storage calls.
 
     Args:
         options: Of `ConvertOptions`; one worker.
-        deed: Number of the call: a publication or a removal.
+        call_number: The storage call at which it dies, from 0: a publication or a removal.
         when: 'before' or 'after' its effect.
 
     Returns:
         Whether it was killed; False where there are not so many calls.
     """
     _CONTEXT.set_forkserver_preload(["tests.kit.processes.killed", "s3fs"])
-    process = _CONTEXT.Process(target=_convert_and_die, args=(options, deed, when))
+    process = _CONTEXT.Process(target=_convert_and_die, args=(options, call_number, when))
     process.start()
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL), f"exit status {process.exitcode}"
     return process.exitcode != 0
 
 
-def _convert_and_die(options: dict[str, Any], deed: int, when: str) -> None:
-    fast_claims()
-    num_deeds = 0
+def _convert_and_die(options: dict[str, Any], call_number: int, when: str) -> None:
+    shorten_lock_timeouts()
+    num_calls = 0
 
-    def reached(moment: str, number: int) -> None:
-        if (moment, number) == (when, deed):
+    def reached(place: str, number: int) -> None:
+        if (place, number) == (when, call_number):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def counted() -> int:
-        nonlocal num_deeds
-        num_deeds += 1
-        return num_deeds - 1
+        nonlocal num_calls
+        num_calls += 1
+        return num_calls - 1
 
     def around(call: Any) -> Any:
         def wrapped(folder: Folder, *arguments: Any, **options: Any) -> Any:

@@ -1,7 +1,7 @@
-"""A process that locks a folder and says what becomes of it; see `lock_holder`.
+"""Runs a process that holds the writer's lock of a folder, to be stopped, killed or ended.
 
-It prints ``in`` or ``refused``, answers each line of its standard input with ``held`` or ``lost``,
-and ends in order with that input.
+The process prints ``in`` or ``refused``. Then it answers each line of its standard input with
+``held`` or ``lost``, and ends when that input does.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 
 
 class LockHolder:
-    """The process, by what it prints and reads."""
+    """The process, spoken to through its standard input and output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.said = self._line()
 
     def check(self) -> str:
-        """Whether it still holds the folder."""
+        """Ask whether it still holds the folder: 'held' or 'lost'."""
         assert self._process.stdin is not None
         self._process.stdin.write("check\n")
         self._process.stdin.flush()
         return self._line()
 
     def stop(self) -> None:
-        """Let it stand still."""
+        """Stop it (SIGSTOP)."""
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """After `stop`."""
+        """Continue it after `stop`."""
         os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it on the spot."""
+        """Kill it."""
         self._process.kill()
         self._process.wait()
 
     def end(self) -> None:
-        """Let it leave in order."""
+        """Let it give the lock back and end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         assert self._process.wait(timeout=60) == 0
@@ -65,7 +65,7 @@ class LockHolder:
 def lock_holder(
     url: str, options: Mapping[str, Any] | None = None, *, beat_s: float = 0.2, patience: float = 4
 ) -> Iterator[LockHolder]:
-    """Run one; it is killed at the end if it still runs."""
+    """Run such a process; if it still runs when the block ends, it is killed."""
     arguments = [url, json.dumps(dict(options or {})), str(beat_s), str(patience)]
     pipe, root = subprocess.PIPE, Path(__file__).resolve().parents[3]
     command = [sys.executable, "-m", "tests.kit.processes.lock_holder", *arguments]

@@ -1,4 +1,4 @@
-"""Functions for pools to run: processes elsewhere import them by name."""
+"""Functions that pools run; other processes import them by name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fail_with(folder: Folder, options: dict[str, str]) -> None:
 
 
 def wait_for_go(number: int, folder: Path, options: dict[str, str] | None = None) -> int:
-    """Begin, which the test sees with the worker's process id, and end when it says so."""
+    """Write this process's id into ``NUMBER.begun``; end when ``go`` or ``NUMBER.go`` is there."""
     (folder / f"{number}.begun").write_text(str(os.getpid()))
     end = time.monotonic() + 60
     while not ((folder / "go").exists() or (folder / f"{number}.go").exists()):
@@ -53,7 +53,7 @@ def wait_for_go(number: int, folder: Path, options: dict[str, str] | None = None
 
 
 def let_one_go(folder: Path) -> None:
-    """Let the first end that begins, whichever that is, while the caller waits for its result."""
+    """Let the task that starts first end, while the caller waits for its result."""
 
     def let_go() -> None:
         assert eventually(lambda: bool(numbers_of(folder, "begun")))
@@ -66,12 +66,12 @@ def let_one_go(folder: Path) -> None:
 def leave_while_tasks_run(
     leave: Callable[[], object], is_stopped: Callable[[], bool], folder: Path
 ) -> None:
-    """Leave a run of `wait_for_go`, and see that it ends with the tasks that had begun.
+    """Leave a run of `wait_for_go`, and check that it waits for exactly the running tasks.
 
     Args:
-        leave: Leaves the run; waits for its tasks, which end when this says go.
-        is_stopped: Whether every worker has been told to begin nothing more.
-        folder: Of the tasks.
+        leave: Leaves the run; must wait for its tasks, which end when this function says go.
+        is_stopped: Tells whether every worker has been told to start no more tasks.
+        folder: The folder of the tasks.
     """
     leaving = threading.Thread(target=leave)
     leaving.start()
@@ -86,5 +86,5 @@ def leave_while_tasks_run(
 
 
 def numbers_of(folder: Path, state: str) -> set[int]:
-    """The tasks of `wait_for_go` that have begun, or are done."""
+    """The numbers of the tasks of `wait_for_go` in a state: 'begun' or 'done'."""
     return {int(path.stem) for path in folder.glob(f"*.{state}")}

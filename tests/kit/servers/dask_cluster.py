@@ -1,4 +1,4 @@
-"""A real Dask scheduler and its workers in processes of their own, over TCP on loopback."""
+"""Runs a real Dask scheduler and real workers, each in a process of its own, over TCP."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _COMMON = ("--no-dashboard",)
 
 @dataclass(slots=True)
 class DaskCluster:
-    """Where a cluster is, and its processes."""
+    """A running cluster."""
 
     folder: Path
     address: str = ""
     pids: list[int] = field(default_factory=list)
-    """Of the workers, in the order they were started; the scheduler's is not among them."""
+    """Process ids of the workers in the order of their start; without the scheduler's."""
     addresses: dict[str, str] = field(default_factory=dict)
-    """Of the workers, by their names: 'worker-0', 'worker-1', …"""
+    """Name of each worker ('worker-0', 'worker-1', …) to its address."""
     scheduler_pid: int = 0
 
     def logs(self) -> str:
-        """All that the scheduler and the workers have written."""
+        """What the scheduler and the workers have logged so far."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
 
@@ -41,13 +41,13 @@ class DaskCluster:
 def dask_cluster(
     folder: Path, workers: int = 2, *, preload: str = "", scheduler_preload: str = ""
 ) -> Iterator[DaskCluster]:
-    """Run a scheduler and workers of one thread each; no nanny brings a killed worker back.
+    """Run a scheduler and workers of one thread each; nothing restarts a killed worker.
 
     Args:
-        folder: For logs and what workers spill; created where it is missing.
-        workers: How many; each is connected when the block begins.
-        preload: Python a worker runs before anything else.
-        scheduler_preload: Likewise for the scheduler.
+        folder: Where logs and spilled data go; made where it is missing.
+        workers: How many workers are connected when the block begins.
+        preload: Python code that each worker runs first.
+        scheduler_preload: Python code that the scheduler runs first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cluster = DaskCluster(folder)
@@ -63,7 +63,7 @@ def dask_cluster(
 
 @contextmanager
 def add_worker(cluster: DaskCluster, name: str, *, preload: str = "") -> Iterator[int]:
-    """Let one worker more join; its process id."""
+    """Let one more worker join; yields its process id."""
     folder = cluster.folder
     command = ["worker", cluster.address, "--nthreads", "1", "--no-nanny", "--name", name]
     command += ["--local-directory", str(folder), "--death-timeout", "60", *_COMMON]
@@ -86,8 +86,8 @@ def _preload(path: Path, code: str) -> list[str]:
 def _dask(command: list[str], log: Path) -> Iterator[int]:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),  # workers import the tests' functions
-        "DASK_CONFIG": str(log.parent / "none"),  # nothing of what this machine may have set
-        "DASK_LOGGING__DISTRIBUTED": "debug",  # all that could give a secret away
+        "DASK_CONFIG": str(log.parent / "none"),  # nothing that this machine has configured
+        "DASK_LOGGING__DISTRIBUTED": "debug",  # everything that could show a secret
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -106,7 +106,7 @@ def _dask(command: list[str], log: Path) -> Iterator[int]:
 
 
 def _said(log: Path, pattern: str) -> str:
-    """What a process writes into its log when it is ready."""
+    """Wait until a process has logged a line; what the pattern's group matches in it."""
     found = None
 
     def is_there() -> bool:

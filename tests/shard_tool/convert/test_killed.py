@@ -20,7 +20,7 @@ from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import converted, files_of
 from tests.kit.datasets.tars import many_pictures
 from tests.kit.datasets.voc_tree import pictures, voc_tree
-from tests.kit.processes.killed import fast_claims, killed_conversion
+from tests.kit.processes.killed import killed_conversion, shorten_lock_timeouts
 from tests.kit.processes.shard_tool_process import eventually, group_is_gone
 from tests.kit.servers.s3 import objects
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[3]
 IMPATIENT = """
-from tests.kit.processes.killed import fast_claims
+from tests.kit.processes.killed import shorten_lock_timeouts
 from shard_tool.cli.app import main
-fast_claims()
+shorten_lock_timeouts()
 main()
 """
 SMALL = 2500  # bytes: a picture or two a shard
@@ -57,7 +57,7 @@ def test_promise_2_killed_between_any_two_storage_calls(
     while True:
         dest = tmp_path / f"{deed}"
         options = {"source": str(tree), "dest": str(dest), "shard_bytes": SMALL}
-        if not killed_conversion(options, deed=deed, when=when):
+        if not killed_conversion(options, call_number=deed, when=when):
             break
         before = finished(dest)
         is_committed = (dest / "manifest.json").exists()
@@ -79,7 +79,7 @@ def test_promise_2_killed_between_any_two_storage_calls_on_s3(
     tmp_path: Path, when: str, s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shard_tool.dataset.publication.hold_writer_lock", None)
-    fast_claims()
+    shorten_lock_timeouts()
     tree = voc_tree(tmp_path / "less", [*pictures(1), *pictures(1, split="val", first=2)])
     converted(tree, tmp_path / "undisturbed", shard_bytes=SMALL)
     expected, deed, kept = files_of(tmp_path / "undisturbed"), 0, 0
@@ -90,7 +90,7 @@ def test_promise_2_killed_between_any_two_storage_calls_on_s3(
     }
     while True:
         options["dest"] = url = f"{bucket}/{when}{deed}"
-        if not killed_conversion(options, deed=deed, when=when):
+        if not killed_conversion(options, call_number=deed, when=when):
             break
         is_committed = "manifest.json" in objects(s3, url)
         report = convert(ConvertOptions(**options, workers=1, on_existing="resume"))

@@ -41,7 +41,7 @@ def tree(tmp_path: Path) -> Path:
 def unfinished(tree: Path, tmp_path: Path) -> Path:
     """A conversion killed after its third shard."""
     options = {"source": str(tree), "dest": str(tmp_path / "out"), "shard_bytes": SMALL}
-    assert killed_conversion(options, deed=16, when="after")
+    assert killed_conversion(options, call_number=16, when="after")
     assert len(list((tmp_path / "out/.conversion").glob("*.tar.json"))) == 3
     return tmp_path / "out"
 
@@ -109,7 +109,7 @@ def test_promise_2_resume_of_a_source_of_the_same_layout_and_other_content_is_re
             source = voc_tar(tmp_path / "web/voc.tar", tmp_path / "in")
             where = str(source) if kind == "archive" else f"{url}/voc.tar"
         options = {"source": where, "dest": str(tmp_path / "out"), "shard_bytes": SMALL}
-        assert killed_conversion(options, deed=16, when="after")
+        assert killed_conversion(options, call_number=16, when="after")
         path = source / "JPEGImages/000002.jpg" if kind == "folder" else source
         content = path.read_bytes()
         assert content.count(JFIF) >= 1

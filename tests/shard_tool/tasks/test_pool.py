@@ -1,4 +1,4 @@
-"""Tasks run here or in other processes: all of them, few at a time, and they end in order."""
+"""A pool runs every task once, a few at a time, and ends them in order."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_every_task_comes_back_once_with_its_number(workers: int) -> None:
     assert sorted(results) == [(number, number * number) for number in range(50)]
 
 
-def test_a_pool_runs_one_thing_after_another() -> None:
+def test_pool_can_run_several_times() -> None:
     with open_pool("local", 2) as pool:
         assert list(pool.run(square, [])) == []
         assert list(pool.run(square, [(3,)])) == [(0, 9)]
         assert list(pool.run(square, [(4,)])) == [(0, 16)]
 
 
-def test_one_worker_is_this_process_and_keeps_the_order() -> None:
+def test_one_worker_means_this_process_and_keeps_the_order() -> None:
     with open_pool("local", 1) as pool:
         assert list(pool.run(process_id, [()])) == [(0, os.getpid())]
         assert [number for number, _ in pool.run(square, [(1,)] * 20)] == list(range(20))
@@ -85,7 +85,7 @@ def test_workers_are_other_processes() -> None:
 
 
 @pytest.mark.parametrize(("workers", "most"), [(1, 1), (2, 6)])
-def test_tasks_are_drawn_when_there_is_room(workers: int, most: int) -> None:
+def test_tasks_are_drawn_a_few_at_a_time(workers: int, most: int) -> None:
     """Memory must not grow with the number of tasks."""
     drawn = 0
 
@@ -127,7 +127,7 @@ def test_error_while_drawing_tasks_arrives_as_it_is(workers: int) -> None:
         list(pool.run(square, tasks()))
 
 
-def test_worker_that_dies_is_an_error_of_ours() -> None:
+def test_worker_that_dies_is_a_clear_error() -> None:
     with pytest.raises(ShardToolError) as caught, open_pool("local", 2) as pool:
         list(pool.run(be_killed, [()]))
     assert str(caught.value) == (
@@ -136,8 +136,8 @@ def test_worker_that_dies_is_an_error_of_ours() -> None:
     )
 
 
-def test_run_that_is_left_ends_what_has_begun_and_begins_nothing_more(tmp_path: Path) -> None:
-    """Tasks the executor has queued for its processes, and cannot cancel, included."""
+def test_run_that_ends_early_waits_for_running_tasks_and_starts_no_more(tmp_path: Path) -> None:
+    """Not even those that the executor has queued for its processes and cannot cancel."""
     with open_pool("local", 2) as pool:
         run = pool.run(wait_for_go, ((number, tmp_path) for number in range(100)))
         let_one_go(tmp_path)
@@ -147,8 +147,8 @@ def test_run_that_is_left_ends_what_has_begun_and_begins_nothing_more(tmp_path: 
     assert len(numbers_of(tmp_path, "begun")) == 3
 
 
-def test_block_that_is_left_ends_a_run_in_order_too(tmp_path: Path) -> None:
-    """An exception in the loop's body keeps the run alive, in its traceback."""
+def test_block_that_raises_ends_the_run_in_order(tmp_path: Path) -> None:
+    """The traceback of an exception in the loop's body keeps the run alive."""
     pools: list[Pool] = []
 
     def leave() -> None:
@@ -170,7 +170,7 @@ def stopped(pool: Pool) -> Callable[[], bool]:
 # Ctrl-C ----------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_what_has_begun_and_begins_nothing_more(tmp_path: Path) -> None:
+def test_ctrl_c_waits_for_running_tasks_and_starts_no_more(tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), "0"]
     with group_of_processes(command) as process:
         assert eventually(lambda: numbers_of(tmp_path, "begun") == {0, 1})
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_what_has_begun_and_begins_nothing_more(tmp_path: Path) -> N
 
 
 def test_second_ctrl_c_ends_the_tasks_at_once(tmp_path: Path) -> None:
-    """Nobody says go, and the process that had the pool lives on."""
+    """The tasks would wait for ever, and the parent lives on."""
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), "300"]
     with group_of_processes(command) as process:
         assert eventually(lambda: numbers_of(tmp_path, "begun") == {0, 1})
@@ -204,7 +204,7 @@ def test_second_ctrl_c_ends_the_tasks_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["", "lokal", "dask", "tcp://host", "http://host:8786"])
-def test_engine_that_is_none_is_refused(engine: str) -> None:
+def test_unknown_engine_is_refused(engine: str) -> None:
     with pytest.raises(OptionError) as caught, open_pool(engine, 2):
         pass
     assert str(caught.value) == (
