@@ -1,19 +1,14 @@
-"""Clocks for tests: no verdict hangs on how busy the machine is."""
+"""Clocks for tests: no verdict depends on how busy the machine is."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from shard_tool.storage import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pytest
-
-_TIMES = 6
 
 
 class PausesOnly(backoff.Clock):
@@ -44,17 +39,3 @@ def only_pauses_count(monkeypatch: pytest.MonkeyPatch) -> PausesOnly:
     clock = PausesOnly()
     monkeypatch.setattr(backoff, "clock", clock)
     return clock
-
-
-def seconds_of(work: Callable[[], object], *, at_most: float) -> float:
-    """Seconds that work takes: the first time it takes no longer than that, else the last of six.
-
-    Who takes longer for a reason takes longer each time; who was disturbed does not.
-    """
-    for _ in range(_TIMES):
-        begun = time.monotonic()
-        work()
-        taken = time.monotonic() - begun
-        if taken <= at_most:
-            break
-    return taken

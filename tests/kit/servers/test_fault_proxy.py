@@ -11,18 +11,20 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 from defusedxml.ElementTree import fromstring
 
-from tests.kit.clock import seconds_of
 from tests.kit.faults.kinds import parse_range
+from tests.kit.processes.shard_tool import eventually
+from tests.kit.servers import fault_proxy as fault_proxy_module
 from tests.kit.servers.fault_proxy import Fault, FaultProxy, Request, fault_proxy, proxy_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CONTENT = b"".join(bytes([block]) * 512 for block in range(4))
 HALF = len(CONTENT) // 2
@@ -419,20 +421,35 @@ def test_round_trips_count_the_longest_chain(store: StoreServer) -> None:
         assert proxy.body_bytes == 7 * len(CONTENT)
 
 
-def test_bandwidth_is_limited(store: StoreServer) -> None:
+def at_rest(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """Stop the proxy's clock; gives how long it would have waited at most, since then."""
+    waits = [0.0]
+
+    def wait(timeout: float | None = None) -> bool:
+        waits.append(timeout or 0.0)
+        return False
+
+    monkeypatch.setattr(proxy.stopped, "wait", wait)
+    monkeypatch.setattr(fault_proxy_module, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    return lambda: max(waits)
+
+
+def test_bandwidth_is_limited(store: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with fault_proxy(store.url, bytes_per_s=20_000) as proxy:
         assert fetch(proxy.url).body == CONTENT
-        assert 0.1 <= seconds_of(lambda: fetch(proxy.url), at_most=0.3) <= 0.3
+        longest_wait_s = at_rest(proxy, monkeypatch)
+        assert fetch(proxy.url).body == CONTENT
+        assert longest_wait_s() == pytest.approx(len(CONTENT) / 20_000)
 
 
-def test_bandwidth_of_all_connections_together_is_limited(store: StoreServer) -> None:
+def test_bandwidth_of_all_connections_together_is_limited(
+    store: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with fault_proxy(store.url) as proxy, ThreadPoolExecutor(4) as pool:
         proxy.link_bytes_per_s = 40_000
-
-        def fetch_four() -> None:
-            assert list(pool.map(lambda _: fetch(proxy.url).body, range(4))) == 4 * [CONTENT]
-
-        assert 0.2 <= seconds_of(fetch_four, at_most=1.0) <= 1.0
+        longest_wait_s = at_rest(proxy, monkeypatch)
+        assert list(pool.map(lambda _: fetch(proxy.url).body, range(4))) == 4 * [CONTENT]
+        assert longest_wait_s() == pytest.approx(4 * len(CONTENT) / 40_000)
 
 
 def test_callback_may_change_the_store_before_a_request_reaches_it(
@@ -478,10 +495,7 @@ def test_stalled_answer_ends_when_the_client_leaves(proxy: FaultProxy) -> None:
     num_threads = threading.active_count()
     for _ in range(3):
         assert watch(proxy.url).end == "silence"
-    deadline_s = time.perf_counter() + 5
-    while threading.active_count() > num_threads and time.perf_counter() < deadline_s:
-        time.sleep(0.01)
-    assert threading.active_count() <= num_threads
+    assert eventually(lambda: threading.active_count() <= num_threads)
 
 
 def test_proxy_runs_in_a_process_of_its_own(store: StoreServer) -> None:
