@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shard_tool.errors import ShardError, StoreError
+from shard_tool.storage import backoff
 from shard_tool.storage.event_loop import coroutine_of, is_s3, loop_of, run, together
 from shard_tool.storage.failures import cause_of
 from shard_tool.storage.retry import SILENCE_S, SLOWEST_BYTES_PER_S, Retry, WrongAnswer, call_s3
@@ -185,7 +185,7 @@ async def _read(fs: Any, request: Range, known: _Object, timeout_s: float) -> by
     pace, pieces, at = _paces.setdefault(fs, _Pace()), list[bytes](), request.start
     retry = Retry(request.place, "read", timeout_s, str(request))
     while True:
-        begun, piece = time.monotonic(), pace.next_piece(request, at)
+        begun, piece = backoff.clock.now_s(), pace.next_piece(request, at)
         patience_s = min(retry.backoff.left_s, _patience_s(piece, timeout_s))
         try:
             content = await asyncio.wait_for(_ask(fs, piece, known, retry), patience_s)
@@ -198,7 +198,7 @@ async def _read(fs: Any, request: Range, known: _Object, timeout_s: float) -> by
         else:
             at += len(content)
             pieces.append(content)
-            seconds = time.monotonic() - begun
+            seconds = backoff.clock.now_s() - begun
             pace.learn(len(content), seconds, _patience_s(piece, timeout_s))
             if request.stop is None or at >= request.stop:
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)

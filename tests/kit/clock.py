@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from shard_tool.storage import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pytest
-
-_TIMES = 6
 
 
 class PausesOnly(backoff.Clock):
@@ -44,17 +39,3 @@ def only_pauses_count(monkeypatch: pytest.MonkeyPatch) -> PausesOnly:
     clock = PausesOnly()
     monkeypatch.setattr(backoff, "clock", clock)
     return clock
-
-
-def seconds_of(work: Callable[[], object], *, at_most: float) -> float:
-    """Time `work` up to six times; return the first duration within `at_most`, else the last.
-
-    Work that is too slow is too slow every time; a busy machine delays only some runs.
-    """
-    for _ in range(_TIMES):
-        begun = time.monotonic()
-        work()
-        taken = time.monotonic() - begun
-        if taken <= at_most:
-            break
-    return taken

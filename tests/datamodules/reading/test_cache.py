@@ -368,7 +368,7 @@ def test_who_does_not_wait_for_another_writer_is_told_that_it_is_busy(tmp_path: 
         begun = time.monotonic()
         with pytest.raises(BusyError):
             fill(cache, A, wait_s=0.3)
-        assert 0.3 <= time.monotonic() - begun < 10
+        assert time.monotonic() - begun >= 0.3
         assert fill(cache, B), "another file is nobody's business"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,9 +51,13 @@ def test_what_was_there_and_had_to_go_is_not_fetched_again_before_it_is_needed()
     shards.cached.discard(A)  # to make room for the next
     prefetcher.follow([B], [C])
     assert eventually(lambda: C in shards.cached)
-    time.sleep(0.3)
+    assert eventually(lambda: is_waited_for(prefetcher._changed)), "there is still something to do"
     prefetcher.stop()
     assert shards.fetched == [A, B, C]
+
+
+def is_waited_for(condition: threading.Condition) -> bool:
+    return bool(condition._waiters)  # type: ignore[attr-defined]
 
 
 class SlowTable:
@@ -112,7 +115,7 @@ def test_threads_that_wait_for_an_index_learn_of_the_failure_too(
         first = pool.submit(shards.index, 1)
         assert eventually(lambda: len(table.asked) == 1)
         second = pool.submit(shards.index, 1)
-        time.sleep(0.1)
+        assert eventually(lambda: is_waited_for(shards._on_the_way[1]._condition))
         table.is_let_go.set()
         for waiting in (first, second):
             with pytest.raises(StoreError, match="bucket: is not reached"):

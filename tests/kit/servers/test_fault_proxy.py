@@ -9,15 +9,20 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.client import IncompleteRead
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.kit.clock import seconds_of
+from tests.kit.servers import fault_proxy as fault_proxy_module
+from tests.kit.servers import proxy_connections
 from tests.kit.servers.fault_proxy import Fault, FaultProxy, Request, fault_proxy
 from tests.kit.servers.plain_client import ask, connected, fetch
 from tests.kit.servers.proxy_process import proxy_process
 from tests.kit.servers.range_store import CONTENT, HALF, StoreServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_proxy_passes_on_what_it_gets_unchanged(store: StoreServer, proxy: FaultProxy) -> None:
@@ -102,20 +107,37 @@ def test_round_trips_count_the_longest_chain(store: StoreServer) -> None:
         assert proxy.body_bytes == 7 * len(CONTENT)
 
 
-def test_bandwidth_is_limited(store: StoreServer) -> None:
+def at_rest(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """Stop the proxy's clock; gives how long it would have waited at most, since then."""
+    waits = [0.0]
+
+    def wait(timeout: float | None = None) -> bool:
+        waits.append(timeout or 0.0)
+        return False
+
+    monkeypatch.setattr(proxy.stopped, "wait", wait)
+    stopped = SimpleNamespace(perf_counter=lambda: 0.0)
+    for module in (fault_proxy_module, proxy_connections):
+        monkeypatch.setattr(module, "time", stopped)
+    return lambda: max(waits)
+
+
+def test_bandwidth_is_limited(store: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with fault_proxy(store.url, bytes_per_s=20_000) as proxy:
         assert fetch(proxy.url).body == CONTENT
-        assert 0.1 <= seconds_of(lambda: fetch(proxy.url), at_most=0.3) <= 0.3
+        longest_wait_s = at_rest(proxy, monkeypatch)
+        assert fetch(proxy.url).body == CONTENT
+        assert longest_wait_s() == pytest.approx(len(CONTENT) / 20_000)
 
 
-def test_bandwidth_of_all_connections_together_is_limited(store: StoreServer) -> None:
+def test_bandwidth_of_all_connections_together_is_limited(
+    store: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with fault_proxy(store.url) as proxy, ThreadPoolExecutor(4) as pool:
         proxy.link_bytes_per_s = 40_000
-
-        def fetch_four() -> None:
-            assert list(pool.map(lambda _: fetch(proxy.url).body, range(4))) == 4 * [CONTENT]
-
-        assert 0.2 <= seconds_of(fetch_four, at_most=1.0) <= 1.0
+        longest_wait_s = at_rest(proxy, monkeypatch)
+        assert list(pool.map(lambda _: fetch(proxy.url).body, range(4))) == 4 * [CONTENT]
+        assert longest_wait_s() == pytest.approx(4 * len(CONTENT) / 40_000)
 
 
 def test_callback_may_change_the_store_before_a_request_reaches_it(

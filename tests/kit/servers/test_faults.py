@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from defusedxml.ElementTree import fromstring
 
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.kit.servers.plain_client import Answer, ask, connected, fetch, watch
 from tests.kit.servers.range_store import CONTENT, HALF, StoreServer
@@ -178,7 +178,4 @@ def test_stalled_answer_ends_when_the_client_leaves(proxy: FaultProxy) -> None:
     num_threads = threading.active_count()
     for _ in range(3):
         assert watch(proxy.url).end == "silence"
-    deadline_s = time.perf_counter() + 5
-    while threading.active_count() > num_threads and time.perf_counter() < deadline_s:
-        time.sleep(0.01)
-    assert threading.active_count() <= num_threads
+    assert eventually(lambda: threading.active_count() <= num_threads)

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ import pytest
 from botocore.exceptions import ClientError
 from s3fs import S3FileSystem
 
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import Fault, fault_proxy
 from tests.kit.servers.s3 import (
     S3,
@@ -33,7 +33,6 @@ from tests.kit.servers.s3 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 CONTENT = b"".join(bytes([block % 251]) * 512 for block in range(22_000))
@@ -51,13 +50,6 @@ def answers(endpoint_url: str) -> bool:
     except ConnectionError:
         return False
     return True
-
-
-def soon(condition: Callable[[], bool]) -> bool:
-    deadline_s = time.perf_counter() + 5
-    while not condition() and time.perf_counter() < deadline_s:
-        time.sleep(0.02)
-    return condition()
 
 
 def test_server_keeps_objects_with_ranges_and_etags(s3: S3, bucket: str) -> None:
@@ -200,10 +192,10 @@ def test_server_ends_with_a_killed(victim: str, tmp_path: Path) -> None:
         assert answers(started["endpoint_url"])
         assert (started["pids"] == [process.pid]) == (victim == "launcher")
         process.kill()
-    assert soon(lambda: not answers(started["endpoint_url"]))
-    assert soon(lambda: not is_alive(process.pid))
+    assert eventually(lambda: not answers(started["endpoint_url"]))
+    assert eventually(lambda: not is_alive(process.pid))
     if victim == "parent":
-        assert soon(lambda: list(tmp_path.iterdir()) == [])
+        assert eventually(lambda: list(tmp_path.iterdir()) == [])
 
 
 def is_alive(group: int) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import itertools
 import re
-import time
 import traceback
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ from fsspec.core import url_to_fs
 from s3fs import S3FileSystem
 
 from shard_tool.errors import ObjectMissing, ShardError, StoreError
-from shard_tool.storage import ranges
+from shard_tool.storage import event_loop, ranges
 from shard_tool.storage.location import Folder
 from shard_tool.storage.ranges import ObjectReplacedError, Range, read_parts, read_ranges
 from tests.kit.clock import PausesOnly, only_pauses_count
+from tests.kit.processes.shard_tool_process import eventually
 from tests.kit.servers.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.kit.servers.http_server import Reply, serve
 from tests.kit.servers.s3 import S3, make_bucket, put
@@ -238,10 +238,9 @@ def test_an_error_leaves_no_requests_behind(store: Store) -> None:
     wanted = [("none.tar", 0, 9), *((NAME, start, start + 9) for start in range(500))]
     with pytest.raises(ObjectMissing):
         store.folder.read_ranges(wanted)
-    time.sleep(0.1)  # those that were on their way arrive
-    num_asked = len(store.proxy.requests)
-    time.sleep(0.1)
-    assert len(store.proxy.requests) == num_asked < 50
+    loop = event_loop.loop_of(store.folder._fs_path()[0])
+    assert not [task for task in asyncio.all_tasks(loop) if "read_one" in repr(task)]
+    assert len(store.proxy.requests) < 50
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -249,10 +248,12 @@ def test_one_part_is_fetched_ahead_and_no_more(store: Store) -> None:
     parts = read_in_parts(store.folder)
     for taken in (1, 2):
         next(parts)
-        time.sleep(0.1)
-        assert store.ranges_asked == [(i * PART, i * PART + PART) for i in range(taken + 1)]
-    del parts  # whoever goes away is waited for by nothing
-    time.sleep(0.1)
+        expected = [(i * PART, i * PART + PART) for i in range(taken + 1)]
+        assert eventually(lambda expected=expected: store.ranges_asked == expected)  # type: ignore[misc]
+        loop = event_loop.loop_of(store.folder._fs_path()[0])
+        running = [task for task in asyncio.all_tasks(loop) if "read_one" in repr(task)]
+        assert len(running) <= 1
+    del parts  # nobody waits for the part ahead
     assert len(store.proxy.requests) == 3
 
 
@@ -587,24 +588,30 @@ class Flaky:
 
 
 class SlowLink:
-    """So many bytes a second; nothing comes before all of an answer does."""
+    """So many bytes a second; nothing comes before all of an answer does.
+
+    An answer may take one second of the clock, as with a time limit of four.
+    """
 
     protocol = "slow"
 
-    def __init__(self, content: bytes, bytes_per_s: float) -> None:
-        self.content, self.bytes_per_s = content, bytes_per_s
+    def __init__(self, content: bytes, bytes_per_s: float, clock: PausesOnly) -> None:
+        self.content, self.bytes_per_s, self.clock = content, bytes_per_s, clock
         self.asked: list[int] = []
 
     def cat_file(self, path: str, start: int, end: int) -> bytes:
         self.asked.append(end - start)
-        time.sleep((end - start) / self.bytes_per_s)
+        seconds = (end - start) / self.bytes_per_s
+        self.clock.seconds += min(seconds, 1)
+        if seconds > 1:
+            raise TimeoutError
         return self.content[start:end]
 
 
-def test_a_range_too_long_for_the_link_comes_in_pieces() -> None:
-    """Here an answer may take 1 s, in which 4 of the 8 MiB come; nothing would ever be there."""
+def test_a_range_too_long_for_the_link_comes_in_chunks(clock: PausesOnly) -> None:
+    """In the second of an answer 4 of the 8 MiB come; nothing would ever be there."""
     content = CONTENT * (ranges.PART_BYTES // len(CONTENT) + 1)
-    link = SlowLink(content, 4 << 20)
+    link = SlowLink(content, 4 << 20, clock)
     wanted = Range("it", "it", 3, 3 + ranges.PART_BYTES)
     assert read_ranges(link, [wanted], timeout_s=4) == [content[wanted.start : wanted.stop]]
     assert link.asked[0] == ranges.PART_BYTES
@@ -619,15 +626,18 @@ def test_a_range_too_long_for_the_link_comes_in_pieces() -> None:
     assert link.asked == [ranges.PART_BYTES]
 
 
-def test_a_server_without_range_that_stalls_once_is_asked_for_the_whole_again() -> None:
+def test_a_server_without_range_that_stalls_once_is_asked_for_the_whole_again(
+    clock: PausesOnly,
+) -> None:
     class Whole(SlowLink):
         def cat_file(self, path: str, start: int, end: int) -> bytes:
             self.asked.append(end - start)
-            time.sleep(2 if len(self.asked) == 1 else 0)
+            if len(self.asked) == 1:
+                raise TimeoutError
             return self.content
 
     content = CONTENT * 20
-    link = Whole(content, 0)
+    link = Whole(content, 0, clock)
     assert read_ranges(link, [Range("it", "it", 0, len(content))], timeout_s=6) == [content]
     assert link.asked == [len(content), ranges._SMALLEST_ASK, len(content)]
 
@@ -655,11 +665,12 @@ def test_an_object_replaced_between_two_pieces_of_a_range_is_read_again(on_s3: S
     assert found == [whole[::-1]]
 
 
-def test_a_link_that_brings_next_to_nothing_is_an_error_in_time() -> None:
-    link = SlowLink(CONTENT * 10, 10_000)
+def test_a_link_that_brings_next_to_nothing_is_an_error_in_time(clock: PausesOnly) -> None:
+    link = SlowLink(CONTENT * 10, 10_000, clock)
     with pytest.raises(StoreError, match=r"not read after \d+ attempts in 2.5 s"):
         read_ranges(link, [Range("it", "it", 0, 150_000)], timeout_s=2.5)
-    assert 2 <= len(link.asked) <= 4  # each may take a second
+    smallest = ranges._SMALLEST_ASK
+    assert link.asked == [150_000, smallest, smallest]  # a second each, and pauses between
 
 
 def pauses_of(num_failures: int, clock: PausesOnly) -> list[float]:
