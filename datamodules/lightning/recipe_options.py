@@ -34,7 +34,7 @@ class RecipeOptions:
     """Pixels; a list: one is drawn for each training batch. None: the recipe's usual size."""
 
     def __post_init__(self) -> None:
-        if self.name is not None and self.name not in presets.RECIPES:
+        if self.name is not None and self.name not in list(presets.RECIPES):  # unhashable ones, too
             known = ", ".join(sorted(presets.RECIPES))
             hint = "give transforms themselves as train_transforms, val_transforms, test_transforms"
             raise OptionError("transforms", f"{self.name!r} is not one of {known}", hint)
