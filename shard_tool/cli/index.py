@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from shard_tool.dataset.index import IndexProgress, IndexReport
 
 
-class AdoptedTask(StrEnum):
+class IndexedTask(StrEnum):
     """What the samples are."""
 
     generic = "generic"
@@ -52,12 +52,12 @@ def index_command(
     split: Annotated[str, typer.Option(metavar="NAME", help="Split to put them in.")] = "train",
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the dataset.")] = "adopted",
     task: Annotated[
-        AdoptedTask,
+        IndexedTask,
         typer.Option(
             help="What the samples are: generic for members of any kind, or the task whose samples "
             "convert writes."
         ),
-    ] = AdoptedTask.generic,
+    ] = IndexedTask.generic,
     workers: Workers = None,
     engine: Engine = "local",
     on_existing: OnExistingOption = OnExisting.fail,

@@ -221,7 +221,7 @@ def _print_lines(meter: Meter, clock: Callable[[], float]) -> None:
 
 
 class StderrHandler(logging.Handler):
-    """Writes log lines to the stderr of the moment: above the bar while one is shown.
+    """Writes log lines to the current `sys.stderr`, above the bar while one is shown.
 
     `logging.StreamHandler` would keep the stream it was made with, and write into the bar.
     """

@@ -5,10 +5,9 @@ are published only when length and SHA-256 are what the manifest says: what was 
 source or on the way never arrives. The manifest comes last (`publication`) and is, byte for byte,
 that of the source.
 
-One kind of dataset is not copied as it is. The manifest of an adopted one says where somebody
-else's shards lie; a copy has shards of its own, under the names the manifest has for them, and its
-manifest says nothing of the others. So it differs; the fingerprint, the indexes, the order of
-samples and all that follows from it do not.
+A dataset that `index` made is not copied unchanged. Its manifest holds URLs of somebody else's
+shards. A copy has shards of its own, under the names that the manifest gives them, and its manifest
+has no URLs. The fingerprint, the indexes and the order of samples stay the same.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class CopyPlan:
     manifest: Manifest
     """Of the copy."""
     content: bytes = field(repr=False)
-    """Its bytes: the source's, unless shards are adopted."""
+    """Its bytes: the source's, unless shards of the source have URLs."""
     entries: tuple[ShardEntry, ...] = field(repr=False)
     """The source's shards in order."""
 
@@ -290,7 +289,7 @@ def _not_apart(source: Folder, dest: Folder, *, is_source: bool) -> OptionError:
 
 
 def _folders_of(source: Folder, entries: Sequence[ShardEntry]) -> list[Folder]:
-    """The source's folder, and each in which adopted shards of it lie."""
+    """The source's folder, and each folder in which shards with URLs lie."""
     urls = {entry.url.rpartition("/")[0]: entry.url for entry in entries if entry.url is not None}
     return [source, *(locate_shard(url, source)[0] for url in urls.values())]
 

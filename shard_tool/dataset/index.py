@@ -45,7 +45,7 @@ _IN_FLIGHT = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions:
-    """Which tars to adopt, as what, and how.
+    """Which tars to index, as which task, and how.
 
     Raises:
         OptionError: A value that cannot be used.
@@ -218,7 +218,7 @@ def _indexed(
     """What each task found out.
 
     Raises:
-        ShardError: Some shards cannot be adopted; names all of them.
+        ShardError: Some shards cannot be indexed; names all of them.
     """
     reports: list[dict[str, Any]] = [{}] * len(tasks)
     journal = replace(publication.journal, folder=dest)
@@ -264,7 +264,7 @@ def _refuse_bad(reports: Sequence[dict[str, Any]], dest: Folder, hint: str) -> N
     if not (problems := [text for report in reports for text in report.get("problems", ())]):
         return
     num_bad = sum(1 for report in reports if report.get("problems"))
-    what = f"{num_bad} of {len(reports)} shards cannot be adopted"
+    what = f"{num_bad} of {len(reports)} shards cannot be indexed"
     raise ShardError(str(dest), "\n".join([f"{what}:", *map(printable, problems)]), hint)
 
 

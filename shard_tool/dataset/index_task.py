@@ -51,7 +51,7 @@ def index_shard(task: IndexTask, journal: Journal) -> dict[str, Any]:
     """Read one shard and publish its index. Runs in a worker; depends on its arguments alone.
 
     Returns:
-        What is recorded of it; or, where it cannot be adopted, ``{"problems": [text, …]}``.
+        What the journal records; or, if it cannot be indexed, ``{"problems": [text, …]}``.
     """
     folder, name = locate_shard(task.url, journal.folder)
     shard = folder.object(name)

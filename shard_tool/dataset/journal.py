@@ -2,7 +2,7 @@
 
 ``DEST/.conversion`` holds the journal: the plan, which decides whether a later run may go on, and
 for each finished shard what was found out while writing it. A record is published after its shard
-and index. So whatever moment a process is killed at, a shard that has a record is there, and one
+and index. So whenever a process is killed, a shard that has a record is there, and one
 that has none is made again. The journal goes when the manifest is there.
 
 A worker may be lost: killed, or stopped, or cut off from its cluster and still alive. On a local

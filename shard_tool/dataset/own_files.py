@@ -68,14 +68,14 @@ def own_files(
     there = dest.names()
     known = load_manifest(dest).objects_beside if MANIFEST_NAME in there else set[str]()
     tars = {name for name in known.intersection(there) if not name.endswith(INDEX_SUFFIX)}
-    is_adopting_them = any("/" not in url for url in shards.values())
-    if tars and not is_adopting_them and on_existing == "overwrite":
-        is_adopting_them = _are_reached(tars, shards.values(), dest)
-    if is_adopting_them:  # then the old dataset loses what was made for it, and no tar at all
+    has_tars_of_dest = any("/" not in url for url in shards.values())
+    if tars and not has_tars_of_dest and on_existing == "overwrite":
+        has_tars_of_dest = _are_reached(tars, shards.values(), dest)
+    if has_tars_of_dest:  # then the old dataset loses what was made for it, and no tar at all
         known -= tars
     own = OwnFiles(dest.url, dest.options, dest.timeout_s, split=split, known=frozenset(known))
     strange = {name for name in there if not own.is_own(name)}
-    is_shared = is_adopting_them or any(map(_is_inside, shards.values()))
+    is_shared = has_tars_of_dest or any(map(_is_inside, shards.values()))
     if strange and not is_shared and JOURNAL_NAME not in there:
         problem = f"is not empty ({min(strange)!r} is there) and holds no dataset"
         raise ObjectExists(str(dest), problem, "give an empty or a new folder")

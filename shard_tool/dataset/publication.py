@@ -262,7 +262,7 @@ def _compare(dest: Folder, now: Plan, then: Plan, what: str) -> None:
 
 
 def check_nobody_else_s(dest: Folder, shards: Collection[str]) -> None:
-    """Make sure that no shard takes the place of one that the dataset there has only adopted.
+    """Check that no new shard would replace a tar that the dataset in `dest` has only indexed.
 
     Args:
         dest: The folder that is going to be overwritten.
@@ -284,7 +284,7 @@ def check_nobody_else_s(dest: Folder, shards: Collection[str]) -> None:
 
 
 def _clear(state: _State, plan: Plan, names: tuple[str, ...]) -> None:
-    """Take a dataset away to make room for another, in an order that can be cut off anywhere.
+    """Remove a dataset so that another can take its place; safe to interrupt at any step.
 
     The plan names what has to go before the manifest goes; from then on nobody mistakes what is
     left for a dataset, and a resume goes on clearing.

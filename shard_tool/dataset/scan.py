@@ -239,14 +239,14 @@ class _Stream:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """A header's bytes, or a long name's; what lies before them is its padding."""
-        pieces: list[memoryview] = []
+        views: list[memoryview] = []
         for stop in (offset, offset + length):
-            pieces = []
-            for piece in self._until(stop):
-                self._crc = zlib.crc32(piece, self._crc)
-                self._header_crc = zlib.crc32(piece, self._header_crc)
-                pieces.append(piece)
-        return b"".join(pieces)
+            views = []
+            for view in self._until(stop):
+                self._crc = zlib.crc32(view, self._crc)
+                self._header_crc = zlib.crc32(view, self._header_crc)
+                views.append(view)
+        return b"".join(views)
 
     def begin_header(self) -> None:
         """What is read next is a header again."""
@@ -264,14 +264,14 @@ class _Stream:
 
     def skip(self, stop: int) -> None:
         """Pass over content."""
-        for piece in self._until(stop):
-            self._crc = zlib.crc32(piece, self._crc)
+        for view in self._until(stop):
+            self._crc = zlib.crc32(view, self._crc)
 
     def skip_zeros(self, stop: int) -> bool:
         """Pass over what follows the samples; whether anything of it is no zero."""
         has_more = False
-        for piece in self._until(stop):
-            has_more = has_more or bytes(piece).count(0) != len(piece)
+        for view in self._until(stop):
+            has_more = has_more or bytes(view).count(0) != len(view)
         return has_more
 
     def _until(self, stop: int) -> Iterator[memoryview]:
@@ -283,10 +283,10 @@ class _Stream:
                 self.head = self.head or bytes(part[:8])
                 self.sha256.update(part)
                 self._part, self._used = memoryview(part), 0
-            piece = self._part[self._used : self._used + stop - self.position]
-            self._used += len(piece)
-            self.position += len(piece)
-            yield piece
+            view = self._part[self._used : self._used + stop - self.position]
+            self._used += len(view)
+            self.position += len(view)
+            yield view
 
 
 def _utf8(name: str) -> str:

@@ -46,7 +46,7 @@ def shards_matching(patterns: Sequence[str], dest: Folder) -> list[str]:
         raise OptionError("SHARDS", "there are none")
     if len(urls) > _MAX_SHARDS:
         problem = f"{len(urls)} are more than {_MAX_SHARDS}"
-        raise OptionError("SHARDS", problem, "adopt them as several datasets")
+        raise OptionError("SHARDS", problem, "index them as several datasets")
     return list(urls)
 
 
@@ -63,7 +63,7 @@ def _expanded(pattern: str, dest: Folder) -> list[str]:
         raise OptionError(f"shards {_shown(pattern)!r}", "braces do not pair up") from None
     if num > _MAX_SHARDS:
         problem = f"are {num}, more than {_MAX_SHARDS}"
-        hint = "adopt them as several datasets"
+        hint = "index them as several datasets"
         raise OptionError(f"shards {_shown(pattern)!r}", problem, hint)
     return [place for text in texts for place in _matching(text, dest)]
 

@@ -3,7 +3,7 @@
 Pure: text in, values out. The manifest is written last; where there is none, there is no dataset.
 It grows with the number of shards, never with the number of samples. What decides bytes is in it;
 worker counts, engines, paths, URLs and times are not, so that equal data has an equal manifest.
-Only an adopted shard has a URL: nothing else says where somebody else's bytes lie.
+Only a shard that `index` left in place has a URL: it says where somebody else's bytes lie.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class ShardEntry:
     sha256: str
     index_sha256: str
     url: str | None = None
-    """Where an adopted shard lies: a URL or a path, relative ones as seen from the dataset's
-    folder, in which only its index lies. None: in the folder, under its name."""
+    """URL or path of a shard that `index` left in place; relative ones start at the dataset's
+    folder, which holds only its index. None: the shard lies in the folder, under its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +62,8 @@ class Split:
     difficult: dict[str, int]
     """Objects of each class that are marked difficult."""
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """What else is counted, kind by kind: what the task is about (see `tally.Tally`), and for
-    generic samples `members`, how many have one of each extension."""
+    """Other counts by kind: those of the task (see `counts.SplitCounts`), and for generic samples
+    `members`: how many samples have a member of each extension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class Manifest:
     def objects_beside(self) -> set[str]:
         """Names of the objects that are the dataset's own, in its folder beside the manifest.
 
-        Not an adopted shard, even where it lies there under its very name: it is somebody else's.
+        A shard with a URL is not among them, even if it lies there: it is somebody else's.
         """
         entries = [entry for split in self.splits.values() for entry in split.shards]
         shards = {entry.name for entry in entries if entry.url is None}
@@ -124,7 +124,7 @@ class ShardArrays:
     index_sha256: NDArray[np.uint8]
     """uint8 [shards, 32]."""
     urls: NDArray[np.bytes_] | None = None
-    """UTF-8 [shards]: where adopted shards lie, empty for others; None where none is adopted."""
+    """UTF-8 [shards]: URLs, empty for shards without; None if no shard has a URL."""
 
 
 def shard_arrays(manifest: Manifest, splits: tuple[str, ...]) -> ShardArrays:
@@ -215,7 +215,7 @@ def _digest(document: dict[str, Any]) -> str:
 
 
 def _split_to_json(split: Split) -> dict[str, Any]:
-    """What only adoption knows is not written where it is not known."""
+    """Leave out URLs and counts where there are none."""
     document = asdict(split)
     for entry in document["shards"]:
         if entry["url"] is None:
@@ -285,7 +285,7 @@ def _entry_from_json(entry: dict[str, Any]) -> ShardEntry:
 
 
 def is_shard_url(url: str) -> bool:
-    """Whether a manifest may name an adopted shard so: a path, or a URL that holds no secret.
+    """Whether a manifest may hold this shard URL: a path, or a URL without a secret.
 
     >>> is_shard_url("../shards/a.tar"), is_shard_url("s3://bucket/a.tar")
     (True, True)

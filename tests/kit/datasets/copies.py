@@ -1,4 +1,4 @@
-"""Datasets to copy, and ways to copy and to spoil them in this process."""
+"""Copies datasets in this process, and spoils files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ["train-000000.tar", "train-000001.tar", "train-000002.tar", "val-000000
 
 
 def copied(source: object, dest: object, **options: Any) -> CopyReport:
-    """Copy in this process, unless `workers` says otherwise."""
+    """Copy a dataset; in this process unless `workers` is given."""
     named = {"workers": 1} | options
     return copy_dataset(CopyOptions(source=str(source), dest=str(dest), **named))
 

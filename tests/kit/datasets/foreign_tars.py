@@ -1,4 +1,4 @@
-"""Tars as others write them, and a way to adopt them in this process."""
+"""Writes tars as other tools do, and indexes them in this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def adopted(shards: Iterable[object], dest: object, **options: Any) -> IndexReport:
-    """Adopt in this process, unless `workers` says otherwise."""
+    """Index tars; in this process unless `workers` is given."""
     names = tuple(str(shard) for shard in shards)
     return index_tars(IndexOptions(shards=names, dest=str(dest), **({"workers": 1} | options)))
 
@@ -81,7 +81,7 @@ def entries_of(dest: Path) -> list[ShardEntry]:
 
 
 def read_by_index(dest: Path, shards: list[Path]) -> list[tuple[str, dict[str, bytes]]]:
-    """Every sample, cut out of its tar by nothing but its index; CRCs compared."""
+    """Read every sample by the offsets of its index, and compare CRCs."""
     found = []
     for entry, shard in zip(entries_of(dest), shards, strict=True):
         content = shard.read_bytes()

@@ -1,4 +1,4 @@
-"""Samples to re-encode, and short ways to re-encode and open a picture."""
+"""Makes samples to re-encode, re-encodes pictures and opens them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wanted(longer_side: int | None = None, quality: int | None = None) -> Reenco
 
 
 def again(content: bytes, longer_side: int | None = None, quality: int | None = None) -> bytes:
-    """The picture alone."""
+    """Re-encode a picture and return its bytes."""
     with Image.open(io.BytesIO(content)) as picture:
         sample = sample_of(*picture.size)
     members, _ = reencoded(wanted(longer_side, quality), {"jpg": content}, sample, place=PLACE)

@@ -1,4 +1,4 @@
-"""An archive of the year 2099, and ways to download it from a scripted server."""
+"""Downloads an archive of the year 2099 from a scripted server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK: dict[str, Any] = {"timeout_s": 5.0, "attempts": 3, "backoff_s": 0.001}
 
 
 def fetch(server: ScriptedServer, folder: Path, archive: Archive = ARCHIVE, **kwargs: Any) -> Path:
-    """From a mirror that is the file's own URL, so that every request is for one path."""
+    """Download from a mirror that is the file's own URL, so that every request has one path."""
     url = f"{server.url}/{archive.file}"
     return download_archive(archive, folder, mirrors=[url], **(QUICK | kwargs))
 

@@ -24,7 +24,7 @@ def test_destination_that_holds_something_is_left_alone(
     tree: Path, tmp_path: Path, mini_dataset: Path
 ) -> None:
     hint = "use --on-existing overwrite to replace it, or another DEST"
-    adopt = "give another DEST, or make a dataset of them with `shard-tool index`"
+    to_index = "give another DEST, or make a dataset of them with `shard-tool index`"
     shutil.copytree(mini_dataset, tmp_path / "other")
     shutil.copytree(mini_dataset, tmp_path / "unfinished")
     (tmp_path / "unfinished/manifest.json").unlink()
@@ -34,7 +34,7 @@ def test_destination_that_holds_something_is_left_alone(
     write(tmp_path / "foreign/sub/a.txt", b"")
     messages = {
         "other": f"already holds a dataset; {hint}",
-        "unfinished": f"holds {shards} tars that nobody recorded here, and no dataset; {adopt}",
+        "unfinished": f"holds {shards} tars that nobody recorded here, and no dataset; {to_index}",
         "foreign": "is not empty ('sub' is there) and holds no dataset; "
         "give an empty or a new folder",
         "partial": "holds what a killed conversion was writing; "

@@ -51,7 +51,7 @@ def test_copy_comes_from_a_web_server(source: Path, tmp_path: Path, *, has_range
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_copy_into_the_memory_of_this_process_is_whole(source: Path, tmp_path: Path) -> None:
+def test_copy_into_a_memory_filesystem_is_complete(source: Path, tmp_path: Path) -> None:
     copied(source, "memory://copy", workers=2)
     copied("memory://copy", tmp_path / "back", workers=2)
     assert files_of(tmp_path / "back") == files_of(source)
@@ -69,7 +69,9 @@ def test_source_and_destination_have_options_of_their_own(
         copied(f"{bucket}/there", f"{bucket}/y", storage_options=on_s3, source_options=wrong)
 
 
-def test_list_of_bad_records_comes_along_and_nothing_else_does(mine: Path, tmp_path: Path) -> None:
+def test_only_the_list_of_bad_records_is_copied_beside_the_shards(
+    mine: Path, tmp_path: Path
+) -> None:
     reworded(mine, lambda document: document.update(num_bad_records=1))
     write(mine / "bad_records.jsonl", b'{"split": "train", "key": "a", "error": "b"}\n')
     write(mine / "notes.txt", b"mine")
@@ -79,7 +81,7 @@ def test_list_of_bad_records_comes_along_and_nothing_else_does(mine: Path, tmp_p
     assert files_of(tmp_path / "copy") == expected
 
 
-def test_manifest_of_another_release_is_copied_as_it_is(mine: Path, tmp_path: Path) -> None:
+def test_manifest_of_another_release_is_copied_unchanged(mine: Path, tmp_path: Path) -> None:
     def reword(document: dict[str, Any]) -> None:
         document["what a later release says"] = 1
 
@@ -91,7 +93,7 @@ def test_manifest_of_another_release_is_copied_as_it_is(mine: Path, tmp_path: Pa
     copied(mine, tmp_path / "copy", on_existing="resume")
 
 
-def test_our_manifests_are_the_bytes_they_are_read_from(
+def test_our_manifests_encode_to_the_bytes_they_were_read_from(
     mini_dataset: Path, mini_masks: Path, source: Path, tmp_path: Path
 ) -> None:
     index_tars(
@@ -102,7 +104,7 @@ def test_our_manifests_are_the_bytes_they_are_read_from(
         assert encode_manifest(parse_manifest(content, place="")) == content
 
 
-def test_copy_of_an_adopted_dataset_has_shards_of_its_own(source: Path, tmp_path: Path) -> None:
+def test_copy_of_an_indexed_dataset_has_shards_of_its_own(source: Path, tmp_path: Path) -> None:
     index_tars(
         IndexOptions(shards=(f"{source}/train-*.tar",), dest=str(tmp_path / "own"), workers=1)
     )

@@ -50,10 +50,10 @@ def test_altered_source_is_an_error_that_names_the_object(
     assert not [found for found in there if ".partial-" in found]
 
 
-def test_source_that_cannot_be_read_is_not_taken_for_a_destination_that_cannot_be_written(
+def test_unreadable_source_is_not_reported_as_an_unwritable_destination(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder stands in for a file on a disk that fails: it opens no better."""
+    """A folder stands for a file that cannot be opened because its disk fails."""
     monkeypatch.setattr(copy_task, "_check_size", lambda *_: None)
     (mine / NAMES[0]).unlink()
     (mine / NAMES[0]).mkdir()
@@ -62,7 +62,7 @@ def test_source_that_cannot_be_read_is_not_taken_for_a_destination_that_cannot_b
     assert str(caught.value) == f"{mine}/{NAMES[0]}: cannot be read: Is a directory"
 
 
-def test_no_dataset_is_no_source(tmp_path: Path, mine: Path) -> None:
+def test_source_without_a_finished_dataset_is_refused(tmp_path: Path, mine: Path) -> None:
     with pytest.raises(ObjectMissing, match="no dataset here"):
         copied(tmp_path / "nowhere", tmp_path / "copy")
     (mine / "manifest.json").unlink()

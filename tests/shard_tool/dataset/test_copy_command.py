@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SECRET = "tr0ub4dor"
 
 
-def test_option_nobody_can_act_on_is_refused() -> None:
+def test_unusable_options_are_refused() -> None:
     with pytest.raises(OptionError) as caught:
         CopyOptions(source="a", dest="b", on_existing="ask")  # type: ignore[arg-type]
     assert str(caught.value) == "--on-existing: 'ask' is not one of fail, resume, overwrite"
@@ -46,13 +46,13 @@ def test_option_nobody_can_act_on_is_refused() -> None:
 
 
 def masked(text: str) -> str:
-    """Without the time it took."""
+    """Cut off the time that it took."""
     head, _, tail = text.rstrip().rpartition(" in ")
     assert tail.endswith(" s")
     return head
 
 
-def test_command_copies_and_says_what(source: Path, tmp_path: Path, run_here: Run) -> None:
+def test_command_copies_and_reports_what(source: Path, tmp_path: Path, run_here: Run) -> None:
     size = sum(entry["num_bytes"] for entry in shards_of_manifest(source)) / 1024
     what = f"{tmp_path}/copy: 18 samples, 4 shards, {size:.1f} KiB"
     status, out, err = run_here("copy", source, tmp_path / "copy", "--dry-run")
@@ -74,7 +74,7 @@ def shards_of_manifest(folder: Path) -> list[dict[str, Any]]:
     return [entry for split in splits for entry in split["shards"]]
 
 
-def test_command_says_it_in_json(source: Path, tmp_path: Path, run_here: Run) -> None:
+def test_command_reports_in_json(source: Path, tmp_path: Path, run_here: Run) -> None:
     document = {
         "source": str(source),
         "dest": f"{tmp_path}/copy",
@@ -93,9 +93,7 @@ def test_command_says_it_in_json(source: Path, tmp_path: Path, run_here: Run) ->
     assert (status, said) == (0, document | {"num_kept_shards": 0})
 
 
-def test_command_fails_with_the_way_out(
-    source: Path, mine: Path, tmp_path: Path, run_here: Run
-) -> None:
+def test_command_fails_with_a_hint(source: Path, mine: Path, tmp_path: Path, run_here: Run) -> None:
     copied(source, tmp_path / "copy")
     status, out, err = run_here("copy", source, tmp_path / "copy")
     assert (status, out) == (1, "")
@@ -112,10 +110,10 @@ def test_command_fails_with_the_way_out(
     assert (status, out, err) == (2, "", "error: --source-option: 'key' is not KEY=VALUE\n")
 
 
-def test_ctrl_c_exits_130_and_says_how_to_go_on(
+def test_ctrl_c_exits_130_and_prints_the_resuming_command(
     tmp_path: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str], other: Path
 ) -> None:
-    """The source falls silent: the copy cannot end by itself, whatever its timing."""
+    """The source never answers, so the copy cannot end by itself."""
     upload(other, s3, f"{bucket}/voc")
     proxy.inject(Fault("stall", path="train-000001.tar", times=None))
     options = [f"--source-option={name}={value}" for name, value in on_s3.items()]
@@ -124,7 +122,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(
         assert eventually(lambda: proxy.hits > 0, deadline_s=60)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        assert eventually(lambda: group_is_gone(process)), "a worker lives on"
     assert (process.returncode, out) == (130, "")
     said, resuming = err.strip().splitlines()[-2:]
     assert said == "interrupted: nothing is committed; continue with"
@@ -142,7 +140,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(
     assert files_of(tmp_path / "copy") == files_of(other)
 
 
-def test_no_secret_is_said_or_kept(
+def test_no_secret_is_printed_or_stored(
     mine: Path, source: Path, tmp_path: Path, s3: S3, bucket: str, run_here: Run
 ) -> None:
     said: list[str] = []

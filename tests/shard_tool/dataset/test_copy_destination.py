@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_copy_leaves_a_dataset_that_is_there_alone(
+def test_copy_refuses_to_replace_a_dataset_by_default(
     source: Path, other: Path, tmp_path: Path
 ) -> None:
     copied(source, tmp_path / "copy")
@@ -31,7 +31,7 @@ def test_copy_leaves_a_dataset_that_is_there_alone(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_overwriting_leaves_nothing_of_the_old_dataset_and_all_of_the_rest(
+def test_overwriting_removes_the_old_dataset_and_keeps_other_files(
     source: Path, other: Path, tmp_path: Path, s3: S3, bucket: str
 ) -> None:
     copied(source, tmp_path / "copy")
@@ -44,7 +44,7 @@ def test_overwriting_leaves_nothing_of_the_old_dataset_and_all_of_the_rest(
     assert objects(s3, f"{bucket}/copy") == files_of(other)
 
 
-def test_shards_of_somebody_else_that_a_dataset_has_adopted_are_not_overwritten(
+def test_overwriting_never_replaces_tars_that_are_only_indexed(
     source: Path, tmp_path: Path
 ) -> None:
     for name in NAMES[:2]:
@@ -59,7 +59,7 @@ def test_shards_of_somebody_else_that_a_dataset_has_adopted_are_not_overwritten(
     assert files_of(tmp_path / "tars") == before
 
 
-def test_a_scheduler_nobody_reaches_clears_nothing(
+def test_unreachable_scheduler_leaves_the_old_dataset_alone(
     source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied(source, tmp_path / "copy")
@@ -69,7 +69,7 @@ def test_a_scheduler_nobody_reaches_clears_nothing(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_memory_of_this_process_is_nothing_for_workers_elsewhere(source: Path) -> None:
+def test_memory_filesystem_is_refused_with_workers_elsewhere(source: Path) -> None:
     engine = "tcp://127.0.0.1:9"
     with pytest.raises(OptionError) as caught:
         copied(source, "memory://copy", engine=engine)
@@ -77,7 +77,7 @@ def test_memory_of_this_process_is_nothing_for_workers_elsewhere(source: Path) -
     assert str(caught.value) == f"memory://copy: {problem}; choose another DEST"
 
 
-def test_disk_that_is_too_small_is_told_before_the_start(
+def test_disk_that_is_too_small_is_refused_before_the_start(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -86,13 +86,13 @@ def test_disk_that_is_too_small_is_told_before_the_start(
     needed = sum(len(content) for name, content in files_of(source).items() if ".tar" in name)
     assert str(caught.value) == (
         f"{tmp_path}/copy: 1000 bytes free, the dataset needs about {needed} more; "
-        "make room or choose another DEST"
+        "free some space or choose another DEST"
     )
     assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.parametrize("on_existing", ["fail", "resume", "overwrite"])
-def test_source_under_another_spelling_is_no_destination(
+def test_source_under_another_spelling_is_refused_as_destination(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_existing: str
 ) -> None:
     (tmp_path / "link").symlink_to(mine)
@@ -107,7 +107,7 @@ def test_source_under_another_spelling_is_no_destination(
 
 
 @pytest.mark.parametrize("on_existing", ["fail", "resume", "overwrite"])
-def test_bucket_under_another_spelling_is_no_destination(
+def test_source_bucket_under_another_spelling_is_refused_as_destination(
     source: Path, s3: S3, bucket: str, on_existing: str
 ) -> None:
     upload(source, s3, f"{bucket}/voc")
@@ -135,7 +135,7 @@ def test_folder_a_web_server_serves_is_not_overwritten_with_itself(mine: Path) -
     assert files_of(mine) == before
 
 
-def test_shards_that_the_source_only_names_or_links_to_are_not_overwritten(
+def test_shards_that_the_source_names_or_links_to_are_not_overwritten(
     mine: Path, tmp_path: Path
 ) -> None:
     before = files_of(mine)
@@ -151,7 +151,7 @@ def test_shards_that_the_source_only_names_or_links_to_are_not_overwritten(
     assert files_of(mine) == before
 
 
-def test_journal_of_a_dataset_is_no_place_for_another(mine: Path, tmp_path: Path) -> None:
+def test_destination_inside_a_journal_is_refused(mine: Path, tmp_path: Path) -> None:
     before = files_of(mine)
     with pytest.raises(OptionError, match=r"lies in \.conversion"):
         copied(mine, mine / ".conversion/copy")

@@ -1,4 +1,4 @@
-"""Copies bear faults of the network and of stores, or name the object that stays wrong."""
+"""A copy retries faults of networks and stores, or names the object that stays wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAULTS: dict[str, Kind] = dict(
 
 
 @pytest.mark.parametrize("suffix", ["", ".idx"])
-def test_faults_on_the_way_are_outlived(
+def test_copy_retries_damaged_and_cut_reads(
     source: Path,
     tmp_path: Path,
     s3: S3,
@@ -44,7 +44,7 @@ def test_faults_on_the_way_are_outlived(
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_faults_of_the_manifest_are_outlived_whichever_reading_they_hit(
+def test_copy_retries_a_short_manifest_at_every_reading(
     other: Path,
     tmp_path: Path,
     s3: S3,
@@ -53,7 +53,7 @@ def test_faults_of_the_manifest_are_outlived_whichever_reading_they_hit(
     on_s3: dict[str, str],
     number: int,
 ) -> None:
-    """Nobody else would miss the newline at its end."""
+    """The newline at its end is cut off, which leaves valid JSON."""
     upload(other, s3, f"{bucket}/voc")
     asked: list[Any] = []
 
@@ -67,7 +67,7 @@ def test_faults_of_the_manifest_are_outlived_whichever_reading_they_hit(
     assert files_of(tmp_path / "copy") == files_of(other)
 
 
-def test_a_bit_that_flips_in_an_unprotected_list_is_noticed(
+def test_a_flipped_bit_in_the_list_of_bad_records_is_noticed(
     mine: Path, tmp_path: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:
     reworded(mine, lambda document: document.update(num_bad_records=1))
@@ -80,7 +80,7 @@ def test_a_bit_that_flips_in_an_unprotected_list_is_noticed(
 
 
 @pytest.mark.parametrize("name", [NAMES[1], f"{NAMES[1]}.idx"])
-def test_bit_that_always_flips_is_an_error_that_names_the_object(
+def test_bit_that_flips_at_every_reading_is_an_error_that_names_the_object(
     source: Path,
     tmp_path: Path,
     s3: S3,
@@ -100,7 +100,7 @@ def test_bit_that_always_flips_is_an_error_that_names_the_object(
     assert name not in files_of(tmp_path / "copy")
 
 
-def test_shard_replaced_between_its_parts_is_fetched_from_its_beginning(
+def test_shard_replaced_between_two_requests_is_fetched_from_its_start(
     source: Path,
     tmp_path: Path,
     s3: S3,
@@ -109,7 +109,7 @@ def test_shard_replaced_between_its_parts_is_fetched_from_its_beginning(
     on_s3: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ranges, "PART_BYTES", 4096)  # a part or three
+    monkeypatch.setattr(ranges, "PART_BYTES", 4096)  # two or more requests a shard
     upload(source, s3, f"{bucket}/voc")
     spoilt = bytes(len((source / NAMES[0]).read_bytes()))
     seen: list[str] = []
@@ -131,7 +131,7 @@ def test_shard_replaced_between_its_parts_is_fetched_from_its_beginning(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_fault_of_the_destination_is_outlived(
+def test_copy_retries_faults_of_the_destination(
     source: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:
     for kind in ("lost-answer", "internal-error", "reset-before-headers"):

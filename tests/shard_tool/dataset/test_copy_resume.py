@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 
 def identities(folder: Path) -> dict[str, int]:
-    """Which files these are: a file that is written again is another one."""
+    """Inode of each shard and index: a file that is written again has another."""
     return {path.name: path.stat().st_ino for path in folder.glob("*.tar*")}
 
 
 def written(proxy: FaultProxy) -> set[str]:
-    """Names of shards and indexes that were put through the proxy."""
+    """Names of shards and indexes that were uploaded through the proxy."""
     names = {item.path.rpartition("/")[2] for item in proxy.requests if item.method == "PUT"}
     return {name for name in names if ".tar" in name and not name.endswith(".json")}
 
 
-def test_copy_of_a_repaired_source_goes_on_where_it_ended(
+def test_copy_of_a_repaired_source_keeps_finished_shards(
     mine: Path, source: Path, tmp_path: Path
 ) -> None:
     spoil(mine / NAMES[2])
@@ -71,13 +71,13 @@ copy_dataset(options, on_progress=get_stuck)
 
 @contextmanager
 def killed_copy(source: Path, dest: object, workers: int, **options: str) -> Iterator[None]:
-    """A copy that is killed when at least one shard is there, with its workers."""
+    """Kill a copy and its workers once at least one shard is finished."""
     arguments = [str(source), str(dest), str(workers), json.dumps(options)]
     with group_of_processes([sys.executable, "-c", STUCK_AFTER_A_SHARD, *arguments]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "1\n"
         os.kill(process.pid, signal.SIGKILL)
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        assert eventually(lambda: group_is_gone(process)), "a worker lives on"
         yield
 
 
@@ -103,7 +103,7 @@ def test_killed_copy_is_no_dataset_and_finished_shards_are_not_written_again(
 
 
 @pytest.mark.slow
-def test_killed_copy_into_a_bucket_is_resumed_without_putting_finished_shards_again(
+def test_killed_copy_into_a_bucket_resumes_without_putting_finished_shards_again(
     source: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:
     dest = f"{bucket}/copy"
@@ -120,7 +120,7 @@ def test_killed_copy_into_a_bucket_is_resumed_without_putting_finished_shards_ag
     assert objects(s3, dest) == files_of(source)
 
 
-def test_copy_into_a_bucket_that_failed_is_resumed_without_putting_finished_shards_again(
+def test_failed_copy_into_a_bucket_resumes_without_putting_finished_shards_again(
     mine: Path, source: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:
     spoil(mine / NAMES[2])
@@ -136,10 +136,10 @@ def test_copy_into_a_bucket_that_failed_is_resumed_without_putting_finished_shar
 
 
 @pytest.mark.parametrize("spoilt", [NAMES[0], f"{NAMES[1]}.idx"])
-def test_finished_shard_that_a_disk_has_lost_is_copied_again(
+def test_finished_shard_whose_bytes_were_lost_is_copied_again(
     mine: Path, source: Path, tmp_path: Path, spoilt: str
 ) -> None:
-    """Its length is right: what a disk without power makes of a file."""
+    """Its length is right and its bytes are zeros, as after a power failure."""
     spoil(mine / NAMES[2])
     with pytest.raises(ShardError):
         copied(mine, tmp_path / "copy")
@@ -150,7 +150,7 @@ def test_finished_shard_that_a_disk_has_lost_is_copied_again(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_resume_of_another_dataset_is_refused_and_says_both_sides(
+def test_resume_of_another_dataset_is_refused_and_shows_both_values(
     mine: Path, other: Path, tmp_path: Path
 ) -> None:
     spoil(mine / NAMES[2])
@@ -185,7 +185,7 @@ def test_resume_of_a_finished_copy_writes_nothing(source: Path, tmp_path: Path) 
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_resume_begins_where_there_is_nothing(source: Path, tmp_path: Path) -> None:
+def test_resume_starts_a_copy_where_there_is_none(source: Path, tmp_path: Path) -> None:
     copied(source, tmp_path / "copy", on_existing="resume")
     assert files_of(tmp_path / "copy") == files_of(source)
 

@@ -48,7 +48,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("format_", ["gnu", "oldgnu", "pax", "posix", "ustar"])
-def test_tar_by_gnu_tar_is_adopted_in_every_format(format_: str, tmp_path: Path) -> None:
+def test_tar_by_gnu_tar_is_indexed_in_every_format(format_: str, tmp_path: Path) -> None:
     files = FILES if format_ != "ustar" else {n: c for n, c in FILES.items() if DEEP not in n}
     shard = by_gnu_tar(tmp_path / "a.tar", files, f"--format={format_}")
     adopted([shard], tmp_path / "out")
@@ -58,7 +58,9 @@ def test_tar_by_gnu_tar_is_adopted_in_every_format(format_: str, tmp_path: Path)
     assert len(found) == len(files) - 3
 
 
-def test_index_is_the_one_a_walk_over_the_tar_makes(shards: list[Path], tmp_path: Path) -> None:
+def test_index_equals_the_one_made_by_a_walk_over_the_tar(
+    shards: list[Path], tmp_path: Path
+) -> None:
     adopted(shards, tmp_path / "out")
     for number, shard in enumerate(shards):
         content = shard.read_bytes()
@@ -93,7 +95,7 @@ def test_tars_without_samples_are_left_out_and_counted(
         adopted(both, tmp_path / "none")
 
 
-def test_key_that_comes_again_later_is_another_sample_and_said_once(
+def test_repeated_key_is_another_sample_and_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     members = [info("a.x", 1), info("b.x", 2), info("a.x", 3), info("b.x", 4)]
@@ -109,10 +111,10 @@ def test_key_that_comes_again_later_is_another_sample_and_said_once(
     )
 
 
-def test_what_follows_the_end_marker_is_said_to_be_unread(
+def test_bytes_after_the_end_marker_are_reported_as_unread(
     shards: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As after `cat a.tar b.tar`; webdataset reads none of it, either."""
+    """This is the result of `cat a.tar b.tar`; webdataset does not read those bytes either."""
     shards[0].write_bytes(shards[0].read_bytes() + shards[1].read_bytes())
     shards[1].write_bytes(shards[1].read_bytes() + bytes(5000))  # zeros are padding
     adopted(shards, tmp_path / "out")
@@ -133,7 +135,7 @@ def test_tars_without_any_sample_leave_nothing_behind(shards: list[Path], tmp_pa
     adopted(shards, tmp_path / "out")
 
 
-def test_names_that_climb_are_keys_and_nothing_else(tmp_path: Path) -> None:
+def test_names_with_parent_folders_are_keys_and_write_nothing_elsewhere(tmp_path: Path) -> None:
     shard = tmp_path / "in/a.tar"
     shard.parent.mkdir()
     shard.write_bytes(tar_of([info("../../x.jpg", 3), info("/etc/y.jpg", 4)]))
@@ -142,7 +144,7 @@ def test_names_that_climb_are_keys_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
-def test_manifest_of_a_conversion_says_nothing_of_adoption(
+def test_manifest_of_a_conversion_has_no_urls_and_no_member_counts(
     mini_archive: Path, tmp_path: Path
 ) -> None:
     converted(mini_archive, tmp_path / "voc")

@@ -37,7 +37,7 @@ def test_all_bad_tars_are_named_at_once_and_nothing_is_committed(
     with pytest.raises(ShardError) as caught:
         adopted([*shards, *(folder / f"{name}.tar" for name in bad)], tmp_path / "out")
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{tmp_path / 'out'}: 6 of 9 shards cannot be adopted:"
+    assert lines[0] == f"{tmp_path / 'out'}: 6 of 9 shards cannot be indexed:"
     assert [line.partition(": ")[0] for line in lines[1:]] == [
         str(folder / f"{name}.tar") for name in bad
     ]
@@ -55,7 +55,7 @@ def test_all_bad_tars_are_named_at_once_and_nothing_is_committed(
         adopted([folder / "folder.tar"], tmp_path / "out2")
 
 
-def test_a_missing_and_a_cut_object_of_a_bucket_are_named_together(
+def test_missing_and_cut_objects_of_a_bucket_are_named_together(
     shards: list[Path], tmp_path: Path, s3: S3, bucket: str
 ) -> None:
     upload(tmp_path / "shards", s3, bucket)
@@ -68,6 +68,6 @@ def test_a_missing_and_a_cut_object_of_a_bucket_are_named_together(
             storage_options=s3.storage_options,
         )
     text = str(caught.value)
-    assert "2 of 3 shards cannot be adopted" in text
+    assert "2 of 3 shards cannot be indexed" in text
     assert f"{bucket}/part-000.tar: cut short" in text
     assert f"{bucket}/part-002.tar: there is no such object" in text

@@ -34,12 +34,14 @@ def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], messag
     assert str(caught.value) == message
 
 
-def test_engine_nobody_can_open_is_refused_with_the_options() -> None:
+def test_unknown_engine_is_refused_with_the_options() -> None:
     with pytest.raises(OptionError, match="--engine: 'slurm' is no engine; give 'local'"):
         IndexOptions(shards=("a.tar",), dest="out", engine="slurm")
 
 
-def test_index_command_says_what_it_made(run_here: Any, shards: list[Path], tmp_path: Path) -> None:
+def test_index_command_reports_what_it_made(
+    run_here: Any, shards: list[Path], tmp_path: Path
+) -> None:
     status, out, err = run_here(
         "index", tmp_path / "shards/*.tar", tmp_path / "out", "--workers", 1
     )
@@ -65,7 +67,7 @@ def test_index_command_says_what_it_made(run_here: Any, shards: list[Path], tmp_
 
 
 def test_a_tar_cannot_write_to_the_terminal(run_here: Any, tmp_path: Path) -> None:
-    """Its extensions, keys and classes are shown as text: no escape, no line of its own."""
+    """Extensions, keys and classes are printed as text: no escape sequence, no line break."""
     hostile = "x\x1b[31m\nerror\x9b"
     shard = tmp_path / "a.tar"
     shard.write_bytes(tar_of([info(f"a.{hostile}", 3), info("a.[red]", 3)], tarfile.PAX_FORMAT))

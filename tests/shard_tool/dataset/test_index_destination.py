@@ -43,7 +43,7 @@ def test_tars_and_dataset_may_share_a_folder_and_overwriting_leaves_the_tars(
         adopted(shards, folder)
 
 
-def test_tars_of_the_very_names_an_index_has_are_never_taken_away(tmp_path: Path) -> None:
+def test_tars_named_like_the_dataset_shards_are_never_removed(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     shards = [by_webdataset(folder / f"train-{i:06d}.tar", records_of(f"{i}", 3)) for i in range(3)]
     before = files_of(folder)
@@ -57,7 +57,7 @@ def test_tars_of_the_very_names_an_index_has_are_never_taken_away(tmp_path: Path
     assert verify(Folder(str(folder)), workers=1).problems == ()
 
 
-def test_a_converted_dataset_can_be_adopted_where_it_lies(
+def test_a_converted_dataset_can_be_indexed_where_it_lies(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "voc"
@@ -74,10 +74,10 @@ def test_a_converted_dataset_can_be_adopted_where_it_lies(
     ]
 
 
-def test_tars_adopted_under_another_name_are_not_taken_away(
+def test_tars_indexed_under_another_name_are_not_removed(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
-    """They are the old dataset's own: links to them, a chain of links, a server's name of them."""
+    """A link, a chain of links and a web URL all lead to tars of the old dataset."""
     folder = tmp_path / "voc"
     shutil.copytree(mini_dataset, folder)
     (folder / "val-000000.tar").rename(tmp_path / "real.tar")
@@ -95,7 +95,7 @@ def test_tars_adopted_under_another_name_are_not_taken_away(
             shutil.copytree(mini_dataset, folder, dirs_exist_ok=True)  # as it was
 
 
-def test_a_converted_dataset_gives_way_to_tars_that_lie_elsewhere(
+def test_overwriting_replaces_a_converted_dataset_when_the_tars_lie_elsewhere(
     mini_dataset: Path, shards: list[Path], tmp_path: Path
 ) -> None:
     shutil.copytree(mini_dataset, tmp_path / "voc")
@@ -104,7 +104,7 @@ def test_a_converted_dataset_gives_way_to_tars_that_lie_elsewhere(
     assert files_of(tmp_path / "voc") == files_of(tmp_path / "undisturbed")
 
 
-def test_nothing_but_its_own_is_removed_whatever_a_killed_run_was_clearing(
+def test_tars_stay_although_a_killed_run_planned_to_clear_them(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "voc"
@@ -136,7 +136,7 @@ def test_bucket_under_another_spelling_keeps_its_tars(
         assert entry.url == "train-000000.tar"
 
 
-def test_upload_of_a_tar_that_somebody_else_has_begun_is_left_alone(
+def test_unfinished_upload_of_another_writer_tar_is_left_alone(
     mini_dataset: Path, s3: S3, bucket: str
 ) -> None:
     upload(mini_dataset, s3, f"{bucket}/voc")
@@ -148,7 +148,7 @@ def test_upload_of_a_tar_that_somebody_else_has_begun_is_left_alone(
     assert left == ["voc/train-000007.tar"]
 
 
-def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
+def test_old_dataset_stays_until_all_cheap_checks_have_passed(
     mini_dataset: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(mini_dataset, tmp_path / "voc")
@@ -157,7 +157,7 @@ def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
     with pytest.raises(ShardError) as caught:
         adopted([*shards, *missing], tmp_path / "voc", on_existing="overwrite")
     lines = [f"{path}: there is no such object" for path in missing]
-    text = f"{tmp_path / 'voc'}: 2 of 5 shards cannot be adopted:"
+    text = f"{tmp_path / 'voc'}: 2 of 5 shards cannot be indexed:"
     assert str(caught.value).splitlines()[:2] == [text, lines[0]]
     assert str(caught.value).splitlines()[2].startswith(lines[1])
     assert files_of(tmp_path / "voc") == before
@@ -167,7 +167,7 @@ def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
     assert files_of(tmp_path / "voc") == before
 
 
-def test_memory_of_this_process_is_nothing_for_workers_elsewhere(
+def test_memory_filesystem_is_refused_with_workers_elsewhere(
     shards: list[Path], tmp_path: Path
 ) -> None:
     engine = "tcp://127.0.0.1:9"
@@ -181,7 +181,7 @@ def test_memory_of_this_process_is_nothing_for_workers_elsewhere(
     assert str(caught.value) == f"memory://in: {problem.format('read')}; choose other SHARDS"
 
 
-def test_folder_of_something_else_is_refused(shards: list[Path], tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused(shards: list[Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/notes.txt").write_text("mine")
     for on_existing in ("fail", "overwrite", "resume"):

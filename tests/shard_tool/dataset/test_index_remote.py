@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.kit.servers.s3 import S3
 
 
-def test_tars_in_a_bucket_are_adopted_from_a_local_folder_and_in_the_bucket(
+def test_tars_in_a_bucket_are_indexed_into_a_local_folder_and_into_the_bucket(
     shards: list[Path], tmp_path: Path, s3: S3, bucket: str
 ) -> None:
     upload(tmp_path / "shards", s3, f"{bucket}/deep/shards")
@@ -53,7 +53,7 @@ def test_tars_in_a_bucket_are_adopted_from_a_local_folder_and_in_the_bucket(
     assert not [name for name, content in written.items() if s3.secret.encode() in content]
 
 
-def test_tars_on_a_web_server_are_adopted_by_braces(shards: list[Path], tmp_path: Path) -> None:
+def test_tars_on_a_web_server_are_indexed_by_braces(shards: list[Path], tmp_path: Path) -> None:
     with web_server(tmp_path / "shards") as url:
         adopted([f"{url}/part-{{000..002}}.tar"], tmp_path / "out")
         assert read_by_index(tmp_path / "out", shards) == read_by_webdataset(shards)

@@ -23,11 +23,7 @@ from tests.kit.datasets.foreign_tars import (
     records_of,
     shards_of_others,
 )
-from tests.kit.processes.shard_tool_process import (
-    eventually,
-    group_is_gone,
-    group_of_processes,
-)
+from tests.kit.processes.shard_tool_process import eventually, group_is_gone, group_of_processes
 from tests.kit.servers.s3 import put, upload
 
 if TYPE_CHECKING:
@@ -39,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def reads_noted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The tars that are read from here on, in order."""
+    """Record which tars are read from now on, in order."""
     read: list[str] = []
 
     def noted(shard: StoredObject, *arguments: Any, **options: Any) -> ScannedShard:
@@ -50,12 +46,12 @@ def reads_noted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
-def test_a_repaired_tar_is_all_that_is_read_again(
+def test_resume_reads_only_the_repaired_tar_again(
     shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = shards[1].read_bytes()
     shards[1].write_bytes(good[:700])
-    with pytest.raises(ShardError, match="1 of 3 shards cannot be adopted"):
+    with pytest.raises(ShardError, match="1 of 3 shards cannot be indexed"):
         adopted(shards, tmp_path / "out")
     shards[1].write_bytes(good)
     read = reads_noted(monkeypatch)
@@ -65,9 +61,7 @@ def test_a_repaired_tar_is_all_that_is_read_again(
     assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
 
 
-def test_a_tar_of_another_size_is_read_again_when_resumed(
-    shards: list[Path], tmp_path: Path
-) -> None:
+def test_resume_reads_a_tar_of_another_size_again(shards: list[Path], tmp_path: Path) -> None:
     good = shards[2].read_bytes()
     shards[2].write_bytes(good[:700])
     with pytest.raises(ShardError, match="1 of 3"):
@@ -78,10 +72,8 @@ def test_a_tar_of_another_size_is_read_again_when_resumed(
     assert read_by_index(tmp_path / "out", shards) == read_by_webdataset(shards)
 
 
-def test_what_changed_in_place_since_it_was_recorded_is_read_again(
-    shards: list[Path], tmp_path: Path
-) -> None:
-    """The sizes are the old ones: only what else is known of a tar tells, and an index's digest."""
+def test_resume_reads_files_changed_in_place_again(shards: list[Path], tmp_path: Path) -> None:
+    """Sizes stay the same: the time of a tar and the digest of an index reveal the change."""
     good, dest = shards[2].read_bytes(), tmp_path / "out"
     shards[2].write_bytes(good[:700])
     with pytest.raises(ShardError, match="1 of 3"):
@@ -100,7 +92,7 @@ def test_what_changed_in_place_since_it_was_recorded_is_read_again(
     assert verify(Folder(str(dest)), workers=1).problems == ()
 
 
-def test_another_file_with_the_old_size_and_time_is_read_again(
+def test_resume_reads_a_replaced_file_of_the_same_size_and_time_again(
     shards: list[Path], tmp_path: Path
 ) -> None:
     good, dest = shards[2].read_bytes(), tmp_path / "out"
@@ -118,7 +110,7 @@ def test_another_file_with_the_old_size_and_time_is_read_again(
     assert verify(Folder(str(dest)), workers=1).problems == ()
 
 
-def test_object_that_was_put_again_is_read_again_and_others_are_not(
+def test_resume_reads_only_replaced_objects_again(
     shards: list[Path], tmp_path: Path, s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, dest = shards[2].read_bytes(), tmp_path / "out"

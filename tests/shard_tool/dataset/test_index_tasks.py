@@ -51,7 +51,7 @@ def test_samples_that_do_not_fit_their_task_are_named(mini_dataset: Path, tmp_pa
     assert problems[2].startswith(f"{place} 'c': has no jpg member, which detection needs")
 
 
-def test_other_members_and_keys_that_come_again_elsewhere_are_left_alone(
+def test_other_members_and_keys_repeated_in_other_shards_are_accepted(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
     samples = {

@@ -240,7 +240,7 @@ def test_overwriting_an_unfinished_run_leaves_none_of_its_shards(
     assert files_of(unfinished) == files_of(tmp_path / "new")
 
 
-def test_overwriting_does_not_take_the_place_of_a_shard_the_dataset_only_adopted(
+def test_overwriting_does_not_replace_a_shard_that_is_only_indexed(
     tree: Path, tmp_path: Path
 ) -> None:
     converted(tree, tmp_path / "out", splits=("train",))

@@ -39,12 +39,12 @@ def test_patterns_expand_in_the_order_of_the_arguments(shards: list[Path], tmp_p
     ]
 
 
-def test_ranges_beside_one_another_are_not_multiplied(shards: list[Path], tmp_path: Path) -> None:
-    """Two thousand names each, of which one is there: not four million."""
+def test_alternative_ranges_are_not_multiplied(shards: list[Path], tmp_path: Path) -> None:
+    """Two ranges of 2000 names are 4000 names, of which two exist, not four million."""
     folder = tmp_path / "shards"
     for name in ("a0007.tar", "b0007.tar"):
         shutil.copy(shards[0], folder / name)
-    with pytest.raises(ShardError, match=r"3998 of 4000 shards cannot be adopted"):
+    with pytest.raises(ShardError, match=r"3998 of 4000 shards cannot be indexed"):
         adopted([f"{folder}/{{a{{0000..1999}},b{{0000..1999}}}}.tar"], tmp_path / "out")
 
 
@@ -62,7 +62,7 @@ def test_ranges_beside_one_another_are_not_multiplied(shards: list[Path], tmp_pa
         ),
         pytest.param(
             ["x-{0..99999999}.tar"],
-            r"shards '.*/x-\{0\.\.99999999\}\.tar': are 100000000, more than 1000000; adopt",
+            r"shards '.*/x-\{0\.\.99999999\}\.tar': are 100000000, more than 1000000; index",
             id="a hundred million",
         ),
         pytest.param(["x-{9000000..-9..10}{0..9}.tar"], "are 9000010, more than", id="downwards"),
@@ -71,7 +71,7 @@ def test_ranges_beside_one_another_are_not_multiplied(shards: list[Path], tmp_pa
         pytest.param([""], r"is a folder; give its shards: .*/\*\.tar", id="folder"),
     ],
 )
-def test_pattern_that_says_nothing_or_twice_the_same_is_an_error(
+def test_pattern_that_matches_nothing_or_repeats_a_shard_is_an_error(
     shards: list[Path], tmp_path: Path, patterns: list[str], message: str
 ) -> None:
     with pytest.raises(OptionError, match=message):

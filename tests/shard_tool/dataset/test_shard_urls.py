@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 SECRET = "tr0ub4dor"
 
 
-def test_a_link_to_a_tar_is_the_tar_under_its_own_name(shards: list[Path], tmp_path: Path) -> None:
+def test_a_symlink_to_a_tar_is_recorded_under_its_own_name(
+    shards: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "links").symlink_to(tmp_path / "shards")
     (tmp_path / "one.tar").symlink_to(shards[1])
     adopted([tmp_path / "links/part-000.tar", tmp_path / "one.tar"], tmp_path / "out")
@@ -44,7 +46,7 @@ def test_a_link_to_a_tar_is_the_tar_under_its_own_name(shards: list[Path], tmp_p
         (f"https://me:{SECRET}@host/voc/b.tar", f"https://me:{SECRET}@host/voc", "b.tar"),
     ],
 )
-def test_a_shard_is_named_as_seen_from_the_dataset_and_found_again(
+def test_shard_url_is_relative_to_the_dataset_and_found_again(
     shard: str, dest: str, link: str
 ) -> None:
     folder = Folder(dest)
@@ -74,7 +76,7 @@ def test_promise_8_url_with_a_secret_is_refused_and_not_shown(url: str, tmp_path
 
 @pytest.mark.parametrize("pattern", ["b{.tar", "{b,b}.tar", "*.tar"])
 def test_promise_8_pattern_with_a_password_is_not_shown(pattern: str, tmp_path: Path) -> None:
-    """Where it is the dataset's own, the shard is named without it, and so would be allowed."""
+    """A shard on the dataset's own server is named without the password, so it would be allowed."""
     with web_server(tmp_path) as web:
         url = web.replace("://", f"://me:{SECRET}@")
         with pytest.raises(OptionError) as caught:
@@ -94,7 +96,7 @@ def test_promise_8_pattern_with_a_password_is_not_shown(pattern: str, tmp_path: 
         ("s3://bucket/voc", "https://bucket/a.tar", False),
     ],
 )
-def test_promise_8_options_are_not_handed_to_strangers_a_manifest_names(
+def test_promise_8_storage_options_are_given_only_to_hosts_of_the_dataset(
     dest: str, shard: str, is_given: bool
 ) -> None:
     options = {"headers": {"Authorization": SECRET}}

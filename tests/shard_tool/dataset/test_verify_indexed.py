@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_verify_finds_what_became_of_adopted_tars(shards: list[Path], tmp_path: Path) -> None:
+def test_verify_finds_changed_and_missing_tars(shards: list[Path], tmp_path: Path) -> None:
     dest = tmp_path / "out"
     adopted(shards, dest)
     content = bytearray(shards[0].read_bytes())
@@ -34,7 +34,7 @@ def test_verify_finds_what_became_of_adopted_tars(shards: list[Path], tmp_path: 
     assert len(problems) == 5
 
 
-def test_verify_finds_an_index_that_is_another(shards: list[Path], tmp_path: Path) -> None:
+def test_verify_finds_swapped_and_missing_indexes(shards: list[Path], tmp_path: Path) -> None:
     dest = tmp_path / "out"
     adopted(shards, dest)
     shutil.copy(dest / "train-000001.tar.idx", dest / "train-000000.tar.idx")

@@ -345,17 +345,17 @@ def test_sample_ids_do_not_depend_on_the_splits_selected(
     assert arrays.sha256.dtype == np.uint8
 
 
-# Adopted shards -------------------------------------------------------------------------------
+# Shards with URLs -----------------------------------------------------------------------------
 
 
-def adopted(*urls: str | None) -> Manifest:
+def with_urls(*urls: str | None) -> Manifest:
     shards = [replace(entry(f"train-{i:06d}.tar", i + 1), url=url) for i, url in enumerate(urls)]
     its_split = replace(split(*shards), objects={}, difficult={}, counts={"members": {"jpg": 5}})
     return replace(MANIFEST, task="generic", classes={}, splits={"train": its_split})
 
 
-def test_adopted_shards_come_back_with_where_they_lie() -> None:
-    manifest = adopted("../shards/gr\u00fcn.tar", "s3://bucket/a.tar", "/data/b.tar", None)
+def test_urls_of_shards_are_read_back() -> None:
+    manifest = with_urls("../shards/gr\u00fcn.tar", "s3://bucket/a.tar", "/data/b.tar", None)
     content = encode_manifest(manifest)
     assert parse_manifest(content, place="manifest.json") == manifest
     shards = json.loads(content)["splits"]["train"]["shards"]
@@ -371,7 +371,7 @@ def test_adopted_shards_come_back_with_where_they_lie() -> None:
     assert arrays.names.tolist() == [f"train-{i:06d}.tar".encode() for i in range(4)]
 
 
-def test_manifest_without_adopted_shards_says_nothing_of_them() -> None:
+def test_manifest_of_shards_without_urls_has_no_url() -> None:
     document = json.loads(encode_manifest(MANIFEST))
     for its_split in document["splits"].values():
         assert "members" not in its_split
@@ -405,7 +405,7 @@ def test_place_that_cannot_be_or_holds_a_secret_is_refused_and_not_shown(url: An
 
 def test_only_what_is_the_datasets_own_is_named_as_such() -> None:
     """What is not may be somebody's only copy; overwriting goes by this."""
-    assert adopted("train-000000.tar", None).objects_beside == {
+    assert with_urls("train-000000.tar", None).objects_beside == {
         "train-000000.tar.idx",
         "train-000001.tar",
         "train-000001.tar.idx",

@@ -67,7 +67,7 @@ def test_the_encoder_names_the_libraries_that_write_jpeg_and_png() -> None:
     assert "None" not in jpeg + deflate
 
 
-def test_a_worker_with_another_encoder_refuses_to_mix() -> None:
+def test_a_worker_with_another_encoder_is_refused() -> None:
     """Promise 1 on a cluster: two machines with two versions of a library write other bytes."""
     planned = replace(wanted(20), encoder="Pillow 9.9.9, libjpeg-turbo 1.0, zlib 1.0")
     content = encoded(scene(30, 40))
@@ -142,7 +142,7 @@ def test_another_process_writes_the_same_bytes() -> None:
     assert run.stdout.decode().split() == expected
 
 
-def test_limit_of_pixels_is_that_of_streaming() -> None:
+def test_pixel_limit_equals_the_limit_of_streaming() -> None:
     assert sample.MAX_PIXELS == decode.MAX_PIXELS
 
 
@@ -173,9 +173,7 @@ def test_a_picture_cut_anywhere_is_named(share: float) -> None:
         ("object.png", encoded(scene(90, 120, 1), "PNG")[:-80], "cannot be re-encoded: "),
     ],
 )
-def test_file_that_is_no_such_picture_is_named(
-    extension: str, content: bytes, message: str
-) -> None:
+def test_wrong_or_damaged_picture_is_named(extension: str, content: bytes, message: str) -> None:
     members = {"jpg": encoded(scene(90, 120)), extension: content}
     place = PLACE if extension == "jpg" else f"{PLACE}: its {extension}"
     assert problem_of(members, sample_of(120, 90)).startswith(f"{place}: {message}")

@@ -25,7 +25,7 @@ def box_in_a_picture(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[float, ...
     for side in size:
         bounds = st.floats(0, side, allow_subnormal=False)
         low, high = sorted(draw(st.lists(bounds, min_size=2, max_size=2, unique=True)))
-        if draw(st.booleans()):  # as thin as it can be: scaled down, its sides may become one
+        if draw(st.booleans()):  # as thin as possible: scaling may make both sides equal
             high = math.nextafter(low, math.inf)
         spans.append((low, high))
     (x0, x1), (y0, y1) = spans
@@ -36,7 +36,7 @@ def box_in_a_picture(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[float, ...
 @example(((500, 375), (0.0, 0.0, 500.0, 375.0)), 333)
 @example(((38, 38), (0.0, 0.0, 38.0, 38.0)), 21)  # 38 * (21 / 38) is more than 21
 @example(((501, 499), (500.99999999999994, 498.99999999999994, 501.0, 499.0)), 500)
-def test_a_box_is_scaled_as_the_plain_formula_says_and_stays_inside_and_not_empty(
+def test_a_scaled_box_follows_the_plain_formula_stays_inside_and_is_not_empty(
     case: tuple[tuple[int, int], tuple[float, float, float, float]], side: int
 ) -> None:
     (width, height), box = case

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     ],
 )
 @pytest.mark.parametrize("longer_side", [None, 120], ids=["own size", "half"])
-def test_the_colours_stay_what_they_were(
+def test_the_colours_stay_the_same(
     mode: str, options: dict[str, Any], longer_side: int | None
 ) -> None:
     smooth = Image.fromarray(np.mgrid[:180, :240][1].astype(np.uint8)).convert("RGB").convert(mode)
@@ -91,7 +91,7 @@ def test_the_profile_and_the_exif_block_stay_and_the_rotation_is_not_applied() -
 def test_a_mask_is_scaled_by_the_pixel_at_each_centre(
     short: int, longer: int, mode: str, data: st.DataObject
 ) -> None:
-    """The reference looks each pixel up, one after the other."""
+    """The reference looks up one pixel after the other."""
     width, height = data.draw(st.sampled_from([(longer, short), (short, longer)]))
     values = np.random.default_rng(short * longer).integers(0, 22, (height, width), np.uint8)
     values[values == 21] = 255
@@ -125,7 +125,7 @@ def test_a_mask_takes_the_exact_pixel_where_sums_of_fractions_miss_it() -> None:
 
 
 def test_void_keeps_its_value_with_a_short_palette() -> None:
-    """Pillow would give two colours one bit, and 255 would come back as 1."""
+    """Pillow would write two colours with one bit a pixel, and 255 would become 1."""
     values = np.zeros((30, 40), np.uint8)
     values[10:] = 255
     picture = Image.fromarray(values)
@@ -170,7 +170,7 @@ def test_real_pictures_and_masks_stream_after_scaling(voc_sample: Path) -> None:
 
 
 def _with_palette(png: bytes, palette: bytes) -> bytes:
-    """A grey PNG of 8 bits whose header says that its values are colours of a palette."""
+    """Turn a grey PNG of 8 bits into one with this palette."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = zlib.crc32(kind + data)

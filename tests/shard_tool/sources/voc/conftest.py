@@ -1,4 +1,4 @@
-"""No test of this folder asks an official host."""
+"""Keeps tests of this folder from asking official hosts."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_an_archive_arrives_under_its_official_name(
     assert server.ranges == [None]
 
 
-def test_progress_grows_to_the_whole_and_says_the_whole(tmp_path: Path) -> None:
+def test_progress_grows_to_the_total_and_reports_the_total(tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     with serve(CONTENT, Reply(cut_after=1000), Reply()) as server:
         fetch(server, tmp_path, UNSIZED, on_progress=lambda *got: seen.append(got))
@@ -46,7 +46,7 @@ def test_progress_grows_to_the_whole_and_says_the_whole(tmp_path: Path) -> None:
     assert seen[-1] == (SIZE, SIZE)
 
 
-def test_a_right_file_is_not_fetched_again(tmp_path: Path) -> None:
+def test_a_correct_file_is_not_downloaded_again(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(CONTENT)
     with serve(CONTENT) as server:
         assert fetch(server, tmp_path) == tmp_path / FILE

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         pytest.param(UNSIZED, 1, id="known from the answer"),
     ],
 )
-def test_a_disk_too_small_is_noticed_before_the_first_byte(
+def test_a_disk_too_small_is_refused_before_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: Archive, num_requests: int
 ) -> None:
     (tmp_path / f"{FILE}.part").write_bytes(CONTENT[:200])
@@ -56,7 +56,7 @@ def test_a_disk_with_just_enough_space_is_accepted(
         assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_block_the_disk_takes_in_pieces_is_written_whole(
+def test_a_block_is_written_completely_when_each_write_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real_write = os.write
@@ -65,7 +65,7 @@ def test_a_block_the_disk_takes_in_pieces_is_written_whole(
         assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_full_disk_is_not_taken_for_a_bad_connection(
+def test_a_full_disk_is_reported_as_a_disk_error_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_space(descriptor: int, content: bytes) -> int:
@@ -79,7 +79,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_connection(
     assert len(server.requests) == 1
 
 
-def test_a_folder_in_the_archives_place_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_with_the_archive_name_is_an_error(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
     with serve(CONTENT) as server:
         message = failure(server, tmp_path)

@@ -51,7 +51,7 @@ def test_mirrors_come_before_the_official_hosts_and_are_tried_in_turn(
         monkeypatch.setattr(download, "OFFICIAL_HOSTS", (f"{official.url}/pascal/VOC/",))
         mirrors = [first.url, f"{second.url}/{FILE}"]
         download_archive(ARCHIVE, tmp_path, mirrors=mirrors, **QUICK)
-    assert first.paths == [OF_2099] * 3  # down: its flat URL is not worth another three
+    assert first.paths == [OF_2099] * 3  # the server is down: its flat URL is not tried
     assert second.paths == [f"/{FILE}"]
     assert official.paths == [f"/pascal/VOC{OF_2099}"]
 
@@ -73,7 +73,7 @@ def test_the_url_of_another_archive_is_skipped(tmp_path: Path) -> None:
     assert server.paths == [f"/{FILE}"]
 
 
-def test_the_next_mirror_continues_what_the_last_one_began(tmp_path: Path) -> None:
+def test_the_next_mirror_continues_the_partial_file_of_the_last_one(tmp_path: Path) -> None:
     with serve(CONTENT, Reply(cut_after=70_000), not_found()) as first, serve(CONTENT) as second:
         mirrors = [f"{server.url}/{FILE}" for server in (first, second)]
         path = download_archive(ARCHIVE, tmp_path, mirrors=mirrors, **QUICK)
@@ -81,7 +81,7 @@ def test_the_next_mirror_continues_what_the_last_one_began(tmp_path: Path) -> No
     assert second.ranges == ["bytes=70000-"]
 
 
-def test_bytes_of_two_different_files_are_fetched_again_from_one(tmp_path: Path) -> None:
+def test_mixed_bytes_of_two_mirrors_are_downloaded_again_from_one(tmp_path: Path) -> None:
     with serve(OTHER, Reply(cut_after=70_000), not_found()) as bad, serve(CONTENT) as good:
         mirrors = [f"{server.url}/{FILE}" for server in (bad, good)]
         path = download_archive(ARCHIVE, tmp_path, mirrors=mirrors, **QUICK)

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from shard_tool.sources.voc.official import Archive
 
 
-def test_a_part_is_hashed_before_it_is_continued_and_counts_as_got(tmp_path: Path) -> None:
+def test_partial_file_is_hashed_before_it_is_continued_and_counts_as_progress(
+    tmp_path: Path,
+) -> None:
     (tmp_path / f"{FILE}.part").write_bytes(CONTENT[:200_000])
     seen: list[tuple[str, int, int | None]] = []
     with serve(CONTENT) as server:
@@ -41,7 +43,7 @@ def test_a_part_is_hashed_before_it_is_continued_and_counts_as_got(tmp_path: Pat
             on_check=lambda *got: seen.append(("checked", *got)),
             on_progress=lambda *got: seen.append(("got", *got)),
         )
-    # Before the first new byte: a rate must not take old bytes for fresh ones.
+    # Reported before the first new byte: a rate must not count old bytes as new ones.
     assert seen[:2] == [("checked", 200_000, 200_000), ("got", 200_000, SIZE)]
     assert seen[-1] == ("got", SIZE, SIZE)
 
@@ -68,7 +70,7 @@ def test_a_connection_reset_is_continued(tmp_path: Path) -> None:
     assert len(server.requests) == 2  # how many of the 70000 bytes a reset lets through is luck
 
 
-def test_a_server_without_ranges_makes_it_begin_again(tmp_path: Path) -> None:
+def test_a_server_without_ranges_starts_the_download_again(tmp_path: Path) -> None:
     seen: list[int] = []
     replies = Reply(has_ranges=False, cut_after=70_000), Reply(has_ranges=False)
     with serve(CONTENT, *replies) as server:
@@ -85,7 +87,7 @@ def test_a_server_without_ranges_makes_it_begin_again(tmp_path: Path) -> None:
         pytest.param("bytes 70000", id="malformed"),
     ],
 )
-def test_a_wrong_content_range_makes_it_begin_again(tmp_path: Path, lie: str) -> None:
+def test_a_wrong_content_range_starts_the_download_again(tmp_path: Path, lie: str) -> None:
     with serve(CONTENT, Reply(cut_after=70_000), Reply(content_range=lie), Reply()) as server:
         path = fetch(server, tmp_path)
     assert path.read_bytes() == CONTENT
@@ -117,7 +119,7 @@ def test_a_download_whose_process_was_killed_is_continued(tmp_path: Path) -> Non
     assert server.ranges == [None, "bytes=200000-"]
 
 
-def test_a_part_that_is_whole_needs_no_request(tmp_path: Path) -> None:
+def test_complete_partial_file_needs_no_request(tmp_path: Path) -> None:
     (tmp_path / f"{FILE}.part").write_bytes(CONTENT)
     with serve(CONTENT) as server:
         assert fetch(server, tmp_path, UNSIZED).read_bytes() == CONTENT
@@ -133,7 +135,7 @@ def test_a_part_that_is_whole_needs_no_request(tmp_path: Path) -> None:
         pytest.param(UNSIZED, OTHER * 2, [f"bytes={2 * SIZE}-", None], id="longer"),
     ],
 )
-def test_a_part_of_another_file_is_not_mixed_into_the_archive(
+def test_partial_file_of_another_archive_is_not_mixed_in(
     tmp_path: Path, archive: Archive, stale: bytes, ranges: list[str | None]
 ) -> None:
     (tmp_path / f"{FILE}.part").write_bytes(stale)
@@ -143,7 +145,7 @@ def test_a_part_of_another_file_is_not_mixed_into_the_archive(
     assert names(tmp_path) == [FILE]
 
 
-def test_a_part_that_another_process_renames_meanwhile_is_left_alone(
+def test_partial_file_renamed_by_another_process_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part, published = tmp_path / f"{FILE}.part", tmp_path / "published"
@@ -161,7 +163,7 @@ def test_a_part_that_another_process_renames_meanwhile_is_left_alone(
     assert published.read_bytes() == OTHER
 
 
-def test_an_archive_that_another_process_finishes_meanwhile_is_not_fetched_again(
+def test_archive_finished_by_another_process_is_not_downloaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other process publishes it between our check for it and our lock."""
@@ -178,7 +180,7 @@ def test_an_archive_that_another_process_finishes_meanwhile_is_not_fetched_again
     assert names(tmp_path) == [FILE]
 
 
-def test_two_processes_do_not_write_one_part(tmp_path: Path) -> None:
+def test_two_processes_do_not_write_one_partial_file(tmp_path: Path) -> None:
     part = tmp_path / f"{FILE}.part"
     with part.open("wb") as held, serve(CONTENT) as server:
         fcntl.flock(held, fcntl.LOCK_EX)

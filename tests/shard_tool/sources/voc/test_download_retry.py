@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_bytes_that_brought_progress_do_not_use_up_the_attempts(
+def test_progress_resets_the_count_of_attempts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "_PROGRESS_BYTES", 50_000)
@@ -59,7 +59,7 @@ def test_pauses_double_between_attempts(tmp_path: Path, monkeypatch: pytest.Monk
     assert pauses == [8.0, 16.0, 32.0, 60.0]
 
 
-def test_a_server_that_stays_busy_is_given_up_with_a_full_message(tmp_path: Path) -> None:
+def test_a_server_that_stays_busy_fails_with_a_full_message(tmp_path: Path) -> None:
     with serve(CONTENT, Reply(cut_after=5), unavailable()) as server:
         message = failure(server, tmp_path, attempts=3)
         url = f"{server.url}/{FILE}"
@@ -70,7 +70,7 @@ def test_a_server_that_stays_busy_is_given_up_with_a_full_message(tmp_path: Path
     assert names(tmp_path) == [f"{FILE}.part"]
 
 
-def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+def test_a_silent_server_fails_after_the_timeout(tmp_path: Path) -> None:
     with serve(CONTENT, Reply(stall_after=0)) as server:
         message = failure(server, tmp_path, attempts=2, timeout_s=0.1)
         url = f"{server.url}/{FILE}"
@@ -78,7 +78,7 @@ def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_an_answer_that_ends_early_each_time_says_where(tmp_path: Path) -> None:
+def test_an_answer_that_always_ends_early_is_reported_with_its_length(tmp_path: Path) -> None:
     with serve(CONTENT, Reply(cut_after=7, has_ranges=False)) as server:
         message = failure(server, tmp_path, attempts=2)
     assert f"{FILE}: the answer ended after 7 of {SIZE} bytes; " in message
@@ -91,7 +91,7 @@ def test_a_closed_port_counts_as_an_attempt(tmp_path: Path) -> None:
     assert f"after 2 attempts: {server.url}/{FILE}: Connection refused; " in message
 
 
-def test_an_impossible_host_is_not_asked_twice(tmp_path: Path) -> None:
+def test_an_invalid_host_is_not_asked_twice(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         download_archive(ARCHIVE, tmp_path, mirrors=[f"http://ho st/{FILE}"], **QUICK)
     assert f"after 1 attempt: http://ho st/{FILE}: InvalidURL; " in str(caught.value)

@@ -69,7 +69,7 @@ def test_message_of_a_wrong_digest_has_both_digests_the_explanation_and_the_file
     assert names(tmp_path) == [kept.name]
 
 
-def test_a_known_bad_file_is_not_fetched_twice_although_it_came_in_two_pieces(
+def test_a_known_bad_file_that_came_in_two_answers_is_not_downloaded_twice(
     tmp_path: Path,
 ) -> None:
     bad = KnownBad(md5=OTHER_MD5, explanation="of the bad summer")
@@ -93,7 +93,7 @@ def test_an_answer_is_not_read_beyond_the_archive(tmp_path: Path) -> None:
         assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_an_understated_content_length_does_not_pass_for_the_archive(tmp_path: Path) -> None:
+def test_an_understated_content_length_is_reported_as_a_wrong_digest(tmp_path: Path) -> None:
     with serve(CONTENT, Reply(content_length=1000)) as server:
         message = failure(server, tmp_path, UNSIZED)
     assert f"md5 {hashlib.md5(CONTENT[:1000]).hexdigest()}, expected {MD5};" in message

@@ -56,7 +56,7 @@ def test_a_year_is_downloaded_and_each_step_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_a_year_of_two")
-def test_one_set_of_a_year_can_be_asked_for(tmp_path: Path) -> None:
+def test_one_set_of_a_year_can_be_downloaded(tmp_path: Path) -> None:
     with serve(CONTENT) as server:
         paths = download_archives("2099", tmp_path, set_="test", mirrors=[server.url])
     assert names(tmp_path) == [path.name for path in paths] == [FILE]
@@ -90,7 +90,7 @@ def test_existing_archive_is_found_by_name_and_length(
 
 
 @pytest.mark.usefixtures("_a_year_of_two")
-def test_a_disk_too_small_for_both_archives_is_noticed_before_the_first(
+def test_a_disk_too_small_for_both_archives_is_refused_before_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"{FILE}.part").write_bytes(CONTENT[:200])
@@ -108,7 +108,7 @@ def test_a_disk_too_small_for_both_archives_is_noticed_before_the_first(
         download_archives("2099", tmp_path, mirrors=[server.url])
 
 
-def test_archives_are_kept_beside_the_cache_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archives_folder_lies_beside_the_cache_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/big/cache")
     assert str(archives_folder()) == "/big/cache/voc-shards/archives"
     assert archives_folder().parent == default_folder()
