@@ -63,11 +63,11 @@ static void drop_taps(Taps *taps) {
 static int make_taps(Taps *taps, int64_t length, int64_t scaled) {
     double scale = (double)length / (double)scaled;
     double support = scale >= 1 ? scale : 1.0, slope = scale >= 1 ? 1.0 / scale : 1.0, top = 0;
-    int most = 2 * (int)ceil(support) + 1, step = most + 1;
-    double *exact = malloc(sizeof(double) * (size_t)step * (size_t)scaled);
-    taps->most = step;
+    int most = 2 * (int)ceil(support) + 1, stride = most + 1;
+    double *exact = malloc(sizeof(double) * (size_t)stride * (size_t)scaled);
+    taps->most = stride;
     taps->first = malloc(2 * sizeof(int32_t) * (size_t)scaled);
-    taps->weights = calloc((size_t)step * (size_t)scaled, sizeof(int16_t));
+    taps->weights = calloc((size_t)stride * (size_t)scaled, sizeof(int16_t));
     if (!exact || !taps->first || !taps->weights) {
         free(exact);
         drop_taps(taps);
@@ -75,7 +75,7 @@ static int make_taps(Taps *taps, int64_t length, int64_t scaled) {
     }
     taps->pairs = taps->first + scaled;
     for (int64_t i = 0; i < scaled; i++) {
-        double centre = scale * ((double)i + 0.5), total = 0, *w = exact + i * step;
+        double centre = scale * ((double)i + 0.5), total = 0, *w = exact + i * stride;
         int64_t low = (int64_t)(centre - support + 0.5), high = (int64_t)(centre + support + 0.5);
         if (low < 0) low = 0;
         if (high > length) high = length;
@@ -98,8 +98,8 @@ static int make_taps(Taps *taps, int64_t length, int64_t scaled) {
         if ((int)(0.5 + top * (double)(1 << (taps->shift + 1))) >= 1 << 15) break;
     for (int64_t i = 0; i < scaled; i++) {
         for (int j = 0; j < taps->pairs[i]; j++)
-            taps->weights[i * step + j] =
-                (int16_t)(0.5 + exact[i * step + j] * (double)(1 << taps->shift));
+            taps->weights[i * stride + j] =
+                (int16_t)(0.5 + exact[i * stride + j] * (double)(1 << taps->shift));
         taps->pairs[i] = (taps->pairs[i] + 1) / 2;
     }
     free(exact);
@@ -232,13 +232,13 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
     size_t seen_step = ((size_t)seen_width * CHANNELS + LANES - 1) / LANES * LANES;
     size_t strip = LANES * line_step, narrow = LANES * seen_step;
     size_t scaled_lines = ((size_t)lines + LANES - 1) / LANES * LANES + 1;
-    uint8_t *buffers = malloc(strip + (strip + CHANNELS * LANES) + narrow + scaled_lines * seen_step);
-    if (!buffers) {
+    uint8_t *work = malloc(strip + (strip + CHANNELS * LANES) + narrow + scaled_lines * seen_step);
+    if (!work) {
         drop_taps(&across);
         drop_taps(&down);
         return -1;
     }
-    uint8_t *straight = buffers, *turned = straight + strip;
+    uint8_t *straight = work, *turned = straight + strip;
     uint8_t *seen = turned + strip + CHANNELS * LANES, *scaled = seen + narrow;
 
     /* Lines are read in place if the 31 bytes after a line belong to the next one. */
@@ -282,7 +282,7 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
             memcpy(to + whole, end, rest);
         }
     }
-    free(buffers);
+    free(work);
     drop_taps(&across);
     drop_taps(&down);
     return 0;

@@ -363,8 +363,8 @@ def test_lightning_trains_on_generic_samples_and_resumes(root: Path, tmp_path: P
         sample["__key__"] for sample in data(root, shuffle=False)
     ]
     expected, whole.predicted = whole.predicted, []
-    loader = ShardLoader(data(root, shuffle=False, transform=drawn), 4, collate_fn=stacked)
-    trainer(tmp_path).predict(whole, loader)  # made where Lightning does not record arguments
+    own = ShardLoader(data(root, shuffle=False, transform=drawn), 4, collate_fn=stacked)
+    trainer(tmp_path).predict(whole, own)  # made where Lightning does not record arguments
     assert whole.predicted == expected
     # Not under a Trainer: Lightning would go on recording what loaders are given, for ever.
     for option in ({"transforms": "ssdlite"}, {"image_size": 64}, {"decode": "fast"}):
