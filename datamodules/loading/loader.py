@@ -105,9 +105,8 @@ class ShardLoader(DataLoader[Any]):
         self._num_passes = 0
         self._sampler_epoch_set = False
         self._saved_global_batch_size: int | None = None
-        self._segments: list[
-            SharedSegments
-        ] = []  # changed in place: Lightning may keep whatever is assigned
+        # Changed in place: Lightning may keep whatever is assigned.
+        self._segments: list[SharedSegments] = []
         self.bad_samples: dict[int, str] = {}
         """Sample id to reason, of the bad samples substituted so far."""
         self.last_cost = Cost()

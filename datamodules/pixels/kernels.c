@@ -1,7 +1,7 @@
-/* What is done to every pixel: pictures are scaled, and their colours are changed.
+/* Scales pictures and changes their colours.
  *
- * No Python.h: kernels.py calls this through ctypes, which lets other threads run meanwhile. Only for
- * x86-64 with AVX2; kernels.py asks, and elsewhere others do the same, with the same pixels.
+ * No Python.h: kernels.py calls this through ctypes, which lets other threads run meanwhile. Needs
+ * x86-64 with AVX2: kernels.py checks that; elsewhere torch and OpenCV make the same pixels.
  */
 
 #include <math.h>
@@ -15,13 +15,13 @@
 #define PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* Changes with the arguments or their meaning: a file compiled before an update must not be called as
- * if it were the new one. */
+/* Change this with the arguments or their meaning, so that a file compiled before an update is not
+ * called. */
 PUBLIC int voc_version(void) { return 2; }
 
-/* One axis: decoded pixels [start, stop), which may lie beyond [0, stored), become `scaled` ones, of
- * which [seen_start, seen_stop) are wanted. Pixels beyond are filled, or like the outermost one.
- * resample.py has the same fields in the same order. */
+/* One axis: decoded pixels [start, stop), which may reach beyond [0, stored), are scaled to `scaled`
+ * pixels, of which [seen_start, seen_stop) are wanted. Pixels beyond the picture are filled, or repeat
+ * the outermost one. resample.py has the same fields in the same order. */
 typedef struct {
     int64_t stored, start, stop, scaled, seen_start, seen_stop, fills_low, fills_high;
 } Axis;
@@ -38,15 +38,15 @@ PUBLIC int voc_can_run(void) { return __builtin_cpu_supports("avx2") != 0; }
 
 /* Scaling ----------------------------------------------------------------------------------------
  *
- * Of a rectangle of RGB pixels with antialiasing, as torch does, bit for bit.
+ * Scales a rectangle of RGB pixels with antialiasing, bit for bit as torch does.
  *
  * torch.nn.functional.interpolate(mode="bilinear", antialias=True) of uint8 is two passes of 16-bit
- * weights, along rows and then along columns, each rounded to 8 bits. So is this. What it adds: the
- * rectangle is read where it lies (no crop is copied), may reach beyond the picture, only what is
- * seen of the result is computed, and that is written where it belongs, mirrored where wanted. */
+ * weights, along rows and then along columns, each rounded to 8 bits. So is this. In addition, it
+ * reads the rectangle in place (copies no crop), lets it reach beyond the picture, computes only what
+ * is seen of the result, and writes that in place, mirrored if wanted. */
 
-/* Which pixels a scaled one is the mean of, with which weights: pairs of 16 bits, the last one 0
- * where they are odd. */
+/* The pixels and weights of each scaled pixel's mean. Weights are pairs of 16 bits; if their number
+ * is odd, the last one is 0. */
 typedef struct {
     int most, shift;
     int32_t *first, *pairs;
@@ -58,8 +58,8 @@ static void drop_taps(Taps *taps) {
     free(taps->weights);
 }
 
-/* Triangles as wide as a scaled pixel, or as a stored one where it grows; the rounding of sums and
- * weights is torch's (aten/src/ATen/native/cpu/UpSampleKernel.cpp). */
+/* Triangles as wide as a scaled pixel, or as a stored one if the picture grows. Sums and weights are
+ * rounded as in torch (aten/src/ATen/native/cpu/UpSampleKernel.cpp). */
 static int make_taps(Taps *taps, int64_t length, int64_t scaled) {
     double scale = (double)length / (double)scaled;
     double support = scale >= 1 ? scale : 1.0, slope = scale >= 1 ? 1.0 / scale : 1.0, top = 0;
@@ -93,7 +93,7 @@ static int make_taps(Taps *taps, int64_t length, int64_t scaled) {
         taps->first[i] = (int32_t)low;
         taps->pairs[i] = count; /* made pairs below */
     }
-    /* As many bits as the largest weight leaves of 16. */
+    /* As many bits as fit in 16 with the largest weight. */
     for (taps->shift = 0; taps->shift < 22; taps->shift++)
         if ((int)(0.5 + top * (double)(1 << (taps->shift + 1))) >= 1 << 15) break;
     for (int64_t i = 0; i < scaled; i++) {
@@ -133,7 +133,7 @@ AVX2 INLINE void mix_pairs(const uint8_t *from, size_t step, size_t vectors, con
     }
 }
 
-/* The same with loops of known length for the usual ones. */
+/* The same, with loops of constant length for usual lengths. */
 AVX2 static void mix(const uint8_t *from, size_t step, size_t vectors, const int16_t *weights,
                      int pairs, int shift, uint8_t *to) {
     switch (pairs) {
@@ -144,7 +144,7 @@ AVX2 static void mix(const uint8_t *from, size_t step, size_t vectors, const int
     }
 }
 
-/* Rows to columns in both halves of 16 vectors: four rounds of pairing vector i with i + 8. */
+/* Transposes both halves of 16 vectors, in four rounds that pair vector i with i + 8. */
 AVX2 INLINE void transpose(__m256i a[HALF]) {
     __m256i b[HALF];
     for (int round = 0; round < 4; round++) {
@@ -156,7 +156,7 @@ AVX2 INLINE void transpose(__m256i a[HALF]) {
     }
 }
 
-/* 32 lines of 16 bytes to 16 columns of 32. */
+/* Transposes 32 lines of 16 bytes to 16 columns of 32. */
 AVX2 INLINE void to_columns(const uint8_t *from, size_t step, uint8_t *to) {
     __m256i a[HALF];
     for (int i = 0; i < HALF; i++) {
@@ -168,7 +168,7 @@ AVX2 INLINE void to_columns(const uint8_t *from, size_t step, uint8_t *to) {
     for (int i = 0; i < HALF; i++) _mm256_storeu_si256((__m256i *)(to + i * LANES), a[i]);
 }
 
-/* And back. */
+/* Transposes 16 columns of 32 bytes to 32 lines of 16. */
 AVX2 INLINE void to_lines(const uint8_t *from, uint8_t *to, size_t step) {
     __m256i a[HALF];
     for (int i = 0; i < HALF; i++) a[i] = _mm256_loadu_si256((const __m256i *)(from + i * LANES));
@@ -184,7 +184,7 @@ static void put_pixels(uint8_t *to, const uint8_t *pixel, int64_t count) {
     for (int64_t i = 0; i < count; i++) memcpy(to + CHANNELS * i, pixel, CHANNELS);
 }
 
-/* Pixels [start, stop) of line `y`, wherever that is. */
+/* Copies pixels [start, stop) of line `y`, also from beyond the picture. */
 static void read_line(const uint8_t *pixels, int64_t line_bytes, const Axis *rows,
                       const Axis *columns, const uint8_t *fill, int64_t y, uint8_t *to) {
     int64_t width = columns->stop - columns->start;
@@ -206,8 +206,8 @@ static void read_line(const uint8_t *pixels, int64_t line_bytes, const Axis *row
 
 /* pixels: uint8 [rows->stored, columns->stored, 3], lines `line_bytes` apart.
  * out: uint8 [rows seen, columns seen, 3], lines `out_bytes` apart.
- * fill: 3 bytes. is_flipped: the columns seen come out from right to left.
- * 0, or -1 where memory is short. Spans must hold a stored pixel, and what is seen be in [0, scaled).
+ * fill: 3 bytes. is_flipped: the columns seen are written from right to left.
+ * Returns 0, or -1 without memory. Spans must hold a stored pixel; what is seen is in [0, scaled).
  */
 AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Axis *rows,
                              const Axis *columns, const uint8_t *fill, int is_flipped, uint8_t *out,
@@ -221,14 +221,13 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
         drop_taps(&across);
         return -1;
     }
-    /* Lines that anything seen is a mean of. */
+    /* The lines needed for what is seen. */
     int64_t last = rows->seen_stop - 1, first_line = down.first[rows->seen_start];
     int64_t lines = down.first[last] + 2 * down.pairs[last] - first_line;
     if (lines > height - first_line) lines = height - first_line;
 
-    /* Strips of 32 lines: as they are, and turned so that 32 lines lie side by side; scaled, and as
-     * lines again. Rounded up to whole vectors, and with what a last pair's zero weight reads: where
-     * nothing was written, what it reads does not matter. */
+    /* Strips of 32 lines: as read, transposed, scaled, and transposed back. Rounded up to whole
+     * vectors, and with space for what a last pair's weight of 0 reads, whose value does not matter. */
     size_t line_step = ((size_t)width * CHANNELS + LANES - 1) / LANES * LANES;
     size_t seen_step = ((size_t)seen_width * CHANNELS + LANES - 1) / LANES * LANES;
     size_t strip = LANES * line_step, narrow = LANES * seen_step;
@@ -242,7 +241,7 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
     uint8_t *straight = work, *turned = straight + strip;
     uint8_t *seen = turned + strip + CHANNELS * LANES, *scaled = seen + narrow;
 
-    /* Read where they lie, if 31 bytes after a line are of the next one. */
+    /* Lines are read in place if the 31 bytes after a line belong to the next one. */
     int is_within = columns->start >= 0 && columns->stop <= columns->stored && line_bytes >= LANES;
 
     for (int64_t y = 0; y < lines; y += LANES) {
@@ -291,14 +290,14 @@ AVX2 PUBLIC int voc_resample(const uint8_t *pixels, int64_t line_bytes, const Ax
 
 /* Colours ----------------------------------------------------------------------------------------
  *
- * In whole numbers, so that others can do the same to the last bit. */
+ * In whole numbers, so that OpenCV can do the same to the last bit. */
 
 enum { PIXELS = 8 }; /* at a time */
 
 /* The new colours of 8 pixels, four in each half: 24 bytes at `from`, of which 28 are read. */
 AVX2 INLINE __m256i recolor(const uint8_t *from, const __m256i *red_green, const __m256i *blue,
                             const __m256i *offsets, __m128i bits) {
-    /* 16 bits each: red and green; blue and 0. And back: planes of four to pixels. */
+    /* Shuffles to 16 bits each, (red, green) and (blue, 0), and back from planes of four to pixels. */
     const __m256i reds = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, -1, 1, -1, 3, -1, 4, -1, 6, -1, 7, -1, 9, -1, 10, -1));
     const __m256i blues = _mm256_broadcastsi128_si256(
@@ -317,8 +316,8 @@ AVX2 INLINE __m256i recolor(const uint8_t *from, const __m256i *red_green, const
     return _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), mixed);
 }
 
-/* pixels, out: uint8 [height, width, 3], lines so many bytes apart; may be the same.
- * weights: [3, 3], what r, g and b add to each new colour; offsets: [3], with what rounds.
+/* pixels, out: uint8 [height, width, 3], lines `line_bytes` and `out_bytes` apart; may be the same.
+ * weights: [3, 3], the factors of r, g and b in each new colour; offsets: [3], with the rounding half.
  * New colours are the sums shifted right by `bits`, and clipped to 0 … 255. Sums must fit 32 bits.
  */
 AVX2 PUBLIC void voc_recolor(const uint8_t *pixels, int64_t line_bytes, int64_t height,
@@ -340,7 +339,7 @@ AVX2 PUBLIC void voc_recolor(const uint8_t *pixels, int64_t line_bytes, int64_t 
             __m256i found = recolor(from, red_green, blue, all, shift);
             __m128i high = _mm256_extracti128_si256(found, 1);
             _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(found));
-            _mm_storel_epi64((__m128i *)(to + 12), high); /* nothing beyond: it may be read next */
+            _mm_storel_epi64((__m128i *)(to + 12), high); /* no byte more: it may be read next */
             int32_t last = _mm_extract_epi32(high, 2);
             memcpy(to + 20, &last, sizeof last);
         }
@@ -355,9 +354,9 @@ AVX2 PUBLIC void voc_recolor(const uint8_t *pixels, int64_t line_bytes, int64_t 
     }
 }
 
-enum { RUN = CHANNELS * LANES, RUNS = 256 }; /* bytes until colours repeat; 16 bits hold so many */
+enum { RUN = CHANNELS * LANES, RUNS = 256 }; /* bytes until colours repeat, and runs that 16 bits can sum */
 
-/* Adds up what each place of a run came to, and begins again. */
+/* Adds the sums of each place of a run to the channels' sums, and resets them. */
 AVX2 static void fold(__m256i even[CHANNELS], __m256i odd[CHANNELS], int64_t *sums) {
     for (int i = 0; i < CHANNELS; i++) {
         uint16_t lanes[2][HALF];
