@@ -22,7 +22,7 @@ from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import (
     BAD_RECORDS_NAME,
     OnExisting,
-    check_nobody_else_s,
+    check_shards_are_own,
     publishing,
 )
 from shard_tool.errors import DataError, ObjectExists, OptionError
@@ -218,7 +218,7 @@ def convert(
     check_disk_space(dest, plan.num_bytes, options.on_existing)
     names = {name for _, name in plan.shard_names()}
     if options.on_existing == "overwrite":
-        check_nobody_else_s(dest, names)
+        check_shards_are_own(dest, names)
     if dest.is_of_one_process and options.engine != LOCAL:
         problem = f"workers of {options.engine} cannot write into this process's memory"
         raise OptionError(str(dest), problem, "choose another DEST")

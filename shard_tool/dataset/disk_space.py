@@ -1,4 +1,4 @@
-"""Whether a disk has room for a dataset, asked before anything is written."""
+"""Checks that a disk has enough free space for a dataset, before anything is written."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def check_disk_space(dest: Folder, num_bytes: int, on_existing: OnExisting) -> None:
-    """Say before the start that a disk cannot hold what is going to be written.
+    """Refuse a destination whose disk is too small.
 
     Args:
-        dest: Where. Elsewhere than on a local disk nobody knows, and nothing is said.
-        num_bytes: Of all that will be there in the end.
-        on_existing: Unless 'fail', what is there already stays or makes room.
+        dest: The destination. Only a local disk is checked: others do not tell.
+        num_bytes: Bytes of everything that will be there in the end.
+        on_existing: Unless it is 'fail', the bytes that are there already count as free.
 
     Raises:
-        StoreError: It cannot.
+        StoreError: The disk has too few free bytes.
     """
     folder = dest.local
     if folder is None:
@@ -32,4 +32,4 @@ def check_disk_space(dest: Folder, num_bytes: int, on_existing: OnExisting) -> N
     free, needed = shutil.disk_usage(folder).free, num_bytes - there
     if needed > free:
         problem = f"{free} bytes free, the dataset needs about {needed} more"
-        raise StoreError(str(dest), problem, "make room or choose another DEST")
+        raise StoreError(str(dest), problem, "free some space or choose another DEST")

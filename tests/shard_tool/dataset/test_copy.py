@@ -1,4 +1,4 @@
-"""Copies of datasets: byte for byte, checked on the way, resumed, never in their source's way."""
+"""Copies have the same bytes, are checked and resumed, and never damage their source."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ FAULTS: dict[str, Kind] = dict(
 
 
 @pytest.mark.parametrize("suffix", ["", ".idx"])
-def test_faults_on_the_way_are_outlived(
+def test_faults_on_the_way_are_overcome(
     source: Path,
     tmp_path: Path,
     s3: S3,
@@ -253,7 +253,7 @@ def test_faults_on_the_way_are_outlived(
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_faults_of_the_manifest_are_outlived_whichever_reading_they_hit(
+def test_faults_of_the_manifest_are_overcome_whichever_reading_they_hit(
     other: Path,
     tmp_path: Path,
     s3: S3,
@@ -262,7 +262,7 @@ def test_faults_of_the_manifest_are_outlived_whichever_reading_they_hit(
     on_s3: dict[str, str],
     number: int,
 ) -> None:
-    """Nobody else would miss the newline at its end."""
+    """The fault cuts off the newline at the end, which no parser would miss."""
     upload(other, s3, f"{bucket}/voc")
     asked: list[Any] = []
 
@@ -340,7 +340,7 @@ def test_shard_replaced_between_its_parts_is_fetched_from_its_beginning(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_fault_of_the_destination_is_outlived(
+def test_fault_of_the_destination_is_overcome(
     source: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:
     for kind in ("lost-answer", "internal-error", "reset-before-headers"):
@@ -401,7 +401,7 @@ def test_copy_of_a_repaired_source_goes_on_where_it_ended(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_source_that_cannot_be_read_is_not_taken_for_a_destination_that_cannot_be_written(
+def test_unreadable_source_is_not_reported_as_an_unwritable_destination(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder stands in for a file on a disk that fails: it opens no better."""
@@ -445,7 +445,7 @@ def killed_copy(source: Path, dest: object, workers: int, **options: str) -> Ite
         assert process.stdout is not None
         assert process.stdout.readline() == "1\n"
         os.kill(process.pid, signal.SIGKILL)
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        assert eventually(lambda: group_is_gone(process)), "its workers live on"
         yield
 
 
@@ -507,7 +507,7 @@ def test_copy_into_a_bucket_that_failed_is_resumed_without_putting_finished_shar
 def test_finished_shard_that_a_disk_has_lost_is_copied_again(
     mine: Path, source: Path, tmp_path: Path, spoilt: str
 ) -> None:
-    """Its length is right: what a disk without power makes of a file."""
+    """Its length is right, as after a power cut."""
     spoil(mine / NAMES[2])
     with pytest.raises(ShardError):
         copied(mine, tmp_path / "copy")
@@ -611,7 +611,7 @@ def test_shards_of_somebody_else_that_a_dataset_has_adopted_are_not_overwritten(
     assert files_of(tmp_path / "tars") == before
 
 
-def test_a_scheduler_nobody_reaches_clears_nothing(
+def test_unreachable_scheduler_removes_nothing(
     source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied(source, tmp_path / "copy")
@@ -621,7 +621,7 @@ def test_a_scheduler_nobody_reaches_clears_nothing(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
-def test_memory_of_this_process_is_nothing_for_workers_elsewhere(source: Path) -> None:
+def test_workers_elsewhere_cannot_use_the_memory_of_this_process(source: Path) -> None:
     engine = "tcp://127.0.0.1:9"
     with pytest.raises(OptionError) as caught:
         copied(source, "memory://copy", engine=engine)
@@ -629,7 +629,7 @@ def test_memory_of_this_process_is_nothing_for_workers_elsewhere(source: Path) -
     assert str(caught.value) == f"memory://copy: {problem}; choose another DEST"
 
 
-def test_disk_that_is_too_small_is_told_before_the_start(
+def test_disk_that_is_too_small_is_reported_before_the_start(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -638,7 +638,7 @@ def test_disk_that_is_too_small_is_told_before_the_start(
     needed = sum(len(content) for name, content in files_of(source).items() if ".tar" in name)
     assert str(caught.value) == (
         f"{tmp_path}/copy: 1000 bytes free, the dataset needs about {needed} more; "
-        "make room or choose another DEST"
+        "free some space or choose another DEST"
     )
     assert not (tmp_path / "copy").exists()
 
@@ -719,7 +719,7 @@ def test_copy_beside_and_below_its_source_leaves_the_source_alone(mine: Path, so
     assert verify(Folder(str(mine)), workers=1).problems == ()
 
 
-def test_option_nobody_can_act_on_is_refused() -> None:
+def test_unusable_option_is_refused() -> None:
     with pytest.raises(OptionError) as caught:
         CopyOptions(source="a", dest="b", on_existing="ask")  # type: ignore[arg-type]
     assert str(caught.value) == "--on-existing: 'ask' is not one of fail, resume, overwrite"
@@ -811,7 +811,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(
         assert eventually(lambda: proxy.hits > 0, deadline_s=60)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
-        assert eventually(lambda: group_is_gone(process)), "its workers outlive it"
+        assert eventually(lambda: group_is_gone(process)), "its workers live on"
     assert (process.returncode, out) == (130, "")
     said, resuming = err.strip().splitlines()[-2:]
     assert said == "interrupted: nothing is committed; go on with"

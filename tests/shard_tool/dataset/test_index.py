@@ -1,4 +1,4 @@
-"""Tars of others become a dataset where they lie; what is wrong with any of them is named."""
+"""Existing tars become a dataset where they lie, and everything wrong with them is reported."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_tars_without_any_sample_leave_nothing_behind(shards: list[Path], tmp_pa
     adopted(shards, tmp_path / "out")
 
 
-def test_names_that_climb_are_keys_and_nothing_else(tmp_path: Path) -> None:
+def test_member_names_that_climb_are_only_keys(tmp_path: Path) -> None:
     shard = tmp_path / "in/a.tar"
     shard.parent.mkdir()
     shard.write_bytes(tar_of([info("../../x.jpg", 3), info("/etc/y.jpg", 4)]))
@@ -406,7 +406,7 @@ def test_ranges_beside_one_another_are_not_multiplied(shards: list[Path], tmp_pa
         pytest.param([""], r"is a folder; give its shards: .*/\*\.tar", id="folder"),
     ],
 )
-def test_pattern_that_says_nothing_or_twice_the_same_is_an_error(
+def test_pattern_that_matches_nothing_or_a_shard_twice_is_an_error(
     shards: list[Path], tmp_path: Path, patterns: list[str], message: str
 ) -> None:
     with pytest.raises(OptionError, match=message):
@@ -424,7 +424,7 @@ def test_a_link_to_a_tar_is_the_tar_under_its_own_name(shards: list[Path], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("shard", "dest", "link"),
+    ("shard", "dest", "url"),
     [
         ("/data/voc/a/b.tar", "/data/voc", "a/b.tar"),
         ("/data/voc/b.tar", "file:///data/voc", "b.tar"),
@@ -439,11 +439,11 @@ def test_a_link_to_a_tar_is_the_tar_under_its_own_name(shards: list[Path], tmp_p
     ],
 )
 def test_a_shard_is_named_as_seen_from_the_dataset_and_found_again(
-    shard: str, dest: str, link: str
+    shard: str, dest: str, url: str
 ) -> None:
     folder = Folder(dest)
-    assert url_in_manifest(shard, folder) == link
-    found, name = locate_shard(link, folder)
+    assert url_in_manifest(shard, folder) == url
+    found, name = locate_shard(url, folder)
     expected = shard.removeprefix("file://").replace(f"me:{SECRET}@", "")
     assert found.place(name).removeprefix("file://").replace("/./", "/") == expected
 
@@ -551,7 +551,7 @@ def test_a_converted_dataset_can_be_adopted_where_it_lies(
 def test_tars_adopted_under_another_name_are_not_taken_away(
     mini_dataset: Path, tmp_path: Path
 ) -> None:
-    """They are the old dataset's own: links to them, a chain of links, a server's name of them."""
+    """They are the old dataset's own: by symbolic links, a chain of these, or a server's URL."""
     folder = tmp_path / "voc"
     shutil.copytree(mini_dataset, folder)
     (folder / "val-000000.tar").rename(tmp_path / "real.tar")
@@ -622,7 +622,7 @@ def test_upload_of_a_tar_that_somebody_else_has_begun_is_left_alone(
     assert left == ["voc/train-000007.tar"]
 
 
-def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
+def test_old_dataset_stays_until_all_cheap_checks_have_passed(
     mini_dataset: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(mini_dataset, tmp_path / "voc")
@@ -641,7 +641,7 @@ def test_what_is_there_stays_until_all_that_is_cheap_was_checked(
     assert files_of(tmp_path / "voc") == before
 
 
-def test_memory_of_this_process_is_nothing_for_workers_elsewhere(
+def test_workers_elsewhere_cannot_use_the_memory_of_this_process(
     shards: list[Path], tmp_path: Path
 ) -> None:
     engine = "tcp://127.0.0.1:9"
@@ -919,12 +919,12 @@ def test_options_that_cannot_be_used_are_refused(options: dict[str, Any], messag
     assert str(caught.value) == message
 
 
-def test_engine_nobody_can_open_is_refused_with_the_options() -> None:
+def test_unknown_engine_is_refused_with_the_options() -> None:
     with pytest.raises(OptionError, match="--engine: 'slurm' is no engine; give 'local'"):
         IndexOptions(shards=("a.tar",), dest="out", engine="slurm")
 
 
-def test_manifest_of_a_conversion_says_nothing_of_adoption(
+def test_manifest_of_a_conversion_has_no_urls_and_no_member_counts(
     mini_archive: Path, tmp_path: Path
 ) -> None:
     converted(mini_archive, tmp_path / "voc")
