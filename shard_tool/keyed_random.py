@@ -1,9 +1,9 @@
-"""Randomness that is a pure function of a key: the one place where a seed becomes numbers.
+"""Turns a key, such as (seed, epoch), into random numbers; the same key always gives the same ones.
 
-Keys are tuples, never sums: (seed 1, epoch 0) and (seed 0, epoch 1) are different keys. The
-generator is Philox 4x64, whose raw words are fixed by its published algorithm (Salmon et al.,
-"Parallel random numbers: as easy as 1, 2, 3", 2011); NumPy promises those words, but not the
-stream of ``Generator.permutation``, which is therefore never used.
+A key is a tuple, never a sum: (seed 1, epoch 0) and (seed 0, epoch 1) differ. The generator is
+Philox 4x64. Its published algorithm fixes its raw words (Salmon et al., "Parallel random numbers:
+as easy as 1, 2, 3", 2011). NumPy promises these words, but not the stream of
+``Generator.permutation``, so nothing here uses that.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KeyPart: TypeAlias = int | str
 
 
 def digest_of(key: tuple[KeyPart, ...]) -> bytes:
-    """32 bytes that identify a key: SHA-256 of an encoding no two keys share.
+    """Digest a key: SHA-256 of an encoding that no two keys share; 32 bytes.
 
-    Each part is written with its type and length, so ("1",) differs from (1,) and
+    The encoding has the type and the length of each part, so ("1",) differs from (1,) and
     ("ab", "c") from ("a", "bc").
 
     >>> digest_of((1, 23)) == digest_of((12, 3))
@@ -35,21 +35,21 @@ def digest_of(key: tuple[KeyPart, ...]) -> bytes:
 
 
 def seed_of(key: tuple[KeyPart, ...]) -> int:
-    """An unsigned 63-bit integer for generators that want one number."""
+    """Make an unsigned 63-bit integer of a key, for generators that take one number."""
     return int.from_bytes(digest_of(key)[:8], "little") >> 1
 
 
 def philox(key: tuple[KeyPart, ...]) -> np.random.Philox:
-    """A Philox 4x64 bit generator at counter 0, keyed by the first 128 bits of `digest_of(key)`."""
+    """Make a Philox 4x64 bit generator at counter 0; its key is 128 bits of `digest_of(key)`."""
     return np.random.Philox(key=np.frombuffer(digest_of(key)[:16], dtype="<u8"))
 
 
 def permutation(length: int, key: tuple[KeyPart, ...]) -> NDArray[np.int64]:
-    """A permutation of range(length): the stable argsort of `length` raw Philox words.
+    """Permute range(length) by a stable argsort of `length` raw Philox words.
 
     Returns:
-        int64 [length]. Equal words (chance about length² / 2⁶⁵) keep their order, which is why
-        the sort must be stable.
+        int64 [length]. Equal words (chance about length² / 2⁶⁵) keep their order, because the sort
+        is stable.
 
     >>> permutation(6, ("golden", 0)).tolist() == permutation(6, ("golden", 0)).tolist()
     True

@@ -18,7 +18,7 @@ from shard_tool.convert.results import ConvertReport, Results
 from shard_tool.convert.source_digests import archive_sha256, source_entries
 from shard_tool.convert.write_shard import ShardJob, make_shard
 from shard_tool.dataset.disk_space import check_disk_space
-from shard_tool.dataset.publication import BAD_RECORDS_NAME, check_nobody_else_s, publishing
+from shard_tool.dataset.publication import BAD_RECORDS_NAME, check_shards_are_own, publishing
 from shard_tool.errors import ObjectExists, OptionError
 from shard_tool.sources.voc.devkit import open_devkit
 from shard_tool.sources.voc.split_lists import resolve_splits
@@ -92,7 +92,7 @@ def convert(
     check_disk_space(dest, plan.num_bytes, options.on_existing)
     names = {name for _, name in plan.shard_names()}
     if options.on_existing == "overwrite":
-        check_nobody_else_s(dest, names)
+        check_shards_are_own(dest, names)
     if dest.is_of_one_process and options.engine != LOCAL:
         problem = f"workers of {options.engine} cannot write into this process's memory"
         raise OptionError(str(dest), problem, "choose another DEST")

@@ -1,1 +1,1 @@
-"""A dataset as a whole: published by one writer, verified, copied, or indexed where it lies."""
+"""Publishes, verifies and copies whole datasets, and makes datasets of tars where they lie."""

@@ -1,13 +1,12 @@
-"""Put a dataset elsewhere: the same bytes, checked on the way, seen when all of them are there.
+"""Copies a dataset to another place, byte for byte, and checks every byte on the way.
 
-Every shard with its index is a task. Its bytes pass through in parts, are hashed as they pass, and
-are published only when length and SHA-256 are what the manifest says: what was damaged at its
-source or on the way never arrives. The manifest comes last (`publication`) and is, byte for byte,
-that of the source.
+Each shard with its index is a task (`copy_task`). An object is published only if its length and
+SHA-256 are those in the manifest, so damaged bytes never arrive. The manifest comes last
+(`publication`), with the same bytes as that of the source.
 
-A dataset that `index` made is not copied unchanged. Its manifest holds URLs of somebody else's
-shards. A copy has shards of its own, under the names that the manifest gives them, and its manifest
-has no URLs. The fingerprint, the indexes and the order of samples stay the same.
+One kind of dataset gets another manifest. An adopted dataset names shards that lie elsewhere. Its
+copy has these shards in its own folder, under the names of the manifest, so its manifest holds no
+URLs. The fingerprint, the indexes and the order of samples stay the same.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import (
     BAD_RECORDS_NAME,
     OnExisting,
-    check_nobody_else_s,
+    check_shards_are_own,
     publishing,
 )
 from shard_tool.dataset.shard_urls import find_same_folder, locate_shard, with_usual_protocol
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from shard_tool.format.manifest import Manifest, ShardEntry
 
 _TIMES = 3
-"""Times what has no digest is read until two readings agree."""
+"""How many more times an object without a digest is read until two readings agree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +56,16 @@ class CopyOptions:
     source: str
     """Folder or URL of a dataset."""
     dest: str
-    """Folder or URL of the copy: created where it is missing."""
+    """Folder or URL of the copy; made where it is missing."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Processes of the local engine that copy shards; 1 copies them in this one."""
+    """Processes of the local engine; 1 means this process."""
     engine: str = LOCAL
     """'local', or the address of a Dask scheduler ('tcp://host:8786')."""
     on_existing: OnExisting = "fail"
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """fsspec's options for `dest`, and for a source reached by the same protocol."""
+    """fsspec's options for `dest`, and for a source of the same protocol."""
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """fsspec's options for `source`; where there are any, it gets no others."""
+    """fsspec's options for `source`; if there are any, it gets no others."""
 
     def __post_init__(self) -> None:
         if self.on_existing not in get_args(OnExisting):
@@ -78,7 +77,7 @@ class CopyOptions:
 
     @property
     def source_folder(self) -> Folder:
-        """Where the dataset is."""
+        """The folder of the dataset."""
         protocol, elsewhere, _ = self.source.partition("://")
         of_dest, is_url, _ = self.dest.partition("://")
         is_meant = elsewhere and (not is_url or of_dest == protocol)
@@ -88,24 +87,24 @@ class CopyOptions:
 
     @property
     def dest_folder(self) -> Folder:
-        """Where its copy will be."""
+        """The folder of the copy."""
         return Folder(self.dest, self.storage_options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyPlan:
-    """What a copy will hold."""
+    """What is going to be copied."""
 
     manifest: Manifest
-    """Of the copy."""
+    """The manifest of the copy."""
     content: bytes = field(repr=False)
-    """Its bytes: the source's, unless shards of the source have URLs."""
+    """The bytes of this manifest: the source's, unless its shards are adopted."""
     entries: tuple[ShardEntry, ...] = field(repr=False)
-    """The source's shards in order."""
+    """The source's shards, in order."""
 
     @property
     def num_bytes(self) -> int:
-        """Of all shards."""
+        """Bytes of all shards."""
         return sum(entry.num_bytes for entry in self.entries)
 
 
@@ -126,19 +125,19 @@ class CopyReport:
     manifest: Manifest
     seconds: float
     num_kept_shards: int = 0
-    """Shards an earlier run had finished, which were not written again."""
+    """Shards that an earlier run had finished; they were not written again."""
 
 
 def plan_copy(options: CopyOptions) -> CopyPlan:
-    """Look what there is to copy; nothing is written.
+    """Read the source's manifest and check the destination; nothing is written.
 
     Raises:
-        OptionError: Source and destination are the same, or in each other's way.
+        OptionError: Source and destination are the same folder, or overlap.
         ShardToolError: There is no dataset, or its manifest cannot be read.
     """
     source, dest = options.source_folder, options.dest_folder
-    load_manifest(source)  # says so where there is none
-    content = _read_alike(source, MANIFEST_NAME)
+    load_manifest(source)  # its error says why there is no dataset
+    content = _read_twice(source, MANIFEST_NAME)
     manifest = parse_manifest(content, place=source.place(MANIFEST_NAME))
     entries = tuple(entry for split in manifest.splits.values() for entry in split.shards)
     _check_apart(source, dest, entries)
@@ -154,20 +153,20 @@ def copy_dataset(
     plan: CopyPlan | None = None,
     on_progress: Callable[[CopyProgress], None] | None = None,
 ) -> CopyReport:
-    """Copy a dataset as `options` say.
+    """Copy a dataset.
 
-    Until the manifest is there, DEST is no dataset. Other files than a dataset's own are left where
+    DEST is no dataset until its manifest is there. Files that do not belong to a dataset stay as
     they are.
 
     Args:
         options: What to copy, where to, and how.
-        plan: What `plan_copy` made of the same options; None: made here.
-        on_progress: Called with each shard that is there.
+        plan: The result of `plan_copy` for the same options; None: it is made here.
+        on_progress: Called after each shard.
 
     Raises:
-        ShardError: A shard or an index is not what the manifest says, however often it is fetched;
-            shards already published stay, nothing is committed.
-        ShardToolError: Bad options, source or destination; likewise.
+        ShardError: A shard or an index is not what the manifest says, also when it is fetched
+            again. Finished shards stay, and nothing is committed.
+        ShardToolError: Options, source or destination are bad; as above.
     """
     began = time.monotonic()
     plan = plan or plan_copy(options)
@@ -184,7 +183,7 @@ def copy_dataset(
         verb="copy",
         on_existing=options.on_existing,
         is_shard=names.__contains__,
-        of_manifest=lambda manifest: _identity(manifest, _read_alike(dest, MANIFEST_NAME)),
+        of_manifest=lambda manifest: _identity(manifest, _read_twice(dest, MANIFEST_NAME)),
         pool=open_pool(options.engine, _workers(options, plan)),
     )
     with making as publication:
@@ -201,7 +200,7 @@ def _copy(
     publication: Publication,
     on_progress: Callable[[CopyProgress], None] | None,
 ) -> int:
-    """Bring over what is not there yet, and commit; how many shards were there."""
+    """Copy what is not there yet, and commit; returns how many shards were there."""
     source, dest = options.source_folder, publication.journal.folder
     shards = num_bytes = num_kept = 0
     for entry, is_kept in _copied(source, plan, publication):
@@ -224,7 +223,7 @@ def _copy(
 
 
 def _identity(manifest: Manifest, content: bytes) -> dict[str, Any]:
-    """What must be equal for a later run to go on with this one."""
+    """What must be equal if a later run is to go on with this one."""
     return {
         "name": manifest.name,
         "fingerprint": manifest.fingerprint,
@@ -233,7 +232,7 @@ def _identity(manifest: Manifest, content: bytes) -> dict[str, Any]:
 
 
 def _with_shards_beside(manifest: Manifest) -> Manifest:
-    """The manifest of the same dataset with all shards in its folder."""
+    """Make the manifest of the same dataset with all shards in its own folder."""
     splits = {
         name: replace(split, shards=tuple(replace(entry, url=None) for entry in split.shards))
         for name, split in manifest.splits.items()
@@ -242,17 +241,17 @@ def _with_shards_beside(manifest: Manifest) -> Manifest:
 
 
 def _bad_records_of(source: Folder, manifest: Manifest) -> bytes | None:
-    """The list of skipped records, where there are any and it was kept."""
+    """Read the list of skipped records; None if there is none."""
     if not manifest.num_bad_records:
         return None
     try:
-        return _read_alike(source, BAD_RECORDS_NAME)
+        return _read_twice(source, BAD_RECORDS_NAME)
     except ObjectMissing:
         return None
 
 
-def _read_alike(folder: Folder, name: str) -> bytes:
-    """An object nobody has a digest of: from elsewhere, two readings must agree."""
+def _read_twice(folder: Folder, name: str) -> bytes:
+    """Read an object that has no digest; from elsewhere, until two readings agree."""
     content = folder.read(name)
     if folder.local is not None:
         return content
@@ -261,22 +260,22 @@ def _read_alike(folder: Folder, name: str) -> bytes:
         if again == content:
             return content
         content = again
-    problem = f"is another each time it is read ({_TIMES + 1} times)"
-    raise StoreError(folder.place(name), problem, "wait until nobody writes there, and repeat")
+    problem = f"differs each time it is read ({_TIMES + 1} times)"
+    raise StoreError(folder.place(name), problem, "wait until nobody writes there, then repeat")
 
 
 # Two places ---------------------------------------------------------------------------------
 
 
 def _check_apart(source: Folder, dest: Folder, entries: Sequence[ShardEntry]) -> None:
-    """Refuse a destination that is the source, or holds what belongs to it.
+    """Refuse a destination that is the source's folder, or holds shards of the source.
 
     Raises:
-        OptionError: It is, or does.
+        OptionError: It does.
     """
     for folder, option in ((source, "SRC"), (dest, "DEST")):
         if JOURNAL_NAME in folder.url.split("/"):
-            problem = f"'{folder}' lies in {JOURNAL_NAME}, which comes and goes with a dataset"
+            problem = f"'{folder}' lies in {JOURNAL_NAME}, which goes when a dataset is finished"
             raise OptionError(option, problem, "give another folder")
     for folder in _folders_of(source, entries):
         if _is_same(folder, dest):
@@ -289,37 +288,37 @@ def _not_apart(source: Folder, dest: Folder, *, is_source: bool) -> OptionError:
 
 
 def _folders_of(source: Folder, entries: Sequence[ShardEntry]) -> list[Folder]:
-    """The source's folder, and each folder in which shards with URLs lie."""
+    """The source's folder, and each folder in which adopted shards of it lie."""
     urls = {entry.url.rpartition("/")[0]: entry.url for entry in entries if entry.url is not None}
     return [source, *(locate_shard(url, source)[0] for url in urls.values())]
 
 
 def _is_same(one: Folder, other: Folder) -> bool:
-    """Whether two folders are one, as far as their names tell."""
+    """Tell whether two folders are one, as far as their names tell."""
     here, there = one.local, other.local
     if here is None or there is None:
-        return here is there and _spelled(one) == _spelled(other)
+        return here is there and _parts_of_url(one) == _parts_of_url(other)
     try:
         return here.samefile(there)
-    except OSError:  # one is not there
+    except OSError:  # one of them is missing
         return False
 
 
-def _spelled(folder: Folder) -> tuple[str, str, Any]:
+def _parts_of_url(folder: Folder) -> tuple[str, str, Any]:
     protocol, _, path = with_usual_protocol(str(folder)).partition("://")
     return protocol, path.rstrip("/"), folder.options.get("endpoint_url")
 
 
 def _check_nothing_is_lost(source: Folder, dest: Folder, entries: Sequence[ShardEntry]) -> None:
-    """Make sure that what overwriting takes away is not what is to be copied.
+    """Refuse to overwrite objects that are going to be copied, or that are somebody else's.
 
     Raises:
-        OptionError: It is.
-        ObjectExists: What is to be copied would take the place of somebody else's.
+        OptionError: Objects of the source would be removed.
+        ObjectExists: A shard would take the place of an object that is not the dataset's.
     """
     if not (names := set(dest.names())):
         return
-    check_nobody_else_s(dest, [entry.name for entry in entries])
+    check_shards_are_own(dest, [entry.name for entry in entries])
     if (folder := find_same_folder(dest, _folders_of(source, entries))) is not None:
         raise _not_apart(source, dest, is_source=folder is source)
     if (root := dest.local) is None:
@@ -336,10 +335,10 @@ def _check_nothing_is_lost(source: Folder, dest: Folder, entries: Sequence[Shard
 
 
 def _workers(options: CopyOptions, plan: CopyPlan) -> int:
-    """Processes for the local engine.
+    """How many processes the local engine gets.
 
     Raises:
-        OptionError: The engine's workers would not see what is in this process's memory.
+        OptionError: Workers of another engine cannot reach this process's memory.
     """
     dest, source = options.dest_folder, options.source_folder
     in_memory = [item for item in _folders_of(source, plan.entries) if item.is_of_one_process]
@@ -356,12 +355,12 @@ def _workers(options: CopyOptions, plan: CopyPlan) -> int:
 def _copied(
     source: Folder, plan: CopyPlan, publication: Publication
 ) -> Iterator[tuple[ShardEntry, bool]]:
-    """(shard, whether it was there before), as they are there."""
+    """Yield (shard, whether an earlier run had finished it) as soon as each is there."""
     reports, dest = publication.reports, publication.journal.folder
     job = CopyJob(source, publication.journal)
     left: list[ShardEntry] = []
     for entry in plan.entries:
-        # What storage elsewhere holds is what was put there; a disk may have lost power meanwhile.
+        # An object store holds what was put there. A disk may have lost data with its power.
         if dest.local is None and is_recorded(entry, reports.get(entry.name)):
             yield entry, True
         else:

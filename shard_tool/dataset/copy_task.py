@@ -1,4 +1,4 @@
-"""Copies one shard and its index, and checks every byte on the way: what a worker does."""
+"""Copies one shard and its index in a worker, and checks every byte on the way."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from shard_tool.storage.location import Folder, StoredObject
 
 _TIMES = 3
-"""Times an object elsewhere is fetched before its bytes are called wrong."""
+"""How many times a remote object is fetched before its bytes count as wrong."""
 _PART_BYTES = 1 << 20
 _HINT = "put the original there (`shard-tool verify SRC` finds all such)"
 
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
-    """What every task needs to know; travels to workers."""
+    """What all tasks share; it travels to workers."""
 
     source: Folder
     journal: Journal
@@ -35,7 +35,7 @@ class CopyJob:
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    """One object to copy, and what it must be."""
+    """An object to copy, and its expected length and digest."""
 
     source: StoredObject
     name: str
@@ -44,19 +44,19 @@ class _Object:
 
 
 class _WrongBytesError(ShardError):
-    """What came is not what the manifest says."""
+    """The bytes that came are not those of the manifest."""
 
 
 def copy_shard(job: CopyJob, entry: ShardEntry, known: dict[str, Any] | None) -> bool:
-    """Copy one shard and its index. Runs in a worker; depends on its arguments alone.
+    """Copy one shard and its index; runs in a worker.
 
     Args:
         job: What all tasks share.
         entry: The shard.
-        known: What an earlier run recorded of it, on a local disk.
+        known: The record of the shard by an earlier run into a local folder; None: there is none.
 
     Returns:
-        Whether it was there already.
+        Whether the shard was there already.
     """
     dest, objects = job.journal.folder, objects_of(job.source, entry)
     if is_recorded(entry, known) and all(_is_whole(dest, item) for item in objects):
@@ -68,7 +68,7 @@ def copy_shard(job: CopyJob, entry: ShardEntry, known: dict[str, Any] | None) ->
 
 
 def objects_of(source: Folder, entry: ShardEntry) -> tuple[_Object, _Object]:
-    """A shard, wherever it lies, and its index."""
+    """The shard, wherever it lies, and its index."""
     folder, name = (source, entry.name) if entry.url is None else locate_shard(entry.url, source)
     shard = folder.object(name)
     index_name = entry.name + INDEX_SUFFIX
@@ -80,37 +80,38 @@ def objects_of(source: Folder, entry: ShardEntry) -> tuple[_Object, _Object]:
 
 
 def index_bytes(entry: ShardEntry) -> int:
-    """How long the index of a shard is."""
+    """Bytes of a shard's index."""
     return 8 + 12 * entry.num_samples
 
 
 def _report(entry: ShardEntry) -> dict[str, Any]:
-    """What is recorded of a shard that is there."""
+    """Make the record of a shard."""
     sizes = {entry.name: entry.num_bytes, entry.name + INDEX_SUFFIX: index_bytes(entry)}
     return {"sizes": sizes, "sha256": entry.sha256, "index_sha256": entry.index_sha256}
 
 
 def is_recorded(entry: ShardEntry, known: dict[str, Any] | None) -> bool:
-    """Whether that very shard was recorded, and by a copy."""
+    """Tell whether a record is of exactly this shard, and by a copy."""
     return known == _report(entry)
 
 
 def _is_whole(folder: Folder, item: _Object) -> bool:
-    """Whether a local file still has the bytes that were written there."""
+    """Tell whether a local file still has the bytes that were written."""
     assert folder.local is not None
     try:
         with (folder.local / item.name).open("rb", buffering=0) as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
-    except OSError:  # it is written again, and whatever is in the way of that is told then
+    except OSError:  # the file is written again, and that reports what is wrong
         return False
 
 
 def _copy_object(item: _Object, journal: Journal) -> None:
-    """Publish one object, once its bytes are what they must be.
+    """Copy one object, and publish it if its bytes are right.
 
     Raises:
-        ShardError: They are not, however often they are fetched; a local file is read once.
-        StoreError: The storage on one side failed.
+        ShardError: The bytes are wrong. A remote object was fetched several times, a local file was
+            read once.
+        StoreError: Storage failed on one side.
     """
     is_local = item.source.local is not None
     for attempt in range(1, _TIMES + 1):
@@ -127,7 +128,7 @@ def _copy_object(item: _Object, journal: Journal) -> None:
 
 
 def _checked_parts(item: _Object) -> Iterator[bytes]:
-    """The bytes of an object in parts; an error at the end where they are not the right ones."""
+    """Yield the bytes of an object in parts, and raise at the end if they are wrong."""
     place, sha = item.source.place, hashlib.sha256()
     path, num_bytes = item.source.local, 0
     if path is None:
@@ -156,6 +157,6 @@ def _local_parts(path: Path, place: str) -> Iterator[bytes]:
         with path.open("rb", buffering=0) as file:
             while part := file.read(_PART_BYTES):
                 yield part
-    except OSError as exc:  # not the destination's, for which `publish` would take it
+    except OSError as exc:  # `publish` would blame the destination
         problem = f"cannot be read: {exc.strerror or type(exc).__name__}"
         raise StoreError(place, problem) from exc

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def check_disk_space(dest: Folder, num_bytes: int, on_existing: OnExisting) -> None:
-    """Check that a local disk can hold the dataset.
+    """Refuse a destination whose disk is too small.
 
     Args:
-        dest: Folder of the dataset. Only a local folder is checked.
-        num_bytes: Bytes of the finished dataset.
-        on_existing: Unless 'fail', bytes already in `dest` are kept or freed, and so do not count.
+        dest: The destination. Only a local disk is checked: others do not tell.
+        num_bytes: Bytes of everything that will be there in the end.
+        on_existing: Unless it is 'fail', the bytes that are there already count as free.
 
     Raises:
-        StoreError: The disk has too little free space.
+        StoreError: The disk has too few free bytes.
     """
     folder = dest.local
     if folder is None:

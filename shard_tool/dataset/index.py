@@ -1,8 +1,8 @@
-"""Make a dataset of WebDataset tars somebody else wrote, where they lie.
+"""Makes a dataset of existing WebDataset tars where they lie, by a manifest and an index for each.
 
-Nothing is copied or rewritten: DEST gets a manifest that names the tars, and an index for each.
-Every tar is one task, read once from front to back; what is wrong with any of them is found in one
-go, and then nothing is committed. The samples are what webdataset makes of the same tars.
+No tar is copied or changed. Each tar is a task, which reads it once from front to back
+(`index_task`). All bad tars are reported at once, and then nothing is committed. The samples are
+those that webdataset reads from the same tars.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from shard_tool.dataset.index_task import NEEDED, IndexTask, index_shard
-from shard_tool.dataset.own_files import is_named_as_ours, own_files
+from shard_tool.dataset.own_files import is_shard_name, own_files
 from shard_tool.dataset.publication import OnExisting, publishing
 from shard_tool.dataset.scan import MAX_EXTENSIONS, printable
 from shard_tool.dataset.shard_patterns import shards_matching
@@ -40,33 +40,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 16
-"""Shards that are asked for their size at a time."""
+"""How many shards are asked for their size at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions:
-    """Which tars to index, as which task, and how.
+    """Which tars become a dataset, of which task, and how.
 
     Raises:
         OptionError: A value that cannot be used.
     """
 
     shards: tuple[str, ...]
-    """Paths and URLs; in each braces stand for several (``a-{000..017}.tar``), then ``*`` and ``?``
-    for whatever there is. Their order is the dataset's; what a pattern matches is sorted."""
+    """Paths and URLs. Braces stand for several names (``a-{000..017}.tar``), ``*`` and ``?`` for
+    whatever matches. Their order is the dataset's order; the matches of a pattern are sorted."""
     dest: str
-    """Folder of the manifest and the indexes: created where it is missing."""
+    """Folder of the manifest and the indexes; made where it is missing."""
     split: str = "train"
     name: str = "adopted"
     task: str = GENERIC
-    """'generic': members by extension, whatever they are. 'detection' or 'segmentation': samples of
-    the kind `convert` writes, whose JSON is read and counted."""
+    """'generic': samples whose members are known by their extensions alone. 'detection' or
+    'segmentation': samples such as `convert` writes, whose JSON is read and counted."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Processes that read shards; 1: this one."""
+    """Processes of the local engine; 1 means this process."""
     engine: str = LOCAL
     on_existing: OnExisting = "fail"
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Of DEST, and of shards of the same kind (see `urls.storage_options_for`)."""
+    """fsspec's options for DEST, and for the shards that may get them
+    (`shard_urls.storage_options_for`)."""
 
     def __post_init__(self) -> None:
         if self.task not in NEEDED:
@@ -85,7 +86,7 @@ class IndexOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexProgress:
-    """How far an indexing is."""
+    """How far a run is."""
 
     shards: int
     total_shards: int
@@ -95,23 +96,27 @@ class IndexProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:
-    """What an indexing did."""
+    """What a run did."""
 
     manifest: Manifest
     left_out: tuple[str, ...]
-    """Shards without any sample."""
+    """Shards that hold no sample."""
     seconds: float
 
 
 def index_tars(
     options: IndexOptions, *, on_progress: Callable[[IndexProgress], None] | None = None
 ) -> IndexReport:
-    """Make a dataset of tars as `options` say.
+    """Make a dataset of tars.
+
+    Args:
+        options: Which tars, and how.
+        on_progress: Called after each tar.
 
     Raises:
-        ShardError: A tar is missing, damaged, cut short, or holds a sample nobody can read; says so
-            of every such tar. Nothing is committed.
-        ShardToolError: Bad options or destination; storage failed.
+        ShardError: Tars are missing, damaged or cut short, or hold samples that cannot be read. The
+            message names all of them. Nothing is committed.
+        ShardToolError: Options or destination are bad, or storage failed.
     """
     began = time.monotonic()
     dest = Folder(options.dest, options.storage_options)
@@ -121,7 +126,7 @@ def index_tars(
         for number, url in enumerate(urls)
     ]
     workers = _workers(options, tasks, dest)
-    if options.on_existing == "overwrite":  # else nothing is lost, and all that is bad told at once
+    if options.on_existing == "overwrite":  # other runs remove nothing before they read
         _check_there(tasks, dest)
     own = own_files(
         dest,
@@ -135,7 +140,7 @@ def index_tars(
         plan,
         verb="index",
         on_existing=options.on_existing,
-        is_shard=partial(is_named_as_ours, options.split),
+        is_shard=partial(is_shard_name, options.split),
         of_manifest=lambda manifest: {"first_shard": urls[0]} | _plan_of(manifest),
         pool=open_pool(options.engine, workers),
     )
@@ -167,9 +172,9 @@ def _plan(options: IndexOptions, urls: Sequence[str]) -> dict[str, Any]:
 
 
 def _plan_of(manifest: Manifest) -> dict[str, Any]:
-    """What a finished dataset tells of its plan, whatever made it.
+    """The part of a plan that a finished dataset's manifest can tell, whichever verb made it.
 
-    Not which shard was given first: it may have been left out; the digest tells of it, too.
+    It does not tell the first shard, which may have been left out. The digest covers that shard.
     """
     return {
         "name": manifest.name,
@@ -180,19 +185,19 @@ def _plan_of(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-# The pool ----------------------------------------------------------------------------------
+# Running the tasks ---------------------------------------------------------------------------
 
 
 def _places(tasks: Sequence[IndexTask], dest: Folder) -> Iterator[tuple[Folder, str]]:
-    """The folder of each shard, and its name there."""
+    """Yield (folder, name there) of each shard."""
     return (locate_shard(task.url, dest) for task in tasks)
 
 
 def _check_there(tasks: Sequence[IndexTask], dest: Folder) -> None:
-    """Ask every shard for its size.
+    """Check that all shards exist and are not empty.
 
     Raises:
-        ShardError: Some are not there, or hold nothing; names all of them.
+        ShardError: Some are missing or empty; the message names all of them.
         StoreError: Storage failed.
     """
 
@@ -206,7 +211,7 @@ def _check_there(tasks: Sequence[IndexTask], dest: Folder) -> None:
 
     with ThreadPoolExecutor(_IN_FLIGHT) as threads:
         reports = list(threads.map(report, _places(tasks, dest)))
-    _refuse_bad(reports, dest, "put them there, or leave them out; what is in DEST was not touched")
+    _refuse_bad(reports, dest, "put them there, or leave them out; nothing in DEST was changed")
 
 
 def _indexed(
@@ -215,10 +220,10 @@ def _indexed(
     publication: Publication,
     on_progress: Callable[[IndexProgress], None] | None,
 ) -> list[dict[str, Any]]:
-    """What each task found out.
+    """Run all tasks; returns their reports in order.
 
     Raises:
-        ShardError: Some shards cannot be indexed; names all of them.
+        ShardError: Some shards cannot be adopted; the message names all of them.
     """
     reports: list[dict[str, Any]] = [{}] * len(tasks)
     journal = replace(publication.journal, folder=dest)
@@ -244,10 +249,10 @@ def _indexed(
 
 
 def _workers(options: IndexOptions, tasks: Sequence[IndexTask], dest: Folder) -> int:
-    """Processes for the local engine.
+    """How many processes the local engine gets.
 
     Raises:
-        OptionError: The engine's workers would not see what is in this process's memory.
+        OptionError: Workers of another engine cannot reach this process's memory.
     """
     folders = {folder.url: folder for folder, _ in _places(tasks, dest)}.values()
     in_memory = [folder for folder in folders if folder.is_of_one_process]
@@ -274,10 +279,10 @@ def _refuse_bad(reports: Sequence[dict[str, Any]], dest: Folder, hint: str) -> N
 def _left_out(
     tasks: Sequence[IndexTask], reports: Sequence[dict[str, Any]], dest: Folder
 ) -> tuple[str, ...]:
-    """Shards without samples; says so, and what else is odd, once.
+    """The shards without samples; logs them, and other oddities, once for all shards.
 
     Raises:
-        DataError: All of them.
+        DataError: No shard holds a sample.
     """
     both = list(zip(tasks, reports, strict=True))
     empty = tuple(task.url for task, report in both if not report["num_samples"])
@@ -347,7 +352,7 @@ def _manifest(
 
 
 def _counts(reports: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Samples with a member of each extension; nothing where they are too many to tell."""
+    """Count the samples that have a member of each extension; empty if there are too many."""
     if any(report["members"] is None for report in reports):
         return {}
     total = sum((Counter(report["members"]) for report in reports), Counter[str]())
@@ -355,10 +360,10 @@ def _counts(reports: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def _classes(reports: Sequence[dict[str, Any]], dest: str) -> dict[str, int]:
-    """Class names and labels of all samples; VOC's twenty where all are of these.
+    """Class names and labels of all samples; all of VOC's twenty if there are no others.
 
     Raises:
-        DataError: Shards give a class different labels, or two classes one.
+        DataError: A class has two labels, or two classes have the same label.
     """
     labels: dict[str, int] = {}
     for report in reports:

@@ -1,4 +1,4 @@
-"""Reads one shard, checks its samples and publishes its index: what a worker does."""
+"""Reads one shard in a worker, checks its samples and publishes its index."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ NEEDED = {
     "detection": ("jpg", "json"),
     "segmentation": ("jpg", "json", "class.png"),
 }
-"""Members every sample must have, by task."""
+"""Extensions that every sample of a task must have."""
 
 _TIMES = 3
-"""Times a shard that changes while it is read is read again."""
+"""How many times a shard is read that changes while it is read."""
 _MAX_PROBLEMS_OF_SHARD = 5
-"""More bad samples of one shard than this are not listed."""
+"""How many bad samples of one shard are listed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexTask:
-    """One shard to read."""
+    """A shard to read."""
 
     name: str
-    """Of its entry in the manifest."""
+    """Its name in the manifest."""
     url: str
     kind: str
-    """The task its samples are for."""
+    """The task of its samples: a key of `NEEDED`."""
     known: dict[str, Any] | None = None
-    """What an earlier run found out, if it did."""
+    """The record of an earlier run; None: there is none."""
 
 
 def index_shard(task: IndexTask, journal: Journal) -> dict[str, Any]:
-    """Read one shard and publish its index. Runs in a worker; depends on its arguments alone.
+    """Read one shard and publish its index; runs in a worker.
 
     Returns:
-        What the journal records; or, if it cannot be indexed, ``{"problems": [text, …]}``.
+            The record of the shard, or ``{"problems": [text, …]}`` if it cannot be adopted.
     """
     folder, name = locate_shard(task.url, journal.folder)
     shard = folder.object(name)
     checks = _Checks(task.kind, shard.place)
     try:
         size = shard.num_bytes()
-        version: list[int | str] = [size, *shard.version()]  # told before a byte is read
+        version: list[int | str] = [size, *shard.version()]  # asked before a byte is read
         if task.known is not None and _is_as_recorded(task, version, journal.folder):
             return task.known
         scanned = _scanned(shard, size, checks)
@@ -67,13 +67,13 @@ def index_shard(task: IndexTask, journal: Journal) -> dict[str, Any]:
     if checks.problems:
         return {"problems": checks.shown_problems}
     report = _published(task, scanned, journal) | checks.counts | {"version": version}
-    if report["num_samples"]:  # else there is nothing a later run could go on with
+    if report["num_samples"]:  # otherwise a later run has nothing to go on with
         journal.record(task.name, report)
     return report
 
 
 def _is_as_recorded(task: IndexTask, version: list[int | str], dest: Folder) -> bool:
-    """Whether a shard is that of the record; its index, too, on a disk that may have lost power."""
+    """Tell whether a shard is still that of its record, and on a disk also its index."""
     known = task.known or {}
     if known.get("version") != version:
         return False
@@ -114,30 +114,30 @@ def _scanned(shard: StoredObject, size: int, checks: _Checks) -> ScannedShard:
 
 
 class _Checks:
-    """What samples of one shard must have for a task, and what is counted of them."""
+    """Checks the samples of one shard against a task, and counts their objects."""
 
     def __init__(self, task: str, place: str) -> None:
         self._task, self._place = task, place
         self.kept = ("json",) if task != GENERIC else ()
-        """Extensions whose content is looked at."""
+        """Extensions whose contents `check` needs."""
         self.begin_again()
 
     def begin_again(self) -> None:
-        """Forget all samples."""
+        """Forget all samples so far."""
         self.problems: list[str] = []
         self._labels: dict[str, int] = {}
         self._objects, self._difficult = Counter[str](), Counter[str]()
 
     @property
     def shown_problems(self) -> list[str]:
-        """The first few."""
+        """The first few problems."""
         shown = self.problems[:_MAX_PROBLEMS_OF_SHARD]
         more = len(self.problems) - len(shown)
-        return shown + ([f"{self._place}: and {more} samples more"] if more else [])
+        return shown + ([f"{self._place}: and {more} more samples"] if more else [])
 
     @property
     def counts(self) -> dict[str, Any]:
-        """Of objects; empty for generic samples."""
+        """Counts of objects; empty for generic samples."""
         if self._task == GENERIC:
             return {}
         return {
@@ -147,7 +147,7 @@ class _Checks:
         }
 
     def check(self, key: str, extensions: Collection[str], kept: dict[str, bytes]) -> None:
-        """Look at one sample."""
+        """Check one sample; a problem is added to `problems`."""
         if self._task == GENERIC:
             return
         place = f"{self._place}: sample {key!r}"

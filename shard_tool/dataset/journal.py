@@ -1,15 +1,16 @@
-"""Keeps the journal of a dataset that is being made, and lets workers publish by way of it.
+"""Records which shards of an unfinished dataset are finished, and publishes objects for workers.
 
-``DEST/.conversion`` holds the journal: the plan, which decides whether a later run may go on, and
-for each finished shard what was found out while writing it. A record is published after its shard
-and index. So whenever a process is killed, a shard that has a record is there, and one
-that has none is made again. The journal goes when the manifest is there.
+The journal is the folder ``DEST/.conversion``. It holds the plan, which decides whether a later run
+may go on, and a record of each finished shard. A record is published after its shard and its index.
+So whenever a process is killed, a shard that has a record is there, and a shard that has none is
+made again. The journal is removed when the manifest is there.
 
-A worker may be lost: killed, or stopped, or cut off from its cluster and still alive. On a local
-disk workers write in a folder of the journal, and what is whole gets its name in DEST by a rename.
-To remove that folder takes the right to publish from every worker of the run, however late it is:
-nothing can be opened in it or renamed out of it any more. Object stores have nothing like it. There
-a worker checks the writer's lock before each object (`writer_lock` says what that cannot prevent).
+A worker may be lost: it was killed, or it stopped, or it lost its cluster and is still alive. On a
+local disk, workers write into a staging folder inside the journal, and a rename gives each finished
+file its name in DEST. Once the staging folder is removed, no worker of the run can publish
+anything, however late it is: it can open nothing there and rename nothing out of there. Object
+stores have no such means. There a worker checks the writer's lock before each object; `writer_lock`
+says what that cannot prevent.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ if TYPE_CHECKING:
 
 PLAN_NAME = "plan.json"
 _STAGING = "writing-"
-"""What the names of the folders begin with in which workers write."""
+"""What the names of staging folders begin with."""
 _RECORD_SUFFIX = ".tar.json"
 _READ_AT_A_TIME = 4096
-"""Records that are read together."""
+"""How many records are read together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What a worker needs to publish objects and to record shards; a small value."""
+    """Publishes objects and records shards; a small value that travels to workers."""
 
     folder: Folder
-    """The dataset's."""
+    """The dataset's folder."""
     lock: WriterLock
     staging: str | None = None
-    """On a local disk: the folder below `folder` in which this run's workers write."""
+    """This run's staging folder, below `folder`; None where `folder` is not local."""
 
     @contextmanager
     def publish(self, name: str) -> Iterator[IO[bytes]]:
@@ -72,12 +73,12 @@ class Journal:
         self.folder.put(name, content, staging=self.staging)
 
     def record(self, name: str, report: Mapping[str, Any]) -> None:
-        """Note that a shard and its index are there.
+        """Record that a shard and its index are there.
 
         Args:
-            name: The shard's.
-            report: What a later run needs to know of it, as JSON; ``sizes`` has the bytes of each
-                object that was published for it.
+            name: Name of the shard.
+            report: What a later run needs to know of the shard, as JSON. ``sizes`` has the bytes of
+                each object that was published for it.
 
         Raises:
             StoreError: As for `publish`.
@@ -85,11 +86,11 @@ class Journal:
         self.put(f"{JOURNAL_NAME}/{name}.json", json.dumps(report).encode())
 
 
-# The folder workers write in ----------------------------------------------------------------
+# The staging folder -------------------------------------------------------------------------
 
 
 def make_staging(dest: Folder) -> str | None:
-    """Make the folder in which the workers of one run write; None where `dest` is not local.
+    """Make the staging folder of one run; its path in `dest`, or None where that is not local.
 
     Raises:
         StoreError: The disk refused.
@@ -105,7 +106,7 @@ def make_staging(dest: Folder) -> str | None:
 
 
 def remove_staging(dest: Folder) -> None:
-    """Take the right to publish from all workers of this run and of earlier ones.
+    """Remove all staging folders, so that no worker can publish, of this run or an earlier one.
 
     Raises:
         StoreError: The disk refused.
@@ -120,14 +121,14 @@ def remove_staging(dest: Folder) -> None:
 
 
 def _remove_folder(path: Path) -> None:
-    """Remove a folder, also while workers open and remove files in it."""
+    """Remove a folder in which workers may still open and remove files."""
     while path.exists():
         try:
             shutil.rmtree(path)
         except FileNotFoundError:
-            continue  # a file was gone before it could be removed
+            continue  # a worker removed a file first
         except OSError as exc:
-            if exc.errno != errno.ENOTEMPTY:  # else a file was opened since it was listed
+            if exc.errno != errno.ENOTEMPTY:  # a worker opened a file meanwhile
                 raise
 
 
@@ -135,13 +136,13 @@ def _remove_folder(path: Path) -> None:
 
 
 def put_plan(dest: Folder, plan: Mapping[str, Any], clearing: tuple[str, ...] = ()) -> None:
-    """Write the plan, and what is being taken away if anything is."""
+    """Write the plan, and in `clearing` the names that are about to be removed."""
     document = {"plan": dict(plan), **({"clearing": clearing} if clearing else {})}
     dest.child(JOURNAL_NAME).put(PLAN_NAME, json.dumps(document, indent=1).encode())
 
 
 def read_plan(dest: Folder) -> dict[str, Any]:
-    """Read ``plan`` and ``clearing``; nothing where there is no plan.
+    """Read ``plan`` and ``clearing``; an empty dict where there is no plan.
 
     Raises:
         StoreError: The plan is damaged, or storage failed.
@@ -149,7 +150,7 @@ def read_plan(dest: Folder) -> dict[str, Any]:
     try:
         content = dest.child(JOURNAL_NAME).read(PLAN_NAME)
     except ObjectMissing:
-        return {}  # a lock alone
+        return {}  # the journal's folder holds a lock alone
     try:
         document = json.loads(content)
         return {"plan": dict(document["plan"]), "clearing": tuple(document.get("clearing", ()))}
@@ -166,7 +167,7 @@ def recorded_shards(dest: Folder) -> set[str]:
 
 
 def read_records(dest: Folder) -> dict[str, dict[str, Any]]:
-    """The record of each shard whose objects are there in the size that was recorded."""
+    """Read the record of each shard whose objects are all there in the recorded sizes."""
     journal, there = dest.child(JOURNAL_NAME), dest.sizes()
     records = {name: size for name, size in journal.sizes().items() if _is_record(name)}
     found: dict[str, dict[str, Any]] = {}
@@ -186,25 +187,25 @@ def _parsed(content: bytes) -> dict[str, Any] | None:
         report = json.loads(content)
         return report if isinstance(report["sizes"], dict) else None
     except (ValueError, KeyError, TypeError):
-        return None  # its shard is made again
+        return None  # the shard is made again
 
 
 def remove_records(dest: Folder) -> None:
-    """Forget every finished shard."""
+    """Remove all records."""
     journal = dest.child(JOURNAL_NAME)
     journal.remove_all([name for name in journal.names() if _is_record(name)])
 
 
 def remove_journal(dest: Folder) -> None:
-    """Remove the journal, the plan last: without it nobody would know what the rest is."""
+    """Remove the journal; its plan goes last, for it tells what the rest is."""
     remove_staging(dest)
     journal = dest.child(JOURNAL_NAME)
-    partial = [name for name in journal.names() if PARTIAL in name]  # plans, never published
+    partial = [name for name in journal.names() if PARTIAL in name]  # a plan, not published
     remove_records(dest)
     journal.remove_all(partial)
     journal.remove(PLAN_NAME)
     if (folder := journal.local) is not None:
-        with suppress(OSError):  # signs of life lie there where a disk has no locks
+        with suppress(OSError):  # where a disk has no locks, signs of life are in it
             folder.rmdir()
 
 

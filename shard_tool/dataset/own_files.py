@@ -1,4 +1,4 @@
-"""Tells which files of a folder are a dataset's own, and so may be removed with it."""
+"""Tells which files in a folder belong to an indexed dataset, and so may be removed with it."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OwnFiles(Folder):
-    """A folder in which only what belongs to the dataset is seen, and so can be cleared away.
+    """A folder that shows only the dataset's own objects, so that nothing else can be removed.
 
-    The rest is somebody else's: above all the shards, which may lie in the very folder.
+    The rest is somebody else's, above all the shards, which may lie in the same folder.
     """
 
     split: str = ""
     known: frozenset[str] = frozenset()
-    """Names a manifest that is there says are its dataset's."""
+    """Names that the manifest in the folder says are its dataset's."""
 
     def names(self) -> list[str]:
         """Names of the dataset's own objects."""
         return [name for name in Folder.names(self) if self.is_own(name)]
 
     def remove_all(self, names: Iterable[str]) -> None:
-        """Remove the dataset's own objects among some."""
+        """Remove those of some objects that are the dataset's own."""
         Folder.remove_all(self, [name for name in names if self.is_own(name)])
 
     def abort_uploads(self, is_ours: Callable[[str], bool]) -> int:
-        """Abort unfinished uploads of the dataset's own objects among some."""
+        """Abort unfinished uploads of those objects that are the dataset's own."""
         return Folder.abort_uploads(self, lambda name: self.is_own(name) and is_ours(name))
 
     def is_own(self, name: str) -> bool:
-        """Whether an object is the dataset's, or one an indexing makes, finished or not."""
-        return name in self.known or _is_of_index(self.split, name)
+        """Tell whether an object is the dataset's, or one that `index` writes, finished or not."""
+        return name in self.known or _is_written_by_index(self.split, name)
 
 
 def own_files(
     dest: Folder, shards: Mapping[str, str], *, split: str, on_existing: OnExisting
 ) -> OwnFiles:
-    """The dataset's part of `dest`.
+    """Make the view of a folder that shows the dataset's own objects.
 
     Args:
         dest: The folder of its manifest and indexes.
-        shards: What each shard is called in the manifest to where it lies.
-        split: What the shards' names begin with.
+        shards: Name in the manifest of each shard that will be indexed, to its URL.
+        split: The split, with which the shards' names begin.
         on_existing: What to do with a dataset that is there.
 
     Raises:
-        ObjectExists: There are other things in it, and no shard lies there or below; or a file
-            there is called as if an index that will be made were its own.
+        ObjectExists: The folder holds other things, and no shard lies in it or below; or it holds a
+            tar to which an index that will be made would seem to belong.
     """
     there = dest.names()
     known = load_manifest(dest).objects_beside if MANIFEST_NAME in there else set[str]()
@@ -71,7 +71,7 @@ def own_files(
     has_tars_of_dest = any("/" not in url for url in shards.values())
     if tars and not has_tars_of_dest and on_existing == "overwrite":
         has_tars_of_dest = _are_reached(tars, shards.values(), dest)
-    if has_tars_of_dest:  # then the old dataset loses what was made for it, and no tar at all
+    if has_tars_of_dest:  # the old dataset loses its indexes, but no tar
         known -= tars
     own = OwnFiles(dest.url, dest.options, dest.timeout_s, split=split, known=frozenset(known))
     strange = {name for name in there if not own.is_own(name)}
@@ -87,7 +87,7 @@ def own_files(
 
 
 def _are_reached(tars: set[str], urls: Collection[str], dest: Folder) -> bool:
-    """Whether shards may be tars of `dest`, whatever they are called: urls, or a server's."""
+    """Tell whether shards are tars of `dest` under other names: symbolic links, or URLs."""
     paths = [path for name in tars if (path := dest.object(name).local) is not None]
     places = [locate_shard(url, dest) for url in urls]
     shards = (folder.object(name).local for folder, name in places)
@@ -98,7 +98,7 @@ def _are_reached(tars: set[str], urls: Collection[str], dest: Folder) -> bool:
 
 
 def _file_of(path: Path) -> tuple[int, int]:
-    """Which file a path leads to; of its own kind, where to none."""
+    """Identify the file that a path leads to; a path to no file gets an identity of its own."""
     try:
         state = path.stat()
     except OSError:
@@ -110,14 +110,14 @@ def _is_inside(url: str) -> bool:
     return not ("://" in url or url.startswith(("/", "../")))
 
 
-def is_named_as_ours(split: str, name: str) -> bool:
-    """Whether a shard of this split may have that name."""
+def is_shard_name(split: str, name: str) -> bool:
+    """Tell whether a name is one that `index` gives to a shard of this split."""
     return bool(re.fullmatch(rf"{re.escape(split)}-\d{{6}}\.tar", name))
 
 
-def _is_of_index(split: str, name: str) -> bool:
+def _is_written_by_index(split: str, name: str) -> bool:
     if PARTIAL in name:
         name = name.partition(PARTIAL)[0].removeprefix(".")
     if name in (MANIFEST_NAME, BAD_RECORDS_NAME, JOURNAL_NAME):
         return True
-    return name.endswith(INDEX_SUFFIX) and is_named_as_ours(split, name.removesuffix(INDEX_SUFFIX))
+    return name.endswith(INDEX_SUFFIX) and is_shard_name(split, name.removesuffix(INDEX_SUFFIX))

@@ -1,7 +1,7 @@
-"""A dataset while it is being made: locked by one process, resumable by shards, seen at the end.
+"""Makes a dataset in a folder: locks it, prepares it for a new or a resumed run, and commits.
 
-What is made becomes a dataset by its manifest, which is put last. Until then a journal tells what
-is finished (`journal`).
+The manifest is put last and makes the dataset visible. Until then there is no dataset, and the
+journal tells which shards are finished (`journal`).
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _PARTIAL_OF_OURS = re.compile(
     rf"{PARTIAL}\w+"
 )
 
-UNTOLD, UNTOLD_END = ("made by",), "'s files"
-"""Names of a plan that a finished dataset's manifest tells nothing of."""
+_NOT_IN_MANIFEST, _NOT_IN_MANIFEST_END = ("made by",), "'s files"
+"""Names in a plan, and an end of names, that a finished dataset's manifest cannot tell."""
 Plan = Mapping[str, Any]
-"""What decides the bytes of a dataset: readable names to plain values."""
+"""What decides the bytes of a dataset: names that a user can read, to plain values."""
 
 
 @dataclass(slots=True)
@@ -63,26 +63,25 @@ class Publication:
 
     journal: Journal
     pool: Pool
-    """Where its tasks run; ends before the folder is given up."""
+    """Where the tasks run."""
     is_shard: Callable[[str], bool]
-    """Whether a name is that of a shard that is being made."""
+    """Tells whether a name is that of a shard of this dataset."""
     manifest: Manifest | None = None
-    """The dataset, where it turned out to be finished already."""
+    """The manifest of the dataset, if an earlier run has finished it."""
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Finished shards to what was recorded of them."""
+    """Name of each finished shard to its record."""
 
     def commit(self, manifest: Manifest, content: bytes | None = None) -> None:
-        """Make the dataset visible; no task may run any more.
+        """Make the dataset visible, when all tasks are done.
 
-        What lost workers left is removed before. So the dataset holds what the manifest names, and
-        nothing of what was unfinished.
+        This first removes what lost workers left behind.
 
         Args:
-            manifest: What describes it.
-            content: Its bytes, where there are some already; None: encoded here.
+            manifest: The manifest.
+            content: The bytes of the manifest; None: `manifest` is encoded.
 
         Raises:
-            StoreError: Storage failed, or somebody else has taken over.
+            StoreError: Storage failed, or another run has taken over.
         """
         folder = self.journal.folder
         self.journal.lock.check()
@@ -103,25 +102,27 @@ def publishing(
     of_manifest: Callable[[Manifest], Plan],
     pool: AbstractContextManager[Pool],
 ) -> Iterator[Publication]:
-    """Lock a folder and make it ready: empty, or with what an earlier run of this plan finished.
+    """Lock a folder and prepare it: it is empty then, or holds what an earlier run finished.
 
     Args:
-        dest: Where the dataset is made.
-        plan: What decides its bytes. A resume compares it with the first run's.
+        dest: The folder of the dataset.
+        plan: What decides the dataset's bytes. A resume compares it with the first run's plan.
         verb: 'convert', 'copy' or 'index', for messages.
-        on_existing: What to do where the folder is not empty. 'resume' also begins in an empty one.
-        is_shard: Whether a shard of this name is one of those that are being made. Without a
-            manifest to tell, nothing else is ever taken away.
-        of_manifest: The part of a plan that a finished dataset tells, to compare with `plan`.
-        pool: Opened before anything is touched: a cluster that does not answer takes nothing away.
-            Ends before the folder is given up: no task of this run may meet another run's.
+        on_existing: What to do if the folder is not empty. 'resume' also starts in an empty one.
+        is_shard: Tells whether a name is that of a shard of this dataset. If no manifest says what
+            the folder holds, nothing else is ever removed.
+        of_manifest: Makes of a finished dataset's manifest the part of a plan that it can tell, to
+            be compared with `plan`.
+        pool: Where the tasks run. It is opened before anything is touched, so that a cluster that
+            does not answer destroys nothing. It ends before the folder is unlocked, so that no task
+            of this run meets another run.
 
     Yields:
-        What to make it through. Leaving the block without `commit` leaves everything as it is.
+        The publication. A block that ends without `commit` leaves finished shards for a resume.
 
     Raises:
-        ObjectExists: The folder holds something that may not be touched, belongs to another plan
-            (says both sides), or another process is at work there.
+        ObjectExists: The folder holds something that may not be touched, or shards of another plan
+            (the message says both sides), or another process is writing there.
         StoreError: Storage failed.
     """
     plan = {"made by": verb, **plan}
@@ -150,10 +151,10 @@ def publishing(
 
 
 def _clean_up(publication: Publication) -> None:
-    """Remove what a run that failed leaves unfinished, and its journal if it finished no shard."""
+    """Clean up after a run that failed: if it finished no shard, nothing of it stays."""
     dest, is_shard = publication.journal.folder, publication.is_shard
-    with suppress(ShardToolError):  # the user is told what went wrong before
-        publication.journal.lock.check()  # else all this is somebody else's by now
+    with suppress(ShardToolError):  # the user is told of the first error
+        publication.journal.lock.check()  # otherwise the folder is another run's by now
         if publication.manifest is None:
             _remove_unfinished(dest, is_shard)
         begun = [name for name in dest.names() if _is_ours(name, is_shard)]
@@ -163,22 +164,22 @@ def _clean_up(publication: Publication) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What a folder holds before anything is done to it."""
+    """What a folder holds before anything is changed."""
 
     dest: Folder
     verb: str
     names: tuple[str, ...]
-    """Of its objects; neither journal nor what a killed process was writing."""
+    """Names of its objects, without the journal and without what a killed process was writing."""
     plan: Plan | None
-    """Of the run that was not finished, if there is one."""
+    """The plan of an unfinished run; None if there is none."""
     clearing: tuple[str, ...]
-    """What that run was taking away when it ended."""
+    """Names that this run was about to remove when it ended."""
     has_partials: bool
     is_shard: Callable[[str], bool]
 
     @classmethod
     def of(cls, dest: Folder, verb: str, is_shard: Callable[[str], bool]) -> _State:
-        """Look."""
+        """List the folder and read its plan."""
         names = dest.names()
         partial = {name for name in names if _PARTIAL_OF_OURS.fullmatch(name)}
         document = read_plan(dest) if JOURNAL_NAME in names else {}
@@ -188,16 +189,16 @@ class _State:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing at all was begun here."""
+        """Whether the folder holds nothing, and no run was started in it."""
         return not self.names and self.plan is None and not self.has_partials
 
     @property
     def num_shards(self) -> int:
-        """Shards there are."""
+        """How many shards are there."""
         return sum(1 for name in self.names if _SHARD_LIKE.fullmatch(name))
 
     def refusal(self) -> ObjectExists:
-        """Why a folder that is not empty is left alone, and the way out."""
+        """Make the error that says why the folder is left alone, and the way out."""
         place = str(self.dest)
         if MANIFEST_NAME in self.names:
             hint = "use --on-existing overwrite to replace it, or another DEST"
@@ -225,13 +226,13 @@ def _resume(
     if MANIFEST_NAME in state.names and not state.clearing:
         manifest = load_manifest(dest)
         then = state.plan
-        if then is None:  # a manifest tells less than a plan
+        if then is None:  # a manifest cannot tell all of a plan
             then = of_manifest(manifest)
-            plan = {name: value for name, value in plan.items() if name not in UNTOLD}
-            plan = {name: v for name, v in plan.items() if not name.endswith(UNTOLD_END)}
+            plan = {name: value for name, value in plan.items() if name not in _NOT_IN_MANIFEST}
+            plan = {name: v for name, v in plan.items() if not name.endswith(_NOT_IN_MANIFEST_END)}
         _compare(dest, plan, then, "the dataset there was made with")
         if state.plan is not None:
-            remove_journal(dest)  # killed between the manifest and this
+            remove_journal(dest)  # the run was killed after it put the manifest
         publication.manifest = manifest
         return
     if state.plan is None:
@@ -245,12 +246,12 @@ def _resume(
 
 
 def _compare(dest: Folder, now: Plan, then: Plan, what: str) -> None:
-    """Refuse to go on where something else was begun.
+    """Refuse to go on with shards of another plan.
 
     Raises:
-        ObjectExists: Says each thing that differs, on both sides.
+        ObjectExists: The plans differ; the message says each difference, on both sides.
     """
-    now = json.loads(json.dumps(now))  # as `then` was: tuples are lists
+    now = json.loads(json.dumps(now))  # `then` comes from JSON, where tuples are lists
     differing = [
         f"{name} {then.get(name)!r}, now {now.get(name)!r}"
         for name in dict.fromkeys([*now, *then])
@@ -261,15 +262,16 @@ def _compare(dest: Folder, now: Plan, then: Plan, what: str) -> None:
         raise ObjectExists(str(dest), f"{what} {'; '.join(differing)}", hint)
 
 
-def check_nobody_else_s(dest: Folder, shards: Collection[str]) -> None:
-    """Check that no new shard would replace a tar that the dataset in `dest` has only indexed.
+def check_shards_are_own(dest: Folder, shards: Collection[str]) -> None:
+    """Refuse to overwrite a tar that the dataset in a folder has only adopted.
 
     Args:
         dest: The folder that is going to be overwritten.
         shards: Names of the shards that will be made.
 
     Raises:
-        ObjectExists: It would.
+        ObjectExists: A shard or an index would take the place of an object that is not the
+            dataset's.
     """
     names = set(dest.names())
     if MANIFEST_NAME not in names:
@@ -280,14 +282,14 @@ def check_nobody_else_s(dest: Folder, shards: Collection[str]) -> None:
         raise ObjectExists(str(dest), problem, "give another DEST")
 
 
-# What may be taken away ---------------------------------------------------------------------
+# What may be removed ------------------------------------------------------------------------
 
 
 def _clear(state: _State, plan: Plan, names: tuple[str, ...]) -> None:
-    """Remove a dataset so that another can take its place; safe to interrupt at any step.
+    """Remove a dataset before another is made, in an order that may be interrupted anywhere.
 
-    The plan names what has to go before the manifest goes; from then on nobody mistakes what is
-    left for a dataset, and a resume goes on clearing.
+    First the plan names everything that will be removed. Then the manifest is removed: from then on
+    what is left is no dataset, and a resume goes on with the removal.
     """
     dest = state.dest
     put_plan(dest, plan, clearing=names or (MANIFEST_NAME,))
@@ -299,16 +301,16 @@ def _clear(state: _State, plan: Plan, names: tuple[str, ...]) -> None:
 
 
 def _files_of_dataset(state: _State) -> tuple[str, ...]:
-    """What overwriting may delete: what the manifest names, else what we are about to write.
+    """Names that overwriting may remove: those in the manifest, or else those of this run's shards.
 
     Raises:
-        ManifestError: There is a manifest nobody can read, so nobody knows what is its own.
+        ManifestError: The manifest cannot be read, so nothing tells what belongs to the dataset.
         ObjectExists: There are tars that no run recorded.
     """
     if MANIFEST_NAME in state.names:
         owned = load_manifest(state.dest).objects_beside | {BAD_RECORDS_NAME}
         return tuple(name for name in state.names if name in owned)
-    if state.plan is None:  # tars that are there are somebody else's
+    if state.plan is None:  # then tars that are there are somebody else's
         if taken := [name for name in state.names if _is_ours(name, state.is_shard)]:
             problem = f"{taken[0]!r} is there, and nobody recorded it here"
             raise ObjectExists(str(state.dest), problem, "give another DEST")
@@ -324,13 +326,13 @@ def _files_of_dataset(state: _State) -> tuple[str, ...]:
 def _remove_unfinished(dest: Folder, is_shard: Callable[[str], bool]) -> None:
     """Remove what killed and lost processes were writing: hidden files, uploads that cost money.
 
-    On a local disk no worker that was started before can publish anything afterwards.
+    On a local disk, no worker that is running now can publish anything afterwards.
     """
     remove_staging(dest)
     dest.remove_all([name for name in dest.names() if _PARTIAL_OF_OURS.fullmatch(name)])
     try:
         dest.abort_uploads(lambda name: _is_ours(name, is_shard))
-    except StoreError as exc:  # not everybody who may write may also list uploads
+    except StoreError as exc:  # some users may write, but not list uploads
         log.warning("%s; unfinished uploads may be left, which cost money", exc)
 
 

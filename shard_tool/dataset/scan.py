@@ -1,8 +1,8 @@
-"""A shard somebody else wrote, read once from front to back: its index, its digest, what it holds.
+"""Reads a shard once from front to back: builds its index, digests it and counts its members.
 
-Bytes come in parts of any size, as a disk or a network gives them, and are let go of part by part:
-memory grows with the number of samples alone, by some twenty bytes each. Headers are understood by
-`tarshard.walk`, so the index is the one a walk over the whole file would make.
+Bytes come in parts of any size and are dropped part by part. So memory grows only with the number
+of samples, by some twenty bytes for each. `format.tar.walk` reads the headers, so the index is the
+one that a walk over the whole file would make.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from shard_tool.storage.location import StoredObject
 
 MAX_EXTENSIONS = 256
-"""More different ones than this are not counted: the manifest must stay small."""
+"""If there are more different extensions, none are counted: the manifest must stay small."""
 MAX_KEPT_BYTES = 16 << 20
-"""Of a member whose content is looked at."""
+"""The longest member whose content is kept."""
 _PART_BYTES = 1 << 20
-"""Read at a time from a disk."""
+"""Bytes read at a time from a disk."""
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -41,21 +41,21 @@ _COMPRESSED = {
     b"PK\x03\x04": "zip",
 }
 _RESERVED = {"__key__", "__url__", "__bad__", "__local_path__"}
-"""Fields webdataset keeps for itself: a member of such an extension it loses, or its sample."""
+"""Fields of webdataset's own. It loses a member with such an extension, or the whole sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedShard:
-    """What one pass over a shard tells."""
+    """What was found in a shard."""
 
     num_bytes: int
     sha256: str
     index: ShardIndex
     members: dict[str, int] | None
-    """Samples that have a member of each extension, by extension (bytes that are not UTF-8 as
-    backslash escapes); None above `MAX_EXTENSIONS`."""
+    """Each extension to the number of samples that have such a member. Bytes that are not UTF-8 are
+    backslash escapes. None if there are more than `MAX_EXTENSIONS`."""
     num_repeated: int
-    """Samples whose key an earlier one of this shard has as well, other samples between them."""
+    """How many samples have the key of an earlier sample, with other samples between them."""
     has_more: bool
     """Whether anything but zeros follows the end marker, where no reader looks."""
 
@@ -68,19 +68,19 @@ def scan_shard(
     keep: Collection[str] = (),
     on_sample: Callable[[str, Collection[str], dict[str, bytes]], None] = lambda *_: None,
 ) -> ScannedShard:
-    """Read a shard.
+    """Read a shard from its bytes.
 
     Args:
-        parts: Its bytes in order.
-        num_bytes: How many there are.
-        place: What errors call it.
-        keep: Extensions whose contents are handed to `on_sample`.
-        on_sample: Called with each sample's key, its extensions, and the contents of those in
-            `keep`, after its last member.
+        parts: The bytes, in order.
+        num_bytes: How many bytes there are.
+        place: What errors call the shard.
+        keep: Extensions whose contents `on_sample` gets.
+        on_sample: Called after the last member of each sample with the sample's key, its
+            extensions, and the contents of those in `keep`.
 
     Raises:
-        ShardError: It is no tar, damaged, cut short or of another length; or webdataset would
-            refuse a sample of it.
+        ShardError: The shard is no tar, or it is damaged, cut short or of another length; or
+            webdataset would refuse one of its samples.
     """
     stream = _Stream(parts)
     samples = _Samples(place, stream, keep, on_sample)
@@ -100,7 +100,9 @@ def scan_shard(
     if stream.position != num_bytes:
         at_least = "at least " if stream.position > num_bytes else ""
         problem = f"{at_least}{stream.position} bytes were read, {num_bytes} expected"
-        raise ShardError(place, problem, "it changed while it was read: repeat when it is at rest")
+        raise ShardError(
+            place, problem, "it changed while it was read; repeat when nobody writes to it"
+        )
     return samples.scanned(num_bytes, has_more=has_more)
 
 
@@ -111,13 +113,13 @@ def scan_stored(
     keep: Collection[str] = (),
     on_sample: Callable[[str, Collection[str], dict[str, bytes]], None] = lambda *_: None,
 ) -> ScannedShard:
-    """Read a shard of so many bytes where it is stored, as `scan_shard` does.
+    """Read a stored shard of `num_bytes` bytes; the other arguments are those of `scan_shard`.
 
     Raises:
-        ObjectReplacedError: It changed meanwhile; start again.
-        ShardError: As `scan_shard`; or it is a local file nobody can read.
-        ObjectMissing: There is none.
-        StoreError: The storage failed, and went on failing.
+        ObjectReplacedError: The shard changed meanwhile; start again.
+        ShardError: As for `scan_shard`, or a local file cannot be read.
+        ObjectMissing: There is no such shard.
+        StoreError: Storage failed, also when it was asked again.
     """
     path = shard.local
     if path is None:
@@ -137,7 +139,7 @@ def _local_parts(path: Path) -> Iterator[bytes]:
 
 
 class _Samples:
-    """The samples of a shard, member by member."""
+    """Groups the members of a shard into samples."""
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class _Samples:
         self._members: Counter[str] = Counter()
 
     def add(self, member: Member) -> None:
-        """Take a member in, whose header was just read, and read its content."""
+        """Add a member whose header was just read, and read its content."""
         part = sample_part(member)
         if part and part[0] != self._key:
             self._finish()
@@ -170,12 +172,12 @@ class _Samples:
         self._stream.begin_header()
 
     def end(self) -> None:
-        """There are no members more."""
+        """End the last sample."""
         self._finish()
         self._starts.append(self._end)
 
     def scanned(self, num_bytes: int, *, has_more: bool) -> ScannedShard:
-        """Everything found out."""
+        """Make the result."""
         is_empty = not self._crcs
         starts = np.zeros(1, np.uint64) if is_empty else np.array(self._starts, np.uint64)
         hashes = np.array(self._key_hashes, np.int64)
@@ -220,10 +222,10 @@ class _Samples:
 
 
 class _Stream:
-    """Bytes that come once, hashed as they pass.
+    """Reads bytes that come only once, and hashes them.
 
-    Whether a header begins a sample shows only after it was read. So its bytes are counted for both
-    cases: as going on with the sample before (`_crc`), and as beginning one (`_header_crc`).
+    A header must be read before it is known whether it starts a sample. So its bytes count twice:
+    in the CRC of the sample before it (`_crc`), and in that of a new sample (`_header_crc`).
     """
 
     def __init__(self, parts: Iterable[bytes]) -> None:
@@ -232,46 +234,46 @@ class _Stream:
         self.position = 0
         self.sha256 = hashlib.sha256()
         self.head = b""
-        """The first bytes."""
+        """The first eight bytes."""
         self._crc = self._header_crc = 0
         self.sample_crc = 0
-        """CRC-32 of the sample up to the header being read, or last read."""
+        """CRC-32 of the sample up to the current header."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """A header's bytes, or a long name's; what lies before them is its padding."""
-        views: list[memoryview] = []
+        """Read a header or a long name, and the padding before it."""
+        parts: list[memoryview] = []
         for stop in (offset, offset + length):
-            views = []
-            for view in self._until(stop):
-                self._crc = zlib.crc32(view, self._crc)
-                self._header_crc = zlib.crc32(view, self._header_crc)
-                views.append(view)
-        return b"".join(views)
+            parts = []
+            for part in self._until(stop):
+                self._crc = zlib.crc32(part, self._crc)
+                self._header_crc = zlib.crc32(part, self._header_crc)
+                parts.append(part)
+        return b"".join(parts)
 
     def begin_header(self) -> None:
-        """What is read next is a header again."""
+        """Say that the next bytes are a header."""
         self.sample_crc, self._header_crc = self._crc, 0
 
     def begin_sample(self) -> None:
-        """The header that was just read begins a sample."""
+        """Say that the last header starts a sample."""
         self._crc = self._header_crc
 
     def content(self, stop: int) -> bytes:
-        """Content up to `stop`."""
+        """Read content up to `stop`."""
         content = b"".join(self._until(stop))
         self._crc = zlib.crc32(content, self._crc)
         return content
 
     def skip(self, stop: int) -> None:
-        """Pass over content."""
-        for view in self._until(stop):
-            self._crc = zlib.crc32(view, self._crc)
+        """Read over content up to `stop`."""
+        for part in self._until(stop):
+            self._crc = zlib.crc32(part, self._crc)
 
     def skip_zeros(self, stop: int) -> bool:
-        """Pass over what follows the samples; whether anything of it is no zero."""
+        """Read over what follows the samples; returns whether any of it is not zero."""
         has_more = False
-        for view in self._until(stop):
-            has_more = has_more or bytes(view).count(0) != len(view)
+        for part in self._until(stop):
+            has_more = has_more or bytes(part).count(0) != len(part)
         return has_more
 
     def _until(self, stop: int) -> Iterator[memoryview]:
@@ -283,10 +285,10 @@ class _Stream:
                 self.head = self.head or bytes(part[:8])
                 self.sha256.update(part)
                 self._part, self._used = memoryview(part), 0
-            view = self._part[self._used : self._used + stop - self.position]
-            self._used += len(view)
-            self.position += len(view)
-            yield view
+            found = self._part[self._used : self._used + stop - self.position]
+            self._used += len(found)
+            self.position += len(found)
+            yield found
 
 
 def _utf8(name: str) -> str:
@@ -294,12 +296,12 @@ def _utf8(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Text of a tar as it may be shown: what a terminal would obey is spelled out.
+    r"""Escape characters in a tar's text that a terminal would obey.
 
     >>> printable("caf\xe9\x1b[31m\n")
     'café\\x1b[31m\\n'
     """
     if text.isprintable():
         return text
-    spelled = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(spelled)
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)

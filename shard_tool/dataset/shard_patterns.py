@@ -1,4 +1,10 @@
-"""Expands patterns with braces and wildcards into the shards they stand for."""
+"""Expands patterns with braces and wildcards into the URLs of shards.
+
+`braceexpand` and `glob` do most of it. Three things here are our own. The texts of a pattern are
+counted first, because `braceexpand` would build a range of a hundred million names in memory. URLs
+are matched folder by folder, because `fsspec.glob` lists a whole bucket and keeps old listings. And
+messages hide secrets.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +27,16 @@ if TYPE_CHECKING:
 
 _MAX_SHARDS = 1_000_000
 _BRACES = re.compile(r"\\.|[{},]", re.DOTALL)
-"""What means something in a pattern, and what is escaped."""
+"""Braces, commas and escaped characters."""
 _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
 
 
 def shards_matching(patterns: Sequence[str], dest: Folder) -> list[str]:
-    """What the manifest will call each shard, in order.
+    """Expand patterns into the URLs of shards as the manifest in `dest` will hold them, in order.
 
     Raises:
-        OptionError: A pattern matches nothing, or cannot be one; a shard is named twice, or by a
-            URL that holds a secret.
+        OptionError: A pattern is wrong or matches nothing, a shard is named twice, or a URL holds a
+            secret.
     """
     urls: dict[str, str] = {}
     for pattern in patterns:
@@ -38,7 +44,7 @@ def shards_matching(patterns: Sequence[str], dest: Folder) -> list[str]:
         for place in _expanded(pattern, dest):
             url = url_in_manifest(place, dest)
             if url in urls:
-                both = dict.fromkeys([urls[url], shown])  # one, where it is the same pattern
+                both = dict.fromkeys([urls[url], shown])  # one text, if it is the same pattern
                 problem = f"is named twice, by {' and by '.join(map(repr, both))}"
                 raise OptionError(f"shard {url!r}", problem, "every shard must be given once")
             urls[url] = shown
@@ -54,12 +60,12 @@ def _expanded(pattern: str, dest: Folder) -> list[str]:
     path = local_path(pattern)
     if path is not None and path.is_dir():
         raise OptionError(repr(pattern), "is a folder", f"give its shards: {pattern}/*.tar")
-    if path is not None and path.exists():  # whatever its name looks like
+    if path is not None and path.exists():  # even if its name looks like a pattern
         return [pattern]
     try:
         num = _num_texts(pattern)
         texts = list(islice(braceexpand(pattern), _MAX_SHARDS + 1)) if num <= _MAX_SHARDS else []
-    except ValueError:  # whose text and traceback hold the pattern as it was given
+    except ValueError:  # its text and traceback hold the pattern, secrets and all
         raise OptionError(f"shards {_shown(pattern)!r}", "braces do not pair up") from None
     if num > _MAX_SHARDS:
         problem = f"are {num}, more than {_MAX_SHARDS}"
@@ -69,7 +75,7 @@ def _expanded(pattern: str, dest: Folder) -> list[str]:
 
 
 def _num_texts(pattern: str) -> int:
-    """How many texts a pattern with braces stands for; nobody could wait for all of some.
+    """Count the texts that a pattern with braces stands for.
 
     >>> _num_texts("{a,b{00..99}}-{0..9..3}{z..a}.tar")
     10504
@@ -90,17 +96,17 @@ def _num_texts(pattern: str) -> int:
 
 @dataclass(slots=True)
 class _Level:
-    """Open braces of a pattern, and how many texts they stand for up to a place inside them."""
+    """Braces that are still open, and how many texts they stand for so far."""
 
     start: int
     finished: int = 0
-    """Texts of alternatives before the last comma."""
+    """Texts of the alternatives before the last comma."""
     product: int = 1
-    """Texts of the one since then."""
+    """Texts of the alternative after it."""
 
 
 def _num_of_range(text: str) -> int:
-    """Texts of what stands between braces where that is a range; else 0."""
+    """Count the texts of a range between braces; 0 if it is no range."""
     if not (found := _RANGE.fullmatch(text)) or found[1].isalpha() is not found[2].isalpha():
         return 0
     find = alphabet.index if found[1].isalpha() else int
@@ -108,11 +114,13 @@ def _num_of_range(text: str) -> int:
 
 
 def _matching(text: str, dest: Folder) -> list[str]:
-    """The places a text with ``*`` and ``?`` stands for, sorted; without them, itself."""
+    """Find the places that match a text with ``*`` and ``?``, sorted; any other text is a place."""
     is_web = _is_web(text)
     if not re.search("[*]" if is_web else "[*?]", text):
         return [text]
-    url_in_manifest(re.sub("[*?]" if not is_web else "[*]", "_", text), dest)  # before it is listed
+    url_in_manifest(
+        re.sub("[*?]" if not is_web else "[*]", "_", text), dest
+    )  # refuses secrets before anything is listed
     path = local_path(text)
     if path is not None:
         places = sorted(glob.glob(str(path)))  # noqa: PTH207  (Path's takes no absolute pattern)
@@ -126,12 +134,12 @@ def _matching(text: str, dest: Folder) -> list[str]:
 
 
 def _is_web(pattern: str) -> bool:
-    """Whether '?' begins a query."""
+    """Tell whether the pattern is a web URL, in which '?' starts a query."""
     return pattern.startswith(("http://", "https://"))
 
 
 def _shown(pattern: str) -> str:
-    """What messages call a pattern: without its secrets, with its wildcards."""
+    """The pattern as messages show it: without secrets, with wildcards."""
     if _is_web(pattern):
         return public_url(pattern)
     return public_url(pattern.replace("?", "\0")).replace("\0", "?")
@@ -145,7 +153,7 @@ def _matching_urls(text: str, dest: Folder) -> Iterator[str]:
 
 
 def _below(url: str, parts: Sequence[str], options: Mapping[str, Any]) -> Iterator[str]:
-    """URLs below `url` that match a path, component by component."""
+    """Yield the URLs below `url` that match a path, folder by folder."""
     part, rest = parts[0], parts[1:]
     if not rest or re.search("[*?]", part):
         names = [name for name in Folder(url, options).names() if fnmatchcase(name, part)]

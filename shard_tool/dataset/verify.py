@@ -1,7 +1,7 @@
-"""Read a whole dataset and compare it with what it says of itself.
+"""Reads a whole dataset and compares it with its manifest and its indexes.
 
-Every problem is found and reported, not only the first: a shard is a task, tasks run in a pool of
-processes, and each returns what is wrong with its shard and what it counted.
+It finds every problem, not only the first. Each shard is a task. A task returns what is wrong with
+its shard and what it counted; the totals of the splits are compared at the end.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from shard_tool.storage.location import Folder, StoredObject
 
 _MAX_PROBLEMS_OF_SHARD = 20
-"""More problems of one shard than this are counted, not listed."""
+"""How many problems of one shard are listed; the rest is only counted."""
 _PICTURES = {"jpg": "JPEG", "class.png": "PNG", "object.png": "PNG"}
-"""Members that are looked at as pictures; others than these and the JSON are nobody's business."""
+"""Members that are checked as pictures. Only these and the JSON are checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What was read and what is wrong with it; no problems means the dataset is whole."""
+    """What was read and what is wrong; without problems the dataset is whole."""
 
     manifest: Manifest
     problems: tuple[str, ...]
@@ -64,14 +64,14 @@ class VerifyReport:
 
 @dataclass(slots=True)
 class _Findings:
-    """What one shard turned out to hold."""
+    """What was found in one shard."""
 
     problems: list[str] = field(default_factory=list)
     num_samples: int = 0
     num_bytes: int = 0
     keys: list[str] = field(default_factory=list)
     totals: dict[str, Any] = field(default_factory=lambda: SplitCounts("").as_json())
-    """As `SplitCounts.as_json` gives them."""
+    """The result of `SplitCounts.as_json`."""
 
 
 def verify(
@@ -85,12 +85,13 @@ def verify(
 
     Args:
         folder: The dataset.
-        decode: Decode every picture and mask as well, instead of reading their headers.
-        workers: Processes; None: one a core.
+        decode: Whether to decode every picture and mask, instead of reading their headers.
+        workers: Number of processes; None: one for each core.
         on_progress: Called with (shards done, shards in all).
 
     Returns:
-        Sizes, digests, indexes, CRCs, JSON, picture headers and totals, as far as they are wrong.
+        Everything that is wrong with sizes, digests, indexes, CRCs, JSON, picture headers and
+        totals.
 
     Raises:
         ShardToolError: There is no dataset, or its manifest cannot be read.
@@ -106,12 +107,12 @@ def verify(
             if on_progress:
                 on_progress(len(by_number), len(entries))
     found: dict[str, list[_Findings]] = {name: [] for name in manifest.splits}
-    for number, (split, _) in enumerate(entries):  # as the manifest has them, whoever was first
+    for number, (split, _) in enumerate(entries):  # in the order of the manifest
         found[split].append(by_number[number])
     findings = [item for items in found.values() for item in items]
     problems = [problem for item in findings for problem in item.problems]
     for name, its_findings in found.items():
-        if not any(item.problems for item in its_findings):  # else the totals only repeat them
+        if not any(item.problems for item in its_findings):  # totals would only repeat these
             place = f"{folder}: split {name!r}"
             problems += _check_totals(place, manifest.splits[name], its_findings)
     return VerifyReport(
@@ -129,7 +130,7 @@ def _check_shard(
     decode: bool,  # noqa: FBT001
     task: str,
 ) -> _Findings:
-    """Check one shard. Runs in a worker."""
+    """Check one shard; runs in a worker."""
     its_folder, file = (
         (folder, entry.name) if entry.url is None else locate_shard(entry.url, folder)
     )
@@ -150,7 +151,7 @@ def _check_shard(
         return findings
     try:
         _check_samples(findings, content, index_content, place, task=task, decode=decode)
-        if entry.url is not None:  # somebody else's: each run of members is a sample there
+        if entry.url is not None:  # in an adopted tar a key may come again
             findings.keys = []
         elif len(set(findings.keys)) != len(findings.keys):
             findings.problems.append(f"{place}: a key occurs twice")
@@ -165,7 +166,7 @@ def _check_shard(
 def _shortened(findings: _Findings, place: str) -> _Findings:
     extra = len(findings.problems) - _MAX_PROBLEMS_OF_SHARD
     if extra > 0:
-        findings.problems[_MAX_PROBLEMS_OF_SHARD:] = [f"{place}: and {extra} problems more"]
+        findings.problems[_MAX_PROBLEMS_OF_SHARD:] = [f"{place}: and {extra} more problems"]
     return findings
 
 
@@ -177,7 +178,7 @@ def _compare(
 
 
 def _check_generic(folder: Folder, entry: ShardEntry, shard: StoredObject) -> _Findings:
-    """Check a shard of which nothing is known but its samples, part by part: it may be large."""
+    """Check a shard of generic samples, part by part: it may be large."""
     findings, place = _Findings(), shard.place
     index_content = _read(findings, folder, entry.name + INDEX_SUFFIX)
     try:
@@ -208,7 +209,7 @@ def _check_index(
     entry: ShardEntry,
     scanned: ScannedShard,
 ) -> None:
-    """Compare a generic shard's index with what was found, and with the manifest."""
+    """Compare the index of a generic shard with what was found and with the manifest."""
     place, its_place = places
     got = hashlib.sha256(content).hexdigest()
     _compare(findings, its_place, "sha256", got, entry.index_sha256)
@@ -296,7 +297,7 @@ def _decode(content: bytes, format_: str, place: str) -> None:
 
 
 def _check_totals(place: str, split: Split, findings: list[_Findings]) -> list[str]:
-    """Problems that only show over all shards of a split."""
+    """Compare the totals of a split; returns the problems."""
     counts = SplitCounts("")
     for item in findings:
         counts.merge(item.totals)
@@ -306,7 +307,7 @@ def _check_totals(place: str, split: Split, findings: list[_Findings]) -> list[s
         **counts.counts,
     }
     claimed_kinds = {"objects": split.objects, "difficult": split.difficult, **split.counts}
-    if not split.counts:  # too many kinds of members to be told
+    if not split.counts:  # there are too many extensions to count
         counted_kinds.pop("members", None)
     problems = [
         f"{place}: {what} of {name!r} is {claimed.get(name, 0)}, counted {counted[name]}"

@@ -1,21 +1,24 @@
-"""One writer for a folder at a time, whatever becomes of the process that writes.
+"""Lets only one process at a time write into a folder, and notices if that process dies.
 
-On a local disk the folder itself is locked; the lock ends with its process and leaves nothing.
-Object stores know no locks. There, and on network disks without them, a writer puts a sign of life
-into ``DEST/.conversion/alive`` and renews it as long as it lives; one that stays as it is belongs
-to the dead, and whoever wants to write removes it. Signs are compared by what they say: no two
-machines need to agree on the time.
+On a local disk the process locks the folder itself (flock). The lock ends with the process, and
+nothing stays behind. Object stores have no locks. There, and on network disks without locks, a
+writer puts a sign of life into ``DEST/.conversion/alive`` and renews it as long as it lives. A sign
+that stops changing belongs to a dead process, and the next writer removes it. Only the contents of
+signs are compared, so machines need not agree on the time.
 
     A puts its sign, then lists           B puts its sign, then lists
         sees nobody: says it is writing       sees A: watches
                                               A's beat goes on, A is writing: B is refused
                                               A's beat stands still: B takes over
 
-Of two that start together at least one sees the other, because both put before they list; the one
-with the smaller token goes on, when the other has withdrawn. A process that was stopped and taken
-for dead finds its sign gone, or named by the one that took over (`WriterLock.check`). No store
-can check and write in one step: a process that stops between the two, for longer than others wait,
+If two start together, at least one sees the other, because both put before they list. The one with
+the smaller token goes on when the other has withdrawn. A process that was stopped and taken for
+dead finds that its sign is gone, or that another one is writing (`WriterLock.check`). No store can
+check and write in one step. So a process that stops between the two, for longer than others wait,
 still writes one object when it goes on.
+
+The package filelock would not shorten the local half: its locks are files that stay in the folder,
+and the folder, with the parents made for it, must be opened, compared and removed here anyway.
 """
 
 from __future__ import annotations
@@ -43,16 +46,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIGNS_NAME = "alive"
-"""Folder of the signs of life, in the journal's."""
+"""Folder of the signs of life, inside the journal's folder."""
 BEAT_S = 2.0
-"""Seconds between two renewals of a sign."""
+"""Seconds between two renewals of a sign of life."""
 PATIENCE = 4
-"""Beats after which a sign that stays as it is belongs to the dead: some come late."""
+"""How many beats a sign may miss before its process counts as dead; a beat may come late."""
 _SUFFIX = ".json"
 _TIMEOUT_S = 10.0
-"""For the renewal of a sign: one that hangs must not let the next come late."""
+"""Time limit for the renewal of a sign, so that a hanging one does not delay the next."""
 
 _State = Literal["claiming", "writing"]
+"""What a sign says of its process: it waits for the others, or it writes."""
 _held_here: set[str] = set()
 _held_here_lock = threading.Lock()
 
@@ -63,19 +67,19 @@ class WriterLock:
 
     folder: Folder
     token: str = ""
-    """Of the sign of life; empty where a lock is held, which cannot be lost."""
+    """Name of the sign of life; empty where the folder is locked, which cannot be lost."""
     dead: tuple[str, ...] = ()
-    """Tokens of those that were taken for dead."""
+    """Tokens of the processes that were taken for dead."""
 
     def check(self) -> None:
-        """Make sure that nobody else has taken over; one listing, where there is no lock.
+        """Check that this process still holds the folder; costs one listing if there is no lock.
 
         Raises:
-            StoreError: Somebody has, or storage does not tell.
+            StoreError: The run has ended, another one has taken over, or storage failed.
         """
         if self.token and _is_lost(_signs_of(self.folder), self, "writing"):
-            problem = "another conversion took over: this one stood still and was taken for dead"
-            hint = "stop the other one, then use --on-existing resume"
+            problem = "this run has ended, or another took over because this one stood still"
+            hint = "if another one is writing there, stop it, then use --on-existing resume"
             raise StoreError(str(self.folder), problem, hint)
 
 
@@ -83,12 +87,12 @@ class WriterLock:
 def hold_writer_lock(
     folder: Folder, *, beat_s: float = BEAT_S, patience: float = PATIENCE
 ) -> Iterator[WriterLock]:
-    """Hold a folder for writing as long as the block runs; a local one is made if missing.
+    """Hold a folder for writing while the block runs; a local folder is made if it is missing.
 
     Args:
-        folder: Where is written.
+        folder: The folder.
         beat_s: Seconds between two signs of life, where there are no locks.
-        patience: Beats to wait for the next sign of somebody else.
+        patience: How many beats to wait for another process's next sign.
 
     Raises:
         ObjectBusy: Another process is writing there.
@@ -110,9 +114,9 @@ def hold_writer_lock(
 
 
 def wait_until_free(folder: Folder, *, beat_s: float = BEAT_S, patience: float = PATIENCE) -> None:
-    """Wait as long as another process is writing into a folder and gives signs of life.
+    """Wait while a living process is writing into a folder.
 
-    Nothing is held afterwards: somebody else may be quicker than the caller.
+    The caller does not hold the folder afterwards: another process may be quicker.
 
     Raises:
         StoreError: Storage failed or refused.
@@ -128,11 +132,11 @@ def wait_until_free(folder: Folder, *, beat_s: float = BEAT_S, patience: float =
 
 @contextmanager
 def _locked(folder: Folder, path: Path) -> Iterator[bool]:
-    """Lock a local folder; False where its file system has no locks."""
+    """Lock a local folder; yields False if its file system has no locks."""
     try:
         made = _missing_of(path)
         descriptor = _open_and_lock(folder, path)
-    except ShardToolError:  # a refusal is an OSError, too
+    except ShardToolError:  # ours may be an OSError, too
         raise
     except OSError as exc:
         problem = f"cannot be written to: {exc.strerror or type(exc).__name__}"
@@ -140,27 +144,27 @@ def _locked(folder: Folder, path: Path) -> Iterator[bool]:
     try:
         yield descriptor is not None
     finally:
-        for new in made:  # while it is locked: nobody has begun anything there
-            with suppress(OSError):  # it holds something, or somebody was quicker
+        for new in made:  # still locked, so nobody else uses it
+            with suppress(OSError):  # it is not empty, or somebody was quicker
                 new.rmdir()
         if descriptor is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child may have inherited it
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child process may have inherited it
             os.close(descriptor)
 
 
 def _missing_of(path: Path) -> list[Path]:
-    """Those of a folder and the ones it lies in that are missing, the innermost first."""
+    """The missing ones among a folder and its parents, innermost first."""
     return [at for at in (path, *path.parents) if not at.exists()]
 
 
 def _open_and_lock(folder: Folder, path: Path) -> int | None:
-    """Make a folder and lock it; its descriptor, or None where there are no locks."""
+    """Make a folder and lock it; returns its descriptor, or None if there are no locks."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            continue  # who held it was the one who had made it
+            continue  # its last holder had made it, and has removed it
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
@@ -171,7 +175,7 @@ def _open_and_lock(folder: Folder, path: Path) -> int | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
-        os.close(descriptor)  # what was locked is not what has that name now
+        os.close(descriptor)  # the folder of that name is another one by now
 
 
 @contextmanager
@@ -191,7 +195,7 @@ def _held_by_this_process(folder: Folder) -> Iterator[None]:
 
 
 class _Seen(NamedTuple):
-    """What a sign said."""
+    """What a sign says."""
 
     state: _State
     beat: int
@@ -203,23 +207,23 @@ def _signs_of(folder: Folder) -> Folder:
 
 
 def _tokens(signs: Folder) -> set[str]:
-    """Of all signs there are."""
+    """Tokens of all signs."""
     return {name.removesuffix(_SUFFIX) for name in signs.names() if name.endswith(_SUFFIX)}
 
 
 def _read(signs: Folder, token: str) -> _Seen | None:
-    """What a sign says; None where it is gone."""
+    """Read a sign; None if it is gone."""
     try:
         document = json.loads(signs.read(f"{token}{_SUFFIX}"))
         return _Seen(document["state"], int(document["beat"]), tuple(document["dead"]))
     except ObjectMissing:
         return None
     except (ValueError, KeyError, TypeError):
-        return _Seen("writing", -1, ())  # not one of ours; it does not beat, either
+        return _Seen("writing", -1, ())  # not one of ours, so it never changes
 
 
 def _is_lost(signs: Folder, lock: WriterLock, state: _State) -> bool:
-    """Whether a sign is gone, or a writer's beside that of another who is not one of the dead."""
+    """Tell whether a sign is gone, or whether another living process is writing as well."""
     tokens = _tokens(signs)
     if lock.token not in tokens or state == "claiming":
         return lock.token not in tokens
@@ -235,7 +239,7 @@ def _signed(folder: Folder, beat_s: float, patience: float) -> Iterator[WriterLo
     thread = threading.Thread(target=sign.beat, name="sign of life", daemon=True)
     thread.start()
     try:
-        dead = _outwait_others(folder, sign.lock, beat_s, patience)
+        dead = _wait_for_others(folder, sign.lock, beat_s, patience)
         sign.become_writer(dead)
         yield sign.lock
     finally:
@@ -244,16 +248,16 @@ def _signed(folder: Folder, beat_s: float, patience: float) -> Iterator[WriterLo
         sign.remove()
 
 
-def _outwait_others(
+def _wait_for_others(
     folder: Folder, lock: WriterLock, beat_s: float, patience: float
 ) -> tuple[str, ...]:
-    """Watch whoever else is there until all of them are dead or have withdrawn.
+    """Watch the other signs until each process is dead or has withdrawn.
 
     Returns:
         The tokens of the dead, whose signs are removed.
 
     Raises:
-        ObjectBusy: One is alive and may go on.
+        ObjectBusy: Another process is alive and goes before this one.
     """
     signs, dead = _signs_of(folder), list[str]()
     seen: dict[str, tuple[int | None, float]] = dict.fromkeys(
@@ -261,7 +265,7 @@ def _outwait_others(
     )
     while seen:
         for token, (beat, since) in list(seen.items()):
-            asked = time.monotonic()  # before: this process may be stopped at any line
+            asked = time.monotonic()  # before the reading: this process may be stopped anywhere
             now = _read(signs, token)
             if now is None:
                 del seen[token]
@@ -280,7 +284,7 @@ def _outwait_others(
 
 
 class _Sign:
-    """The sign of this process."""
+    """The sign of life of this process."""
 
     def __init__(self, lock: WriterLock, beat_s: float) -> None:
         self.lock = lock
@@ -293,17 +297,17 @@ class _Sign:
         self._guard = threading.Lock()
 
     def put(self) -> None:
-        """Renew it."""
+        """Put the next beat."""
         with self._guard:
             self._beat += 1
             said = {"state": self._state, "beat": self._beat, "dead": self.lock.dead}
             self._signs.put(f"{self.lock.token}{_SUFFIX}", json.dumps(said).encode())
 
     def become_writer(self, dead: tuple[str, ...]) -> None:
-        """Say that this process writes from now on.
+        """Say that this process is writing.
 
         Raises:
-            ObjectBusy: Another says so, too: this one was stopped, and taken for dead.
+            ObjectBusy: Another process says so, too, because it took this one for dead.
         """
         with self._guard:
             self.lock, self._state = replace(self.lock, dead=dead), "writing"
@@ -314,11 +318,11 @@ class _Sign:
             raise _refusal(self.lock.folder)
 
     def beat(self) -> None:
-        """Renew it until the end or until it is lost; storage may fail meanwhile."""
+        """Renew the sign until the end or until it is lost; failures of storage do not end it."""
         while not self.has_ended.wait(self._beat_s):
             try:
                 if _is_lost(self._signs, self.lock, self._state):
-                    # A beat that was stopped on its way may have put the sign there again.
+                    # A delayed beat may have put the sign there again.
                     self.remove()
                     return
                 self.put()
@@ -326,14 +330,14 @@ class _Sign:
                 log.debug("no sign of life: %s", exc)
 
     def remove(self) -> None:
-        """Take it away, and on a disk the folder with it."""
+        """Remove the sign, and on a disk the empty folders around it."""
         try:
             self._signs.remove(f"{self.lock.token}{_SUFFIX}")
         except StoreError as exc:
-            log.warning("%s; it is taken for dead in a while", exc)
+            log.warning("%s; other runs will wait until the sign of life counts as dead", exc)
         if (path := self._signs.local) is not None:
             for folder in (path, path.parent):
-                with suppress(OSError):  # it holds something
+                with suppress(OSError):  # it is not empty
                     folder.rmdir()
 
 

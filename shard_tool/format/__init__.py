@@ -1,1 +1,1 @@
-"""What lies on disk, as pure functions: tars and their indexes, sample JSON, the manifest."""
+"""Encodes and parses what lies on disk: tars, their indexes, sample JSON and the manifest."""

@@ -1,4 +1,4 @@
-"""What a split's entry in the manifest counts, added up sample by sample."""
+"""Counts objects and more, sample by sample, for the entry of a split in the manifest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 class SplitCounts:
-    """Totals of samples of one task.
+    """Counts of the samples of one task.
+
+    Every task counts objects. Classification also counts the pictures that show a class, and those
+    that show only difficult objects of it. Layout counts parts. Action counts the actions that are
+    done, and the objects that have a point and no box.
 
     Args:
-        task: Beside objects, each task counts what it is about: classification the pictures that
-            show a class (and those with only difficult ones), layout the parts, action the actions
-            that are done and the objects that have a point and no box.
+        task: Name of the task; any other name counts objects alone.
     """
 
     def __init__(self, task: str) -> None:
@@ -38,14 +40,14 @@ class SplitCounts:
             self.counts.setdefault(what, Counter())[name] += 1
 
     def merge(self, other: Mapping[str, Any]) -> None:
-        """Add other counts, as `as_json` gave them."""
+        """Add the counts of another `as_json`."""
         self.objects.update(other["objects"])
         self.difficult.update(other["difficult"])
         for what, counted in other["counts"].items():
             self.counts.setdefault(what, Counter()).update(counted)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: VOC's classes in their order, all else by name."""
+        """The counts as plain values: VOC's classes in their order, then other names sorted."""
         return {
             "objects": _in_order(self.objects),
             "difficult": _in_order(self.difficult),

@@ -1,9 +1,9 @@
-"""The manifest: a dataset's commit record, and what readers derive from it.
+"""Encodes and parses the manifest, a dataset's commit record, and derives arrays from it.
 
-Pure: text in, values out. The manifest is written last; where there is none, there is no dataset.
-It grows with the number of shards, never with the number of samples. What decides bytes is in it;
-worker counts, engines, paths, URLs and times are not, so that equal data has an equal manifest.
-Only a shard that `index` left in place has a URL: it says where somebody else's bytes lie.
+All functions are pure: text in, values out. The manifest is written last; a folder without one is
+no dataset. It grows with the number of shards, not of samples. It holds what decides bytes. It
+holds no worker counts, engines, paths, URLs or times, so that equal data has an equal manifest.
+Only an adopted shard has a URL, because nothing else tells where it lies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT = "voc-shards"
 VERSION = 1
 BOX_CONVENTION = "xyxy pixels, zero-based, half-open"
 GENERIC = "generic"
-"""Task of samples that are members by extension and nothing more."""
+"""Task of samples whose members are known by their extensions alone."""
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]*\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -40,14 +40,14 @@ class ShardEntry:
     """One shard of a split."""
 
     name: str
-    """Of its object in the dataset's folder, and with '.idx' of its index."""
+    """Name of the shard in the dataset's folder; with '.idx', of its index."""
     num_samples: int
     num_bytes: int
     sha256: str
     index_sha256: str
     url: str | None = None
-    """URL or path of a shard that `index` left in place; relative ones start at the dataset's
-    folder, which holds only its index. None: the shard lies in the folder, under its name."""
+    """Where an adopted shard lies: a URL or a path, relative to the dataset's folder unless it is
+    absolute. Only its index lies in that folder. None: the shard lies there, under its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +62,13 @@ class Split:
     difficult: dict[str, int]
     """Objects of each class that are marked difficult."""
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Other counts by kind: those of the task (see `counts.SplitCounts`), and for generic samples
-    `members`: how many samples have a member of each extension."""
+    """Other counts by kind: what the task is about (see `counts.SplitCounts`). For generic samples,
+    `members` counts the samples that have a member of each extension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A dataset as its manifest describes it."""
+    """What a manifest says of its dataset."""
 
     name: str
     task: str
@@ -76,14 +76,14 @@ class Manifest:
     """Class name to label; labels start at 1, 0 is background."""
     sources: tuple[dict[str, Any], ...]
     release: str
-    """Release of the tool that wrote the bytes."""
+    """Release of the tool that wrote the dataset."""
     options: dict[str, Any]
     """The options that decide bytes."""
     splits: dict[str, Split]
     num_bad_records: int = 0
     duplicates: tuple[dict[str, Any], ...] = ()
-    """Pictures of several sources that were left out because another source has the same bytes:
-    `key`, `split` and `source` of each, and likewise those of the one that was kept, `same_as`."""
+    """Pictures that were left out because another source has the same bytes: `key`, `split` and
+    `source` of each, and in `same_as` those of the picture that was kept."""
 
     @property
     def fingerprint(self) -> str:
@@ -98,9 +98,9 @@ class Manifest:
 
     @property
     def objects_beside(self) -> set[str]:
-        """Names of the objects that are the dataset's own, in its folder beside the manifest.
+        """Names of the dataset's own objects in its folder, without the manifest.
 
-        A shard with a URL is not among them, even if it lies there: it is somebody else's.
+        An adopted shard is not among them, even if it lies in the folder under its name.
         """
         entries = [entry for split in self.splits.values() for entry in split.shards]
         shards = {entry.name for entry in entries if entry.url is None}
@@ -109,10 +109,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ShardArrays:
-    """The shards of one or more splits as arrays: what training workers get instead of JSON."""
+    """The shards of one or more splits as arrays, which training workers get instead of JSON."""
 
     names: NDArray[np.bytes_]
-    """ASCII [shards], in manifest order: a quarter of the memory of text."""
+    """ASCII [shards], in manifest order; takes a quarter of the memory of str."""
     num_samples: NDArray[np.int64]
     """int64 [shards]."""
     num_bytes: NDArray[np.int64]
@@ -124,11 +124,11 @@ class ShardArrays:
     index_sha256: NDArray[np.uint8]
     """uint8 [shards, 32]."""
     urls: NDArray[np.bytes_] | None = None
-    """UTF-8 [shards]: URLs, empty for shards without; None if no shard has a URL."""
+    """UTF-8 [shards]: URLs of adopted shards, empty for others; None if no shard is adopted."""
 
 
 def shard_arrays(manifest: Manifest, splits: tuple[str, ...]) -> ShardArrays:
-    """The arrays of the named splits, which keep the sample ids they have in the whole manifest."""
+    """Make the arrays of some splits; sample ids stay those of the whole manifest."""
     entries, first_ids, next_id = [], [], 0
     for name, split in manifest.splits.items():
         for entry in split.shards:
@@ -149,7 +149,7 @@ def shard_arrays(manifest: Manifest, splits: tuple[str, ...]) -> ShardArrays:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of ``manifest.json``; equal manifests give equal bytes."""
+    """Encode a manifest as ``manifest.json``; equal manifests give equal bytes."""
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -174,9 +174,9 @@ def parse_manifest(content: bytes, *, place: str) -> Manifest:
     """Read ``manifest.json`` and check that it agrees with itself.
 
     Raises:
-        ManifestError: Not JSON, another format or version, a field missing or of another type,
-            totals that do not add up, a fingerprint that is not that of its shards, or a digest
-            that is not that of its content.
+        ManifestError: It is not JSON, or of another format or version; a field is missing or has
+            another type; totals do not add up; the fingerprint is not that of the shards; or the
+            digest is not that of the content.
     """
     try:
         document = json.loads(content)
@@ -209,13 +209,13 @@ def parse_manifest(content: bytes, *, place: str) -> Manifest:
 
 
 def _digest(document: dict[str, Any]) -> str:
-    """Of everything else in it: a flipped bit must not pass for a class, a count or a name."""
+    """SHA-256 of all other fields, so that a flipped bit never passes for a class or a count."""
     compact = json.dumps(document, ensure_ascii=False, separators=(",", ":"))  # the fast encoder
     return hashlib.sha256(compact.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _split_to_json(split: Split) -> dict[str, Any]:
-    """Leave out URLs and counts where there are none."""
+    """Leave out `url` and `counts` where there are none."""
     document = asdict(split)
     for entry in document["shards"]:
         if entry["url"] is None:
@@ -285,7 +285,7 @@ def _entry_from_json(entry: dict[str, Any]) -> ShardEntry:
 
 
 def is_shard_url(url: str) -> bool:
-    """Whether a manifest may hold this shard URL: a path, or a URL without a secret.
+    """Whether a manifest may hold this URL of a shard: a path, or a URL without any secret.
 
     >>> is_shard_url("../shards/a.tar"), is_shard_url("s3://bucket/a.tar")
     (True, True)

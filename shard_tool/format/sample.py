@@ -1,7 +1,6 @@
-"""The typed content of a sample's ``key.json``, and its one encoding.
+"""Defines what a sample's ``key.json`` holds, and encodes and parses it.
 
-Owns the schema: what the fields are called, what they mean, and that the same sample always gives
-the same bytes. What is absent at the source stays absent (None, null); nothing is invented.
+The same sample always gives the same bytes. What is absent at the source stays absent (None, null).
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ VOC_CLASSES = (
 """VOC's twenty classes in alphabetical order; the label of the first is 1, 0 is background."""
 
 MAX_PIXELS = 89_000_000
-"""A picture with more is refused by its header: that is 267 MB of RGB, and just below where Pillow
-starts to warn of a decompression bomb."""
+"""A picture with more pixels is refused by its header. So many pixels are 267 MB of RGB, just less
+than where Pillow starts to warn of a decompression bomb."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A body part of a person (head, hand or foot); may reach beyond its object's box."""
+    """A body part of a person (head, hand or foot); it may reach beyond the person's box."""
 
     name: str
     bbox: Box
@@ -44,7 +43,7 @@ class SampleObject:
     label: int
     """1-based number of the class in the manifest's order; 0 is background."""
     bbox: Box | None = None
-    """None for an object that is only marked by a `point`."""
+    """None for an object that has only a `point`."""
     difficult: bool | None = None
     truncated: bool | None = None
     occluded: bool | None = None
@@ -57,7 +56,7 @@ class SampleObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a sample came from."""
+    """Where a sample comes from."""
 
     year: str
     """'2007' … '2012', from the devkit's folder name."""
@@ -67,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One picture with everything VOC says about it, except the pixels."""
+    """Everything that VOC says about one picture, without its pixels."""
 
     key: str
     width: int
@@ -75,20 +74,20 @@ class Sample:
     objects: tuple[SampleObject, ...]
     segmented: bool | None
     image_sets: tuple[str, ...]
-    """Lists the picture stands in, e.g. 'Main/train', sorted."""
+    """The lists that name the picture, such as 'Main/train', sorted."""
     source: Source
     image_labels: dict[str, int] | None = None
-    """Classification: class to VOC's number for the picture: 1 it shows one, 0 only difficult
-    ones, -1 none; None for other tasks."""
+    """For classification: each class to VOC's number: 1 if the picture shows one, 0 if it shows
+    only difficult ones, -1 if it shows none. None for other tasks."""
     listed_objects: tuple[int, ...] | None = None
-    """Layout and action: the objects the split's lists name, counted from 1 in the order of
-    `objects`; None where no list has numbers, and for other tasks."""
+    """For layout and action: the objects that the split's lists name, counted from 1 in the order
+    of `objects`. None if no list has numbers, and for other tasks."""
 
 
 def encode_sample(sample: Sample) -> bytes:
-    """The bytes of ``key.json``: one line, fields in the order of the classes above, UTF-8.
+    """Encode ``key.json``: one line of UTF-8, fields in the order of the classes above.
 
-    The last two fields are there only for tasks that have them.
+    The last two fields are written only if they are not None.
     """
     document: dict[str, Any] = {
         "key": sample.key,
@@ -108,10 +107,10 @@ def encode_sample(sample: Sample) -> bytes:
 
 
 def parse_sample(content: bytes, *, place: str) -> Sample:
-    """Read ``key.json`` back.
+    """Parse ``key.json``.
 
     Raises:
-        SampleError: Not JSON, a field missing or of another type.
+        SampleError: It is not JSON, or a field is missing or has another type.
     """
     try:
         document = json.loads(content)

@@ -1,9 +1,8 @@
-"""The shard format: ustar members written, any usual tar read, and the ``.idx`` beside it.
+"""Writes shards as ustar, reads any usual tar, and makes and parses the ``.idx`` beside it.
 
-Owns bytes only: no storage, no JSON, no pictures. Writing is byte for byte what webdataset's
-TarWriter makes with mtime 0 (a test compares). Reading understands what other writers make as
-well: PAX headers, GNU long names and base-256 sizes. What it takes of them for a sample is what
-webdataset takes.
+This module knows bytes only: no storage, no JSON, no pictures. It writes byte for byte what
+webdataset's TarWriter writes with mtime 0 (a test compares). It also reads PAX headers, GNU long
+names and base-256 sizes. It takes for a sample what webdataset takes for one.
 
 A *shard* is a tar; a *sample* is a run of neighbouring members whose names agree up to the first
 dot of the last path component (the WebDataset convention); the *index* says where samples are::
@@ -38,54 +37,54 @@ RECORD = tarfile.RECORDSIZE
 INDEX_SUFFIX = ".idx"
 
 ReadAt = Callable[[int, int], bytes]
-"""read_at(offset, length): those bytes, fewer only where the file ends."""
+"""read_at(offset, length) returns these bytes; fewer only where the file ends."""
 
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 _META = re.compile(r"__[^/]*__(/|$)")
 _OCTAL = re.compile(rb"[0-7]+")
 _USTAR = struct.Struct("100s 24x 11s x 20x B 188x B").unpack_from
-"""Name, size without its NUL, type, first byte of the prefix."""
+"""Unpacks the name, the size without its NUL, the type, and the first byte of the prefix."""
 _REGULAR = ord("0")
 _DECIMAL = re.compile(r"[0-9]{1,19}")
 _WITHOUT_CONTENT = "123456"
-"""Types of links, devices, folders and pipes: whatever size their header claims."""
+"""Types of links, devices, folders and pipes, which have no content whatever their header says."""
 
 _MAX_NAME_BYTES = 1 << 20
-"""A PAX or GNU name record above this is an attack or damage, never a name."""
+"""A longer PAX or GNU name is damage or an attack."""
 
 
 class Member(NamedTuple):
-    """One file, folder or link of a tar."""
+    """A file, folder or link of a tar."""
 
     name: str
     kind: str
-    """tar's type flag: '0' a file, '5' a folder, '1' and '2' links, …"""
+    """The tar's type flag: '0' is a file, '5' a folder, '1' and '2' are links."""
     start: int
-    """Where its first header starts, a long-name header included."""
+    """Byte at which its first header starts, long-name headers included."""
     offset: int
-    """Where its content starts."""
+    """Byte at which its content starts."""
     size: int
-    """Bytes of content."""
+    """Bytes of its content."""
 
     @property
     def is_file(self) -> bool:
-        """True for a regular file (type '0', NUL or '7')."""
+        """Whether it is a regular file (type '0', NUL or '7')."""
         return self.kind in "0\x007"
 
 
 def padded(size: int) -> int:
-    """`size` rounded up to whole tar blocks of 512 bytes."""
+    """Round a size up to whole tar blocks of 512 bytes."""
     return -(-size // BLOCK) * BLOCK
 
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a member's name into key and extension at the first dot after the last slash.
 
-    Exactly as webdataset does, to which "a/.b" is key "a/" with extension "b".
+    Webdataset does the same: to it, "a/.b" is key "a/" with extension "b".
 
     Returns:
-        (key, extension without its leading dot), or None where WebDataset skips the member: no
-        dot, or nothing before it.
+        (key, extension without its leading dot). None where webdataset skips the member: there is
+        no dot, or nothing before it.
 
     >>> split_name("a/000005.class.png")
     ('a/000005', 'class.png')
@@ -95,11 +94,12 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def sample_part(member: Member) -> tuple[str, str] | None:
-    """What a member is in its sample: (key, extension in lower case, as webdataset has it).
+    """Tell which part of which sample a member is.
 
     Returns:
-        None where webdataset skips the member: no file, ``__meta__`` or in a folder of such a
-            name, or as `split_name` says.
+        (key, extension in lower case, as in webdataset). None where webdataset skips the member:
+        it is no file, it is called like ``__meta__`` or lies in a folder called so, or `split_name`
+        returns None.
     """
     if not member.is_file or _META.match(member.name):
         return None
@@ -155,24 +155,24 @@ def _sparse(place: str, at: int) -> ShardError:
 def walk(
     read_at: ReadAt, start: int, stop: int, *, place: str, check: bool = True, whole: bool = True
 ) -> Iterator[Member]:
-    """Go over the headers from `start` to `stop`, one 512-byte read a member.
+    """Yield the members from `start` to `stop`, with one read of 512 bytes for each.
 
     Args:
         read_at: Reads from the file the tar lies in.
         start: Byte of the first header.
         stop: Byte after the last one that may be read, usually the file's size.
         place: What errors call the file.
-        check: Verify each header's checksum (about 4 µs); off only where a CRC or digest of the
-            same bytes was checked already.
-        whole: Expect the end marker (a block of zeros) before `stop`; False for a run of samples
-            cut out through the index.
+        check: Whether to verify each header's checksum (about 4 µs). Pass False only for bytes
+            whose CRC or digest was compared before.
+        whole: Whether an end marker (a block of zeros) must come before `stop`. Pass False for a
+            run of samples that the index cut out.
 
     Yields:
-        Each member in order; folders and links too, long-name headers merged into their member.
+        Each member in order, also folders and links. A long-name header is part of its member.
 
     Raises:
-        ShardError: A header is damaged, or the file ends inside a header, a member or before the
-            end marker: a shard cut short never passes for a shorter one.
+        ShardError: A header is damaged, or the file ends inside a header, inside a member or before
+            the end marker. So a shard that was cut short never passes for a shorter one.
     """
     at, first, overrides = start, start, dict[str, str]()
     while at < stop:
@@ -221,22 +221,21 @@ def walk(
 
 
 def read_at_of(buffer: bytes | memoryview) -> ReadAt:
-    """A `ReadAt` over bytes in memory (a mapped file, say)."""
+    """Make a `ReadAt` of bytes in memory, such as a mapped file."""
     return lambda offset, length: bytes(buffer[offset : offset + length])
 
 
 def copy_members(buffer: Any, start: int, stop: int, members: dict[str, Any], *, place: str) -> str:
-    """Add one sample's members to a dict, from its bytes between two offsets of the index.
+    """Add one sample's members to a dict, given two offsets of the index.
 
-    Plain ustar headers, which is what we write, are read here, six times as fast as by `walk`,
-    which reads all others. Checksums are left to whoever compared the CRC.
+    This reads plain ustar headers, which are what we write, six times as fast as `walk`, and leaves
+    all other headers to `walk`. It verifies no checksum: the caller has compared the CRC.
 
     Args:
-        buffer: The file: bytes or a map, of which the contents are copies, or a memoryview, of
-            which they are views.
-        start: Where the sample's first header starts.
-        stop: Where its last member ends, padding included.
-        members: Extension, in lower case, to content; grows.
+        buffer: The file. Of bytes or a map the contents are copies, of a memoryview they are views.
+        start: Byte at which the sample's first header starts.
+        stop: Byte at which its last member ends, padding included.
+        members: Gets each member: extension, in lower case, to content.
         place: What errors call the file.
 
     Returns:
@@ -278,8 +277,8 @@ def sample_starts(members: Iterable[Member]) -> tuple[list[int], list[str]]:
     """Group members into samples the way webdataset does.
 
     Returns:
-        (where each sample's first header starts, then the end of the last one; each sample's key).
-        Members that webdataset skips belong to the sample before them.
+        (the byte at which each sample starts, then the end of the last sample; each sample's key).
+        A member that webdataset skips belongs to the sample before it.
     """
     starts, keys, end = list[int](), list[str](), 0
     for member in members:
@@ -296,10 +295,10 @@ def sample_starts(members: Iterable[Member]) -> tuple[list[int], list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """Where the samples of one shard lie."""
+    """Where the samples of one shard lie, and their CRCs."""
 
     starts: NDArray[np.uint64]
-    """uint64 [n + 1]: byte of each sample's first header, then the end of the last sample."""
+    """uint64 [n + 1]: the byte at which each sample starts, then the end of the last sample."""
     crcs: NDArray[np.uint32]
     """uint32 [n]: CRC-32 of the bytes from one start to the next."""
 
@@ -307,7 +306,7 @@ class ShardIndex:
         return len(self.crcs)
 
     def to_bytes(self) -> bytes:
-        """The content of the ``.idx`` file."""
+        """Encode the ``.idx`` file."""
         return self.starts.astype("<u8").tobytes() + self.crcs.astype("<u4").tobytes()
 
     @classmethod
@@ -316,7 +315,7 @@ class ShardIndex:
 
         Raises:
             ShardError: The length is impossible, or the starts are not increasing multiples of
-                512 inside a shard of `shard_bytes` bytes.
+                512 that lie in a shard of `shard_bytes` bytes.
         """
         if len(content) < 8 or (len(content) - 8) % 12:
             raise ShardError(place, f"{len(content)} bytes are no index (8 + 12 per sample)")
@@ -329,7 +328,7 @@ class ShardIndex:
 
     @classmethod
     def from_shard(cls, read_at: ReadAt, num_bytes: int, *, place: str) -> ShardIndex:
-        """Make the index of any tar by one walk over its headers; the CRCs read every byte."""
+        """Make the index of any tar; this reads every byte, for the CRCs."""
         starts, keys = sample_starts(walk(read_at, 0, num_bytes, place=place))
         if not keys:
             return cls(np.zeros(1, np.uint64), np.zeros(0, np.uint32))
@@ -341,7 +340,7 @@ class ShardIndex:
 
 
 def member_block(name: str, content: bytes) -> bytes:
-    """One member as tar bytes: its ustar header, its content, zeros up to a whole block.
+    """Encode one member: its ustar header, its content, and zeros up to a whole block.
 
     Raises:
         ShardError: The name does not fit ustar (100 bytes, or 255 split at a slash).
@@ -368,8 +367,8 @@ def _tarfile_header(name: str, size: int) -> bytes:
 _NAME_BYTES = 100
 _OCTAL_SIZES = 8**11
 _EMPTY = _tarfile_header("", 0)
-"""The standard library's header, of which only name, size and checksum change: a tenth of the time
-of making it anew (a test compares)."""
+"""The standard library's header. `_header` changes its name, size and checksum, which takes a tenth
+of the time of a new one (a test compares)."""
 _BEFORE_SIZE, _AFTER_SIZE, _AFTER_CHECKSUM = _EMPTY[100:124], _EMPTY[135:148], _EMPTY[156:]
 _SUM = sum(_BEFORE_SIZE) + sum(_AFTER_SIZE) + sum(_AFTER_CHECKSUM) + 8 * ord(" ")
 
@@ -383,7 +382,7 @@ def _header(name: bytes, size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenShard:
-    """What is known of a shard once its last byte is written."""
+    """What is known of a shard when it is written."""
 
     num_samples: int
     num_bytes: int
@@ -392,9 +391,9 @@ class WrittenShard:
 
 
 class ShardWriter:
-    """Writes samples one after another into an open binary file, hashing as it goes.
+    """Writes samples one after another into an open binary file, and hashes what it writes.
 
-    The caller opens, publishes and closes the file; nothing is read back or sought.
+    The caller opens, publishes and closes the file. The writer never reads or seeks.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -408,14 +407,14 @@ class ShardWriter:
         return len(self._crcs)
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample; members go in the order of their extensions, as webdataset sorts."""
+        """Append one sample; its members are sorted by extension, as webdataset sorts them."""
         block = b"".join(member_block(f"{key}.{ext}", members[ext]) for ext in sorted(members))
         self._crcs.append(zlib.crc32(block))
         self._starts.append(self._starts[-1] + len(block))
         self._put(block)
 
     def finish(self) -> WrittenShard:
-        """Write the end marker (zeros up to a whole record of 10,240 bytes) and sum up."""
+        """Write the end marker, zeros up to a whole record of 10,240 bytes, and sum up."""
         end = self._starts[-1]
         total = -(-(end + 2 * BLOCK) // RECORD) * RECORD
         self._put(bytes(total - end))

@@ -1,4 +1,4 @@
-"""The one place where a seed becomes numbers: no two keys alike, and never other numbers."""
+"""Two keys never give the same numbers, and one key always gives the same."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_digest_of_differs_for_different_keys(distinct: list[tuple[int | str, ..
 
 
 def test_key_of_numpy_integers_is_that_of_equal_python_integers() -> None:
-    """Else a seed that went through an array would give another order, without a word."""
+    """Otherwise a seed from an array would silently give another order."""
     assert digest_of((np.int64(7), "a", np.uint8(3))) == digest_of((7, "a", 3))  # type: ignore[arg-type]
 
 
@@ -89,7 +89,7 @@ def test_permutation_is_a_permutation_for_any_length_and_key(
 
 @pytest.mark.parametrize("key", [("a",), (1, 2, 3), ("window", 0, 5, 1, 12)])
 def test_permutation_sorts_the_words_of_the_published_philox(key: tuple[int | str, ...]) -> None:
-    """Written from the paper here: the order needs NumPy's arithmetic, not its goodwill."""
+    """This reference is written from the paper, so the order needs no promise of NumPy's."""
     digest = hashlib.sha256(_encoded(key)).digest()
     assert digest == digest_of(key)
     halves = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
@@ -138,7 +138,7 @@ def test_permutation_is_pinned() -> None:
 
 
 def test_permutation_of_a_large_length_is_pinned() -> None:
-    """Beyond any block size a sort may treat specially."""
+    """Longer than any block that a sort may treat specially."""
     found = permutation(100_000, ("golden", "large"))
     digest = hashlib.sha256(found.astype("<i8").tobytes()).hexdigest()
     assert digest == GOLDEN_LARGE

@@ -121,7 +121,7 @@ def test_server_is_at_rest_when_it_has_done_what_clients_that_are_gone_have_aske
         assert s3.pid is not None
         for number in range(10):
             put(s3, f"{bucket}/{number}.tar", b"content")
-        assert soon(lambda: is_at_rest(s3))
+        assert eventually(lambda: is_at_rest(s3))
         os.kill(s3.pid, signal.SIGSTOP)
         for number in range(10):
             remove_and_go(s3, f"{bucket}/{number}.tar")

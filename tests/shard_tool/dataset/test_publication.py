@@ -1,4 +1,4 @@
-"""What a folder may hold where a dataset is to be made, and what becomes of it."""
+"""What a folder may hold before a dataset is made in it, and what happens to that."""
 
 from __future__ import annotations
 
@@ -159,11 +159,11 @@ def test_promise_7_archive_replaced_after_its_scan_is_noticed(tree: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_lost_its_claim_leaves_its_successor_s_journal_alone(
+def test_a_run_that_lost_its_lock_leaves_its_successors_journal_alone(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(_: WriterLock) -> None:
-        raise StoreError("out", "another conversion took over")
+        raise StoreError("out", "another run took over")
 
     monkeypatch.setattr(WriterLock, "check", lost)
     with pytest.raises(StoreError, match="took over"):
@@ -183,9 +183,7 @@ def test_unreachable_cluster_takes_nothing_away(tree: Path, tmp_path: Path) -> N
     assert files_of(tmp_path / "out") == before
 
 
-def test_promise_2_resume_of_what_is_finished_changes_nothing_and_says_so(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_promise_2_resume_of_a_finished_dataset_changes_nothing(tree: Path, tmp_path: Path) -> None:
     first = converted(tree, tmp_path / "out", **FIRST)
     inodes = {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir()}
     again = converted(tree, tmp_path / "out", on_existing="resume", **FIRST)
@@ -194,7 +192,7 @@ def test_promise_2_resume_of_what_is_finished_changes_nothing_and_says_so(
     assert inodes == {path.name: path.stat().st_ino for path in (tmp_path / "out").iterdir()}
 
 
-def test_resume_where_nothing_is_begins(tree: Path, tmp_path: Path) -> None:
+def test_resume_in_an_empty_folder_starts_a_run(tree: Path, tmp_path: Path) -> None:
     converted(tree, tmp_path / "a", on_existing="resume", **FIRST)
     converted(tree, tmp_path / "b", **FIRST)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
@@ -216,7 +214,7 @@ def test_recorded_shard_that_was_altered_or_lost_is_made_again(
     assert files_of(unfinished) == files_of(tmp_path / "undisturbed")
 
 
-def test_damaged_record_is_no_record_and_a_damaged_plan_is_said(
+def test_damaged_record_is_ignored_and_a_damaged_plan_is_an_error(
     tree: Path, unfinished: Path, tmp_path: Path
 ) -> None:
     converted(tree, tmp_path / "undisturbed", **FIRST)
@@ -278,7 +276,7 @@ def test_plan_says_what_decides_the_bytes_and_no_more(unfinished: Path, tmp_path
     assert str(tmp_path) not in json.dumps(plan)
 
 
-def test_disk_without_room_is_said_before_anything_is_written(
+def test_full_disk_is_reported_before_anything_is_written(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = shutil._ntuple_diskusage(1000, 900, 100)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""One pass over a tar tells what a walk over the whole file tells, however its bytes come."""
+"""One pass over a tar finds the same as a walk over the whole file, however its bytes come."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_samples_are_those_webdataset_makes(names: list[str], cuts: list[int]) -
 
 
 @pytest.mark.parametrize("step", [1, 512, 1 << 20])
-def test_only_what_is_no_zero_counts_as_more_after_the_end_marker(step: int) -> None:
+def test_zeros_after_the_end_marker_do_not_count_as_more(step: int) -> None:
     content = TARS["ours"]
     for more, has_more in ((b"", False), (bytes(700), False), (bytes(700) + b"x", True)):
         whole = content + more
@@ -135,7 +135,7 @@ def test_tar_cut_at_any_byte_before_its_end_marker_is_an_error(kind: str) -> Non
         assert any(text in refusal(content[:cut]) for text in ("cut short", "is damaged"))
 
 
-def test_tar_that_has_another_length_than_was_said_is_an_error() -> None:
+def test_tar_of_another_length_than_expected_is_an_error() -> None:
     content = TARS["ours"]
     for there, said in ((content[:-100], len(content)), (content + b"x", len(content))):
         with pytest.raises(ShardError, match=r"a\.tar: .*bytes were read, 10240 expected"):
@@ -182,7 +182,7 @@ def test_extension_webdataset_keeps_for_itself_is_refused(field: str) -> None:
     assert "keeps for itself" in refusal(tar_of([info(f"a.{field}", 3)]))
 
 
-def test_extension_that_is_not_utf_8_is_counted_under_a_name_that_is() -> None:
+def test_extension_that_is_not_utf_8_is_counted_with_escapes() -> None:
     found = scan(tar_of([info("a.\udcff", 3)], tarfile.GNU_FORMAT))
     assert found.members == {r"\udcff": 1}
 
@@ -197,7 +197,7 @@ def test_member_whose_content_is_wanted_may_not_be_huge(monkeypatch: pytest.Monk
 # Memory ---------------------------------------------------------------------------------------
 
 
-def test_extensions_are_not_counted_where_they_are_no_kinds() -> None:
+def test_too_many_extensions_are_not_counted() -> None:
     """Keys with a dot, as in 'v1.000017.jpg', would fill the manifest with names."""
 
     def tar(num: int) -> bytes:

@@ -205,7 +205,7 @@ def test_every_damaged_shard_is_reported(folder: Path) -> None:
 # Content that every digest agrees with --------------------------------------------------------
 
 
-def test_picture_that_does_not_decode_is_seen_by_decoding_alone(folder: Path) -> None:
+def test_picture_that_does_not_decode_is_found_only_by_decoding(folder: Path) -> None:
     key = first_key(folder)
 
     def cut(samples: Samples) -> None:
@@ -337,7 +337,7 @@ def test_many_problems_of_a_shard_are_summed_up(tmp_path: Path) -> None:
     )
     found = problems(tmp_path / "voc")
     assert len(found) == 21
-    assert found[-1] == f"{FIRST}: and 10 problems more"
+    assert found[-1] == f"{FIRST}: and 10 more problems"
 
 
 def test_no_dataset_and_a_damaged_manifest_are_errors(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One writer at a time: on a disk by a lock, on object stores by signs of life."""
+"""Only one process writes into a folder: by a lock on a disk, by signs of life on object stores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BEAT_S = 0.2
 LONG = 300
-"""Beats: nobody is taken for dead, however busy the machine is."""
+"""So many beats that nobody counts as dead, however busy the machine is."""
 REFUSED = "another conversion is writing there; wait for it to end, or stop it and repeat"
 
 
@@ -84,10 +84,10 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
     assert tmp_path.is_dir()
 
 
-def test_a_folder_removed_by_who_held_it_is_locked_anew(
+def test_a_folder_that_its_last_holder_removed_is_locked_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening and locking: what is locked then is a folder without a name."""
+    """It is removed between opening and locking, so the lock is on a folder without a name."""
     path, flock, times = tmp_path / "voc", fcntl.flock, []
 
     def late(descriptor: int, operation: int) -> None:
@@ -131,7 +131,7 @@ def test_a_disk_without_locks_has_signs_of_life(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_held_within_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder("memory://locked/voc")
     with hold_writer_lock(folder):
         with pytest.raises(ObjectExists), hold_writer_lock(Folder("memory://locked/voc/")):
@@ -162,7 +162,7 @@ def test_a_living_writer_is_left_alone(s3: S3, bucket: str) -> None:
     assert objects(s3, folder.url) == {}
 
 
-def test_a_free_folder_is_had_without_waiting(s3: S3, bucket: str) -> None:
+def test_a_free_folder_is_held_without_waiting(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     with hold_writer_lock(folder, beat_s=3600) as lock:
         pickle.loads(pickle.dumps(lock)).check()
@@ -196,9 +196,7 @@ def test_a_stopped_writer_that_was_taken_for_dead_finds_out(s3: S3, bucket: str)
             assert list(signs(s3, folder)) == [f"{lock.token}.json"]
 
 
-def test_a_beat_on_its_way_when_its_writer_was_taken_for_dead_misleads_nobody(
-    s3: S3, bucket: str
-) -> None:
+def test_a_delayed_beat_of_a_writer_taken_for_dead_misleads_nobody(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     with hold_writer_lock(folder, beat_s=3600) as stopped:
         late = dict(signs(s3, folder))
@@ -206,14 +204,12 @@ def test_a_beat_on_its_way_when_its_writer_was_taken_for_dead_misleads_nobody(
             for name, content in late.items():
                 put(s3, f"{folder.url}/.conversion/alive/{name}", content)
             lock.check()
-            with pytest.raises(StoreError, match="took over: this one stood still") as caught:
+            with pytest.raises(StoreError, match="another took over because this") as caught:
                 stopped.check()
             assert "--on-existing resume" in caught.value.hint
 
 
-def test_a_writer_that_lost_its_folder_takes_back_a_beat_that_came_late(
-    s3: S3, bucket: str
-) -> None:
+def test_a_writer_that_lost_its_folder_removes_its_own_delayed_beat(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     with (
         hold_writer_lock(folder, beat_s=3600) as lock,
@@ -239,7 +235,7 @@ def test_a_lock_holder_stopped_before_it_said_that_it_writes_withdraws(
         put(s3, other, a_sign())
         return ()
 
-    monkeypatch.setattr(writer_lock, "_outwait_others", meanwhile)
+    monkeypatch.setattr(writer_lock, "_wait_for_others", meanwhile)
     with pytest.raises(ObjectExists), hold_writer_lock(folder, beat_s=3600):
         pass
     assert list(signs(s3, folder)) == [f"{'0' * 16}.json"]
@@ -254,13 +250,13 @@ def test_a_lock_holder_that_was_taken_for_dead_withdraws(
         remove(s3, f"{folder.url}/.conversion/alive/{lock.token}.json")
         return ()
 
-    monkeypatch.setattr(writer_lock, "_outwait_others", meanwhile)
+    monkeypatch.setattr(writer_lock, "_wait_for_others", meanwhile)
     with pytest.raises(ObjectExists), hold_writer_lock(folder, beat_s=3600):
         pass
     assert objects(s3, folder.url) == {}
 
 
-def test_a_sign_nobody_can_read_is_of_the_dead(s3: S3, bucket: str) -> None:
+def test_an_unreadable_sign_counts_as_dead(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     for name, content in {"a": b"", "b": b"[]", "c": b'{"beat": "x"}'}.items():
         put(s3, f"{folder.url}/.conversion/alive/{name}.json", content)
@@ -269,8 +265,8 @@ def test_a_sign_nobody_can_read_is_of_the_dead(s3: S3, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("round_", range(10))
-def test_of_those_that_start_together_one_goes_on(s3: S3, bucket: str, round_: int) -> None:
-    """Each that gets in stays until the others know what became of them."""
+def test_one_of_several_that_start_together_goes_on(s3: S3, bucket: str, round_: int) -> None:
+    """Whoever holds the folder stays until the others have been refused."""
     folder, together = on_s3(s3, bucket), threading.Barrier(3)
     refused, got_in, inside = threading.Semaphore(0), list[int](), list[int]()
 
@@ -294,7 +290,7 @@ def test_of_those_that_start_together_one_goes_on(s3: S3, bucket: str, round_: i
     assert objects(s3, folder.url) == {}
 
 
-def test_faults_of_storage_end_no_life(s3: S3, bucket: str) -> None:
+def test_faults_of_storage_do_not_end_a_writer(s3: S3, bucket: str) -> None:
     with fault_proxy(s3.endpoint_url) as proxy:
         folder = Folder(f"{bucket}/voc", s3.through(proxy).storage_options)
         with hold_writer_lock(folder, beat_s=0.02) as lock:

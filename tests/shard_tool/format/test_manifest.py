@@ -1,4 +1,4 @@
-"""The manifest says what is there, once, and refuses to contradict itself."""
+"""A manifest comes back as it was, and one that contradicts itself is refused."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ def test_folder_without_manifest_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_folder_with_a_partial_shard_only_is_an_unfinished_conversion(tmp_path: Path) -> None:
-    """Killed within its first shard, a conversion leaves nothing else."""
+    """A conversion of an earlier release leaves this if it is killed in its first shard."""
     write(tmp_path / ".train-000000.tar.partial-x1y2z3", b"")
     with pytest.raises(ObjectMissing, match="conversion not finished"):
         load_manifest(Folder(str(tmp_path)))
@@ -354,7 +354,7 @@ def with_urls(*urls: str | None) -> Manifest:
     return replace(MANIFEST, task="generic", classes={}, splits={"train": its_split})
 
 
-def test_urls_of_shards_are_read_back() -> None:
+def test_adopted_shards_come_back_with_their_urls() -> None:
     manifest = with_urls("../shards/gr\u00fcn.tar", "s3://bucket/a.tar", "/data/b.tar", None)
     content = encode_manifest(manifest)
     assert parse_manifest(content, place="manifest.json") == manifest
@@ -371,7 +371,7 @@ def test_urls_of_shards_are_read_back() -> None:
     assert arrays.names.tolist() == [f"train-{i:06d}.tar".encode() for i in range(4)]
 
 
-def test_manifest_of_shards_without_urls_has_no_url() -> None:
+def test_manifest_without_adopted_shards_has_no_urls() -> None:
     document = json.loads(encode_manifest(MANIFEST))
     for its_split in document["splits"].values():
         assert "members" not in its_split
@@ -394,7 +394,7 @@ def test_manifest_of_shards_without_urls_has_no_url() -> None:
         ["a.tar"],
     ],
 )
-def test_place_that_cannot_be_or_holds_a_secret_is_refused_and_not_shown(url: Any) -> None:
+def test_url_that_is_impossible_or_secret_is_refused_and_not_shown(url: Any) -> None:
     def change(document: Document) -> None:
         document["splits"]["train"]["shards"][0]["url"] = url
 
@@ -403,8 +403,8 @@ def test_place_that_cannot_be_or_holds_a_secret_is_refused_and_not_shown(url: An
     assert "secret" not in message
 
 
-def test_only_what_is_the_datasets_own_is_named_as_such() -> None:
-    """What is not may be somebody's only copy; overwriting goes by this."""
+def test_objects_beside_are_only_the_datasets_own() -> None:
+    """Overwriting removes them; anything else may be somebody's only copy."""
     assert with_urls("train-000000.tar", None).objects_beside == {
         "train-000000.tar.idx",
         "train-000001.tar",

@@ -1,4 +1,4 @@
-"""A sample's JSON: one encoding, read back whole, never guessed at."""
+"""A sample's JSON has one encoding and is read back whole; nothing in it is guessed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_sample_comes_back_as_it_was(sample: Sample) -> None:
 
 
 def test_json_is_the_documented_one() -> None:
-    """Bytes that others read, and that every shard's digest depends on."""
+    """Others read these bytes, and every shard's digest depends on them."""
     assert encode_sample(SAMPLE) == (
         b'{"key":"000005","width":500,"height":375,"objects":[{"name":"cat","label":8,'
         b'"bbox":[0.0,1.0,3.0,4.5],"difficult":null,"truncated":null,"occluded":null,'

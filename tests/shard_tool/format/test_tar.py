@@ -1,4 +1,4 @@
-"""Shards: bytes as webdataset writes them, any tar read, nothing lost without an error."""
+"""Shards are written as webdataset writes them, any tar is read, and no loss goes unnoticed."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_writer_reports_what_it_wrote(records: Records) -> None:
     assert content[starts[-1] :] == bytes(len(content) - starts[-1])
 
 
-def test_headers_hold_nothing_of_this_machine_or_moment() -> None:
+def test_headers_hold_nothing_of_this_machine_or_time() -> None:
     with tarfile.open(fileobj=io.BytesIO(written(TWO)[0])) as tar:
         for item in tar:
             assert (item.mtime, item.mode, item.type) == (0, 0o444, tarfile.REGTYPE)
@@ -286,7 +286,7 @@ HOSTILE = tar_of([info("a.jpg", 700), info("b.jpg", 5)])
         ),
     ],
 )
-def test_sizes_that_cannot_be_are_errors(content: bytes) -> None:
+def test_impossible_sizes_are_errors(content: bytes) -> None:
     with pytest.raises(ShardError):
         members_of(content)
 
@@ -363,7 +363,7 @@ def test_one_sample_is_walked_without_the_end_marker() -> None:
         (struct.pack("<2QI", 0, 10752, 1), "its offsets do not fit a shard of 10240 bytes"),
     ],
 )
-def test_index_that_cannot_be_is_refused(content: bytes, problem: str) -> None:
+def test_impossible_index_is_refused(content: bytes, problem: str) -> None:
     with pytest.raises(ShardError) as caught:
         ShardIndex.from_bytes(content, place="a.tar.idx", shard_bytes=10_240)
     assert str(caught.value) == f"a.tar.idx: {problem}"
