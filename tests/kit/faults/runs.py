@@ -32,7 +32,7 @@ LENGTHS = (3, 3, 3)
 """Samples of each shard."""
 SHARDS = tuple(f"train-{number:06d}.tar" for number in range(len(LENGTHS)))
 WAYS = ("prefetch", "read-through")
-"""The roads that bytes take: whole shards into the cache; samples, where it has no room."""
+"""How bytes are read: whole shards into the cache; single samples, if it has no space."""
 
 
 @dataclass

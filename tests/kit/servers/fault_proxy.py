@@ -49,14 +49,14 @@ from tests.kit.servers.http_wire import Head, Stream
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from tests.kit.servers.http_wire import Piece
+    from tests.kit.servers.http_wire import Chunk
 
     Sign = Callable[[str, str, Mapping[str, str]], Mapping[str, str]]
 
 __all__ = ["Fault", "FaultProxy", "ProxyProcess", "Request", "fault_proxy", "proxy_process"]
 
 PACE_S = 0.01
-"""How long the pieces are that a limited connection sends."""
+"""How long the chunks are that a limited connection sends."""
 _GOLDEN = 0.618
 """Its multiples lie far apart between 0 and 1."""
 
@@ -354,10 +354,10 @@ class _Exchange:
         return Head(head.start, tuple(self.proxy.sign(method, target, dict(head.fields)).items()))
 
     def send_request_body(self, upstream: Stream) -> None:
-        for piece in self.request_body():
-            upstream.send(piece)
+        for chunk in self.request_body():
+            upstream.send(chunk)
 
-    def request_body(self) -> Iterator[Piece]:
+    def request_body(self) -> Iterator[Chunk]:
         if self.head.is_chunked:
             return self.client.chunks()
         return self.client.body(int(self.head.get("content-length") or 0))
@@ -410,8 +410,8 @@ class _Exchange:
             case "flip" | "flips":
                 self.send_head(answer)
                 self.send_body(upstream.body(until))
-                for piece in upstream.body(min(length, 1)):
-                    self.send_body([bytes([piece[0] ^ 1])])
+                for chunk in upstream.body(min(length, 1)):
+                    self.send_body([bytes([chunk[0] ^ 1])])
                 self.send_body(upstream.body(length - until - 1))
             case "chunked-cut":
                 changes = {"content-length": None, "transfer-encoding": "chunked"}
@@ -443,23 +443,23 @@ class _Exchange:
         self.request.ended_s = self.due_s = time.perf_counter()
         self.client.send(head.to_bytes())
 
-    def send_body(self, pieces: Iterable[Piece]) -> None:
-        """Send pieces, not faster than is allowed; counted before, so that no client knows more."""
-        for piece in pieces:
-            for part in self.paced(piece):
+    def send_body(self, chunks: Iterable[Chunk]) -> None:
+        """Send chunks, not faster than is allowed; counted before, so that no client knows more."""
+        for chunk in chunks:
+            for part in self.paced(chunk):
                 self.request.body_bytes += len(part)
                 self.request.ended_s = time.perf_counter()
                 self.client.send(part)
 
-    def paced(self, piece: Piece) -> Iterator[Piece]:
-        """The piece in parts, each when its time has come."""
+    def paced(self, chunk: Chunk) -> Iterator[Chunk]:
+        """The chunk in parts, each when its time has come."""
         rate, link_rate = self.proxy.bytes_per_s, self.proxy.link_bytes_per_s
         if rate is None and link_rate is None:
-            yield piece
+            yield chunk
             return
         size = max(1, int(min(rate or math.inf, link_rate or math.inf) * PACE_S))
-        for start in range(0, len(piece), size):
-            part = piece[start : start + size]
+        for start in range(0, len(chunk), size):
+            part = chunk[start : start + size]
             self.due_s += len(part) / (rate or math.inf)
             due_s = max(self.due_s, self.proxy.link_due_s(len(part)))
             self.proxy.stopped.wait(max(0.0, due_s - time.perf_counter()))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    Piece = bytes | memoryview
+    Chunk = bytes | memoryview
 
 BUFFER_BYTES = 256 << 10
 MAX_HEAD_BYTES = 64 << 10
@@ -78,8 +78,8 @@ class Stream:
         content = self._until(b"\r\n\r\n")
         return Head.parse(content) if content else None
 
-    def body(self, num_bytes: float) -> Iterator[Piece]:
-        """So many bytes, or with `math.inf` all that come; a piece is valid until the next.
+    def body(self, num_bytes: float) -> Iterator[Chunk]:
+        """So many bytes, or with `math.inf` all that come; a chunk is valid until the next.
 
         Raises:
             ConnectionError: They end before.
@@ -87,18 +87,18 @@ class Stream:
         while num_bytes > 0:
             most = int(min(num_bytes, BUFFER_BYTES))
             if self._ahead:
-                piece: Piece = self._ahead[:most]
+                chunk: Chunk = self._ahead[:most]
                 self._ahead = self._ahead[most:]
             else:
-                piece = self._buffer[: self.sock.recv_into(self._buffer[:most])]
-            if not piece and num_bytes == math.inf:
+                chunk = self._buffer[: self.sock.recv_into(self._buffer[:most])]
+            if not chunk and num_bytes == math.inf:
                 return
-            if not piece:
+            if not chunk:
                 raise ConnectionError("the body ended early")
-            num_bytes -= len(piece)
-            yield piece
+            num_bytes -= len(chunk)
+            yield chunk
 
-    def chunks(self) -> Iterator[Piece]:
+    def chunks(self) -> Iterator[Chunk]:
         """A chunked body with its framing, as it is.
 
         Raises:
@@ -112,8 +112,8 @@ class Stream:
         while line != b"\r\n":
             yield (line := self._line())
 
-    def send(self, piece: Piece) -> None:
-        self.sock.sendall(piece)
+    def send(self, chunk: Chunk) -> None:
+        self.sock.sendall(chunk)
 
     def peek(self) -> bytes | None:
         """Empty when the other side has closed; None when nothing has come."""

@@ -141,7 +141,7 @@ def test_server_finds_its_objects_again_under_a_new_secret(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("victim", ["launcher", "parent"])
-def test_server_does_not_outlive_a_killed(victim: str, tmp_path: Path) -> None:
+def test_server_ends_with_a_killed(victim: str, tmp_path: Path) -> None:
     command = [str(SERVER), "--format", "json"]
     script = f"import subprocess; subprocess.run({command!r})"
     with subprocess.Popen(
