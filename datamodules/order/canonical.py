@@ -1,7 +1,7 @@
-"""The canonical order: which sample stands at which position of an epoch. Pure arithmetic.
+"""Computes the canonical order: which sample is at which position of an epoch. Pure arithmetic.
 
-No torch, no I/O, no state that matters: the order is a function of (shard sizes, seed, epoch,
-lanes, window, shuffle) alone. Ranks, workers and batch sizes come in only in `partition`.
+The order is a function of (shard sizes, seed, epoch, lanes, window, shuffle) alone. Ranks, workers
+and batch sizes matter only in `partition`.
 
 * *Lanes.* Shards, in an order fixed by the seed, are laid end to end and cut into `lanes` runs of
   equal length (the first N mod lanes hold one sample more). A shard may straddle a boundary. The
@@ -34,10 +34,10 @@ _KEPT_WINDOWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A run of the samples in lane order: spans of shards, the same in every epoch."""
+    """A run of the samples laid end to end: spans of shards, the same in every epoch."""
 
     shards: NDArray[np.int64]
-    """int64 [spans]: which shard each span is of."""
+    """int64 [spans]: the shard of each span."""
     starts: NDArray[np.int64]
     """int64 [spans]: row of the span's first sample in its shard."""
     lengths: NDArray[np.int64]
@@ -49,7 +49,7 @@ class CanonicalOrder:
 
     Args:
         shard_lengths: int64 [shards], samples of each shard in manifest order, each at least 1.
-        seed: Of everything random here.
+        seed: Determines all permutations.
         lanes: Number of lanes, at least 1.
         window: Spans of shards whose samples are mixed together, at least 1.
         shuffle: False: manifest order within each lane.
@@ -78,12 +78,12 @@ class CanonicalOrder:
         self.num_samples = int(self._ends[-1])
 
     def lane_bounds(self, lane: int) -> tuple[int, int]:
-        """Where a lane starts and stops among the samples laid end to end in shard order."""
+        """Return where a lane starts and stops among the samples laid end to end."""
         base, extra = divmod(self.num_samples, self.lanes)
         return lane * base + min(lane, extra), (lane + 1) * base + min(lane + 1, extra)
 
     def lane(self, lane: int) -> Lane:
-        """The spans of one lane in shard order."""
+        """Return the spans of one lane, in shard order."""
         start, stop = self.lane_bounds(lane)
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._ends, stop, side="left")) if stop > start else first - 1
@@ -94,7 +94,7 @@ class CanonicalOrder:
         return Lane(shards, starts, np.minimum(stop - begins, self.shard_lengths[shards]) - starts)
 
     def epoch(self, epoch: int) -> EpochOrder:
-        """The order of one epoch."""
+        """Return the order of one epoch."""
         return EpochOrder(self, epoch)
 
     def _permutation(self, length: int, key: tuple[int | str, ...]) -> NDArray[np.int64]:
@@ -109,7 +109,7 @@ class EpochOrder:
         self._lanes: dict[int, _LaneOrder] = {}
 
     def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the samples at these positions lie.
+        """Return shard and row of the samples at these positions.
 
         Args:
             positions: int64 [n], each in [0, num_samples).
@@ -126,7 +126,7 @@ class EpochOrder:
         return shards, rows
 
     def coming_shards(self, position: int, num_windows: int = 1) -> NDArray[np.int64]:
-        """Shards of the windows that start with the one `position` lies in, in reading order."""
+        """Return the shards of `num_windows` windows from that of `position` on, as read."""
         lane, item = position % self._order.lanes, position // self._order.lanes
         return self._lane(lane).coming_shards(item, num_windows)
 
@@ -136,12 +136,12 @@ class EpochOrder:
         return self._order.lanes * self._order.window
 
     def window_of(self, position: int) -> int:
-        """Number of the window `position` lies in, counted in its lane."""
+        """Return the number, in its lane, of the window that holds `position`."""
         lane, item = position % self._order.lanes, position // self._order.lanes
         return self._lane(lane).window_of(item)
 
     def window_positions(self, position: int) -> range:
-        """All positions of the window `position` lies in."""
+        """Return all positions of the window that holds `position`."""
         lanes, lane = self._order.lanes, position % self._order.lanes
         start, stop = self._lane(lane).window_bounds(self.window_of(position))
         return range(start * lanes + lane, stop * lanes + lane, lanes)
@@ -153,7 +153,7 @@ class EpochOrder:
 
 
 class _LaneOrder:
-    """One lane in one epoch: its spans permuted, with their prefix sum."""
+    """One lane in one epoch: its spans, permuted, with their prefix sum."""
 
     def __init__(self, order: CanonicalOrder, epoch: int, lane: int) -> None:
         spans = order.lane(lane)
@@ -170,7 +170,7 @@ class _LaneOrder:
         self._turn_of = turn_of
 
     def locate(self, items: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(shard, row) of items of this lane."""
+        """Return (shard, row) of items of this lane."""
         windows = (np.searchsorted(self._offsets, items, side="right") - 1) // self._window
         mixed = np.empty_like(items)
         for window in set(windows.tolist()):
@@ -181,15 +181,15 @@ class _LaneOrder:
         return self._shards[spans], self._starts[spans] + mixed - self._offsets[spans]
 
     def coming_shards(self, item: int, num_windows: int) -> NDArray[np.int64]:
-        """Shards of the item's window and the ones after it."""
+        """Return the shards of the item's window and the following ones."""
         window = self.window_of(item)
         return self._shards[window * self._window : (window + num_windows) * self._window]
 
     def window_bounds(self, window: int) -> tuple[int, int]:
-        """First item of a window, and the one after its last."""
+        """Return the first item of a window, and the one after its last."""
         last = min((window + 1) * self._window, len(self._shards))
         return int(self._offsets[window * self._window]), int(self._offsets[last])
 
     def window_of(self, item: int) -> int:
-        """Number of the window the item lies in."""
+        """Return the number of the window that holds the item."""
         return int(np.searchsorted(self._offsets, item, side="right") - 1) // self._window

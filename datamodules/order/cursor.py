@@ -1,4 +1,4 @@
-"""The place to resume from: a few integers that know nothing of ranks, workers or batches. Pure."""
+"""Saves and reads the place to resume from: a few integers, independent of ranks and batches."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _ANEW = "to begin anew with a checkpoint's weights alone, Model.load_from_checkp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """How much of which epoch, of which order of which data, was trained."""
+    """How many samples of an epoch were trained, and of which data in which order."""
 
     fingerprint: str
-    """Of the data and the splits chosen from it: `ShardDataset.fingerprint`."""
+    """Identifies the data and its chosen splits: `ShardDataset.fingerprint`."""
     seed: int
     epoch: int
     samples: int
-    """Samples of the epoch trained, over all ranks: the position of the next one."""
+    """Samples of the epoch trained by all ranks together: the position of the next one."""
     lanes: int
     window: int
 
     def to_state(self) -> dict[str, int | str]:
-        """The cursor as plain types, the same on every rank."""
+        """Return the cursor as plain types, equal on every rank."""
         return {"version": VERSION, **asdict(self)}
 
 
@@ -41,19 +41,19 @@ def cursor_from_state(
     lanes: int | None,
     window: int | None,
 ) -> Cursor:
-    """Read a saved cursor, and refuse one that belongs to something else.
+    """Read a saved cursor, and refuse one that does not fit this run.
 
     Args:
-        state: What `Cursor.to_state` gave; other keys are none of ours.
-        fingerprint: Of the data at hand.
-        seed: Of the run at hand.
-        num_samples: Samples of an epoch of the data at hand.
-        lanes: The number given explicitly; None where the saved one may win.
+        state: What `Cursor.to_state` returned; other keys are ignored.
+        fingerprint: This run's data.
+        seed: This run's seed.
+        num_samples: Samples of an epoch of this run's data.
+        lanes: The number given explicitly; None: take the saved one.
         window: Likewise.
 
     Raises:
-        ResumeError: Empty, of another version, with a field missing or impossible, or of other
-            data, another seed, lanes or window. Says both sides.
+        ResumeError: The state is empty, of another version, lacks a field, holds an impossible one,
+            or belongs to other data, another seed, lanes or window. Names both values.
     """
     if not state:
         hint = "load a state that `state_dict()` returned"

@@ -1,9 +1,9 @@
-"""What a node fetches, and when: the spans of shards its lanes lie in. Pure arithmetic.
+"""Computes which spans of shards a node fetches, and when. Pure arithmetic.
 
-Lanes keep their samples from epoch to epoch, so what a node reads of a shard never changes: all of
-it, unless the shard straddles a boundary between the lanes of two nodes. Of such a shard a node
-fetches the whole where it reads more than half of it, else one run of samples. Training and
-`shard-tool plan` ask the same object.
+Lanes keep their samples from epoch to epoch, so a node reads the same span of a shard in each: all
+of it, unless the shard straddles a boundary between the lanes of two nodes. A node fetches such a
+shard whole if it reads more than half of it, else one run of its samples. Training and
+`shard-tool plan` use the same code.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from datamodules.order.world import World
 
 _WHOLE_ABOVE = 0.5
-"""Share of a shard's samples above which all of it is fetched: its digest then proves it."""
+"""A node that reads a larger share of a shard fetches all of it, which its SHA-256 verifies."""
 
 
 class ShardSpan(NamedTuple):
-    """Samples `start` to `stop` (excluded) of a shard, fetched together."""
+    """Samples `start` to `stop` (excluded) of a shard, which a node fetches together."""
 
     shard: int
     start: int
@@ -36,11 +36,11 @@ class ShardSpan(NamedTuple):
 
 
 class NodeShards:
-    """The spans one node reads, in every epoch.
+    """The shard spans that one node reads, in every epoch.
 
     Args:
         order: The canonical order.
-        world: Tells the node; which of its ranks makes no difference.
+        world: Any rank of the node.
     """
 
     def __init__(self, order: CanonicalOrder, world: World) -> None:
@@ -49,13 +49,13 @@ class NodeShards:
         self._cut = self._cut_shards()
 
     def __iter__(self) -> Iterator[ShardSpan]:
-        """Every span once, in the order of shards."""
+        """Yield every span once, in the order of shards."""
         shards = [self.order.lane(lane).shards for lane in self.lanes]
         for shard in np.unique(np.concatenate(shards)).tolist():
             yield self.of(shard)
 
     def of(self, shard: int) -> ShardSpan:
-        """The span that holds all the node reads of a shard."""
+        """Return the span that holds all samples the node reads of a shard."""
         length = int(self.order.shard_lengths[shard])
         start, stop = self._cut.get(shard, (0, length))
         if stop - start > _WHOLE_ABOVE * length:
@@ -63,11 +63,11 @@ class NodeShards:
         return ShardSpan(shard, start, stop, is_whole=False)
 
     def windows_at(self, epoch: EpochOrder, position: int) -> tuple[int, ...]:
-        """The window each lane of the node is in when the epoch is at `position`."""
+        """Return the window of each of the node's lanes when the epoch is at `position`."""
         return tuple(epoch.window_of(at) for at in self.places(position))
 
     def at(self, epoch: EpochOrder, first: int, last: int | None = None) -> list[ShardSpan]:
-        """Spans of the windows being read from position `first` to `last`, lane by lane."""
+        """Return the spans of the windows read from position `first` to `last`, lane by lane."""
         shards: list[int] = []
         lasts = self.places(first if last is None else last)
         for start, stop in zip(self.places(first), lasts, strict=True):
@@ -76,9 +76,9 @@ class NodeShards:
         return [self.of(shard) for shard in dict.fromkeys(shards)]
 
     def after(self, epoch: EpochOrder, position: int) -> list[ShardSpan]:
-        """Spans of the windows read next; a lane in its last window goes on with the next epoch.
+        """Return the spans of the next windows; a lane's last window is followed by the next epoch.
 
-        Also spans that are being read already, where a shard straddles two lanes.
+        They may include a span being read now, if its shard straddles two lanes.
         """
         shards: list[int] = []
         for at in self.places(position):
@@ -89,7 +89,7 @@ class NodeShards:
         return [self.of(shard) for shard in dict.fromkeys(shards)]
 
     def places(self, position: int) -> Iterator[int]:
-        """For each lane of the node that has samples, a position in it at or before `position`."""
+        """Yield, for each non-empty lane of the node, a position in it at or before `position`."""
         lanes, total = self.order.lanes, self.order.num_samples
         for lane in self.lanes:
             start, stop = self.order.lane_bounds(lane)
@@ -98,9 +98,9 @@ class NodeShards:
                 yield item * lanes + lane
 
     def _cut_shards(self) -> dict[int, tuple[int, int]]:
-        """Shards of which the node reads less than all, and from which sample to which.
+        """Return (start, stop) samples of the shards that a lane boundary may cut.
 
-        Only the first and the last shard of a lane can be cut. Where the node reads several runs of
+        Only the first and the last shard of a lane can be cut. If the node reads several runs of
         one shard, everything between them counts as read.
         """
         runs: dict[int, list[tuple[int, int]]] = {}
@@ -119,7 +119,7 @@ class NodeShards:
 def span_bytes(
     span: ShardSpan, num_bytes: NDArray[np.int64], num_samples: NDArray[np.int64]
 ) -> int:
-    """Bytes of a span: exact for a whole shard, else by its share of the samples."""
+    """Return a span's size in bytes: exact for a whole shard, else by its share of samples."""
     size = int(num_bytes[span.shard])
     if span.is_whole:
         return size

@@ -1,8 +1,8 @@
-"""Who reads what: the batches of an epoch, cut from the canonical order. Pure arithmetic.
+"""Cuts the canonical order into batches, and each batch into the parts of ranks. Pure arithmetic.
 
 Batches are *global*: batch b is a run of positions, and each rank takes the positions congruent
-to its slot modulo the number of ranks. So at one global batch size the batches are the same sets
-of samples on any number of ranks, and every rank makes the same number of steps.
+to its slot (`World.slot`) modulo the number of ranks. So at one global batch size the batches are
+the same sets of samples on any number of ranks, and every rank makes the same number of steps.
 
 With M samples left and G samples a global batch:
 
@@ -70,9 +70,9 @@ class EpochPartition:
         return min(whole, self.remaining // self.world_size)
 
     def bounds(self, batch: int) -> tuple[int, int]:
-        """First position of a global batch, and the one after its last.
+        """Return the first position of a global batch, and the one after its last.
 
-        `batch` may be `num_batches`: then both are where the last batch stops.
+        For `num_batches` both are where the last batch stops.
         """
         if self.drop_last:
             start = self.start + batch * self.global_batch_size
@@ -84,12 +84,12 @@ class EpochPartition:
         return start, start + (size + (batch < larger)) * (batch < self.num_batches)
 
     def positions(self, batch: int, slot: int) -> range:
-        """The positions of a global batch that one rank takes, in order."""
+        """Return the positions of a global batch that one rank takes, in order."""
         start, stop = self.bounds(batch)
         return range(start + (slot - start) % self.world_size, stop, self.world_size)
 
     def num_samples_of(self, slot: int) -> int:
-        """Samples one rank takes from `start` to the end of its last batch."""
+        """Return how many samples one rank takes from `start` to the end of its last batch."""
         if self.drop_last:
             return self.num_batches * self.batch_size
         return len(
@@ -102,10 +102,10 @@ class EpochPartition:
 
 
 def lanes_of_node(node: int, num_nodes: int, lanes: int) -> range:
-    """The lanes a node reads: those congruent to it modulo gcd(num_nodes, lanes).
+    """Return the lanes a node reads: those congruent to it modulo gcd(num_nodes, lanes).
 
-    So each lane is read by num_nodes / gcd(num_nodes, lanes) nodes: once where the nodes divide
-    the lanes.
+    Each lane is read by num_nodes / gcd(num_nodes, lanes) nodes, hence by one if the number of
+    nodes divides that of lanes.
 
     >>> list(lanes_of_node(1, num_nodes=2, lanes=4))
     [1, 3]

@@ -1,6 +1,6 @@
-"""Which process of how many this is: one frozen value, detected once, in the parent.
+"""Detects which of how many processes this is: one frozen value, made once, in the parent.
 
-Nothing below reads the environment; workers receive the `World` with their dataset.
+Only this module reads the environment; workers receive the `World` with their dataset.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """A rank's place among ranks and nodes. Every node has the same number of ranks.
+    """A process's place among ranks and nodes. Every node has the same number of ranks.
 
     Raises:
-        OptionError: Numbers that contradict each other.
+        OptionError: The numbers contradict each other.
     """
 
     rank: int = 0
@@ -63,10 +63,10 @@ class World:
 
 
 def detect_world(environ: Mapping[str, str] | None = None) -> World:
-    """The world this process was started in.
+    """Detect the world that this process was started in.
 
-    Read from torch.distributed where it is initialised, else from what torchrun (`RANK`, …), SLURM
-    (`SLURM_PROCID`, …) or Lightning's own launcher set; a process started alone is rank 0 of 1.
+    Asks torch.distributed if it is initialised, else reads what torchrun (`RANK`, …), SLURM
+    (`SLURM_PROCID`, …) or Lightning's own launcher set. A process started alone is rank 0 of 1.
 
     Args:
         environ: The environment; None: this process's.
@@ -97,7 +97,7 @@ def detect_world(environ: Mapping[str, str] | None = None) -> World:
 
 
 def _initialised() -> tuple[int, int] | None:
-    """(rank, world size) of torch.distributed, where there is one."""
+    """Return (rank, world size) of torch.distributed, if it is initialised."""
     import torch.distributed as dist  # here: the module stays importable without torch
 
     if dist.is_available() and dist.is_initialized():

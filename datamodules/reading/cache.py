@@ -1,17 +1,17 @@
-"""A folder of fetched bytes, shared by all workers, ranks and jobs of a node.
+"""Caches fetched bytes in a folder that all workers, ranks and jobs of a node share.
 
-A file is named by the SHA-256 of what it is a part of, so several datasets share one folder and
-nothing in it ever goes stale. It is written under a temporary name and renamed when whole and
-verified; who writes holds an operating-system lock, which a crash releases. Files that were not
-used for longest go first when room is needed. A file may be removed while another process has it
-mapped: that process keeps its bytes.
+A file is named by the SHA-256 of its shard, so several datasets share one folder and no file goes
+stale. It is written under a temporary name and renamed when it is complete and verified. The writer
+holds an operating-system lock, which a crash releases. The least recently used files are evicted
+when space is needed; a process that has one mapped keeps its bytes.
 
     ab/abcdef….tar            a whole shard
     ab/abcdef….12-40.tar      samples 12 to 40 of it
     ab/abcdef….idx            an index
     ab/….partial, ab/….lock   being written; left over only after a crash, and then reused
 
-Owns files and room; what bytes are right its callers know.
+Callers verify the bytes. Locks are `filelock`'s. Eviction is ours: libraries that keep files by
+least recent use (diskcache) need a database, and reserve no space for what is being written.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ log = logging.getLogger(__name__)
 PARTIAL, LOCK = ".partial", ".lock"
 _SHARE_OF_DISK = 0.5
 _OURS = re.compile(r"[0-9a-f]{64}(\.\d+-\d+)?\.(tar|idx)(\.partial)?")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class NoSpaceError(Exception):
-    """The cache cannot hold it: its reader must do without."""
+    """The cache has no space for a file; its reader must do without."""
 
 
 class BusyError(Exception):
-    """Somebody else is writing this file just now."""
+    """Another process or thread is writing this file."""
 
 
 class _Kept(NamedTuple):
@@ -61,12 +61,12 @@ def default_folder() -> Path:
 
 
 class ShardCache:
-    """Files by name, in at most so many bytes.
+    """Keeps files by name, up to a total size.
 
     Args:
-        folder: Made where there is none; /dev/shm is as good as a disk.
-        limit_bytes: Bytes of all files together; None: half of what the disk has free or the cache
-            holds already.
+        folder: Created if missing; may lie in /dev/shm.
+        limit_bytes: Total bytes of all files; None: half of the disk's free space plus what the
+            cache holds.
 
     Raises:
         OptionError: The folder cannot be made or written to, or the limit is below 1.
@@ -78,7 +78,7 @@ class ShardCache:
         try:
             self.folder = folder.expanduser().absolute()
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):  # the proof that it can be written to
+            with tempfile.TemporaryFile(dir=self.folder):  # check that the folder is writable
                 held = self._scan()
         except (OSError, ValueError, RuntimeError) as exc:
             problem = f"cannot be used: {getattr(exc, 'strerror', None) or exc}"
@@ -90,14 +90,14 @@ class ShardCache:
         self.limit_bytes = limit_bytes
 
     def find(self, name: str, num_bytes: int) -> Path | None:
-        """The file, if it is there and of the right length; one of another length is removed.
+        """Return the file if it exists with the right length, and mark it as used.
 
-        Counts as a use.
+        A file of another length is removed.
         """
         path = self._path(name)
         try:
             if path.stat().st_size == num_bytes:
-                with suppress(PermissionError):  # of another user: used all the same
+                with suppress(PermissionError):  # another user's file: used all the same
                     os.utime(path)
                 return path
         except FileNotFoundError:
@@ -106,7 +106,7 @@ class ShardCache:
         return None
 
     def discard(self, name: str) -> None:
-        """Throw a file away; nothing happens where there is none, or it is another user's."""
+        """Remove a file; a missing one, or another user's, is ignored."""
         with suppress(PermissionError):
             self._path(name).unlink(missing_ok=True)
 
@@ -120,22 +120,22 @@ class ShardCache:
         wait_s: float = 0,
         may_evict: bool = True,
     ) -> tuple[Path, bool]:
-        """Have a file written, unless it is there by then.
+        """Write a file unless it exists.
 
         Args:
             name: Its name.
             num_bytes: Its length.
-            write: Writes exactly `num_bytes` verified bytes; may raise, and is then not kept.
-            keep: Names that must not be removed to make room.
-            wait_s: Seconds to wait for another process that is writing it.
-            may_evict: Remove others to make room; False: only into what is free.
+            write: Writes exactly `num_bytes` verified bytes. If it raises, nothing is kept.
+            keep: Names that must not be evicted.
+            wait_s: Seconds to wait for another writer of the file.
+            may_evict: Whether others may be evicted; False: use free space only.
 
         Returns:
             (the file, whether `write` was called).
 
         Raises:
-            BusyError: Somebody else is writing it, and still is after `wait_s`.
-            NoSpaceError: It does not fit beside `keep`, or the disk is full of other things.
+            BusyError: Another process or thread is still writing it after `wait_s`.
+            NoSpaceError: It does not fit beside `keep`, or other files fill the disk.
         """
         path = self._path(name)
         try:
@@ -146,8 +146,8 @@ class ShardCache:
                 kept = {self._path(other) for other in keep} if may_evict else None
                 self._write(path, num_bytes, write, kept)
                 return path, True
-        except OSError as exc:  # a folder or a lock takes room too
-            if exc.errno in _NO_ROOM:
+        except OSError as exc:  # a folder or a lock takes space as well
+            if exc.errno in _DISK_FULL:
                 raise NoSpaceError from exc
             raise
 
@@ -171,30 +171,30 @@ class ShardCache:
         write: Callable[[IO[bytes]], None],
         keep: set[Path] | None,
     ) -> None:
-        """Write a file; what is not in `keep` may go for it, None: nothing may."""
+        """Write a file; others may be evicted unless they are in `keep`, None: none may."""
         partial = path.with_name(path.name + PARTIAL)
         is_last_try = False
         try:
             while True:
-                self._make_room(partial, num_bytes, keep)
+                self._reserve(partial, num_bytes, keep)
                 try:
                     with partial.open("r+b") as file:
                         write(file)
                     break
                 except OSError as exc:  # the disk is fuller than the limit foresaw
-                    if exc.errno not in _NO_ROOM:
+                    if exc.errno not in _DISK_FULL:
                         raise
                     if is_last_try or not self._free(num_bytes, keep):
                         raise NoSpaceError from exc
                     is_last_try = True
-            with self._room():  # a name that changed while somebody counts is not counted
+            with self._space_lock():  # a file renamed while others count would be missed
                 partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
 
-    def _make_room(self, partial: Path, num_bytes: int, keep: set[Path] | None) -> None:
-        """Make the temporary file, in its full length: so it counts while it is being written."""
-        with self._room():
+    def _reserve(self, partial: Path, num_bytes: int, keep: set[Path] | None) -> None:
+        """Create the temporary file in its full length, so that it counts from now on."""
+        with self._space_lock():
             partial.unlink(missing_ok=True)  # of a process that died
             held = self._scan()
             excess = sum(kept.num_bytes for kept in held) + num_bytes - self.limit_bytes
@@ -204,24 +204,27 @@ class ShardCache:
                 with partial.open("wb") as file:
                     file.truncate(num_bytes)
             except OSError as exc:
-                if exc.errno in _NO_ROOM:
+                if exc.errno in _DISK_FULL:
                     raise NoSpaceError from exc
                 raise
 
     def _free(self, num_bytes: int, keep: set[Path] | None) -> bool:
-        """Free so much of the disk, whatever the limit would allow."""
-        with self._room():
+        """Evict so many bytes, even if the limit would allow more."""
+        with self._space_lock():
             return self._evict(self._scan(), num_bytes, keep)
 
-    def _room(self) -> FileLock:
-        """The lock under which room is counted, given and made, and files get their names."""
+    def _space_lock(self) -> FileLock:
+        """Return the lock for counting and freeing space, and for renaming files."""
+        # Processes of other releases may share the folder, so the name must not change.
         return FileLock(self.folder / f"room{LOCK}", poll_interval=0.01, thread_local=False)
 
     def _evict(self, held: list[_Kept], num_bytes: int, keep: set[Path] | None) -> bool:
-        """Remove what was not used for longest, so many bytes of it; nothing if that cannot be."""
+        """Remove least recently used files of so many bytes; none if that is impossible."""
         if keep is None:
             return False
-        spare = [kept for kept in held if kept.path not in keep and not self._is_in_hand(kept)]
+        spare = [
+            kept for kept in held if kept.path not in keep and not self._is_being_written(kept)
+        ]
         if sum(kept.num_bytes for kept in spare) < num_bytes:
             return False
         for kept in sorted(spare):
@@ -231,8 +234,8 @@ class ShardCache:
             num_bytes -= kept.num_bytes
         return True
 
-    def _is_in_hand(self, kept: _Kept) -> bool:
-        """Whether it is a temporary file whose writer lives."""
+    def _is_being_written(self, kept: _Kept) -> bool:
+        """Tell whether it is a temporary file whose writer is alive."""
         if kept.path.suffix != PARTIAL:
             return False
         lock = FileLock(kept.path.with_suffix(LOCK), timeout=0, thread_local=False)
@@ -256,7 +259,7 @@ class ShardCache:
 
 
 def _files_in(folder: str) -> Iterator[_Kept]:
-    """The cache's files in one folder, but for those that are removed meanwhile."""
+    """Yield the cache's files in one folder, without those removed meanwhile."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if _OURS.fullmatch(entry.name):

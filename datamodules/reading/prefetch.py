@@ -1,11 +1,11 @@
-"""Remote shards: brought into the cache before they are needed, read by range until they are there.
+"""Fetches remote shards into the cache before they are needed, and single samples until then.
 
-Nothing here is trusted before it was compared: an index with the SHA-256 in the manifest, a whole
-shard likewise, a cut span and a single sample with the CRC-32 the index has of each sample. What
-does not agree is fetched again; what still does not is an error that names the shard.
+All fetched bytes are verified: an index and a whole shard by the SHA-256 in the manifest, a part of
+a shard and a single sample by the CRC-32 of each sample in the index. Wrong bytes are fetched again
+(`wrong_bytes`); if they stay wrong, an error names the shard.
 
-One thread a process works through the spans it is told will be needed. Processes of a node share
-the work by starting at different ones and leaving out what somebody else is fetching.
+One thread per process fetches the spans that will be read next. Processes of a node share the work:
+each starts at another span and skips what another is fetching.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ _HINT = "the object was changed or damaged: put it there again (`shard-tool veri
 
 
 class RemoteShards:
-    """The remote shards of a table, and this process's way to their bytes.
+    """Fetches and verifies the remote shards of a table, for one process.
 
     Args:
         table: The shards.
-        cache: Where fetched spans are kept.
+        cache: Keeps fetched spans.
     """
 
     def __init__(self, table: ShardTable, cache: ShardCache) -> None:
         self._table, self._cache = table, cache
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
         self._lock = threading.Lock()
-        self._on_the_way: dict[int, Future[None]] = {}
-        """Shards whose indexes a thread of this process is fetching."""
+        self._pending: dict[int, Future[None]] = {}
+        """Shards whose indexes some thread of this process is fetching."""
         self._fetched_bytes = 0
 
     def index(self, shard: int) -> ShardIndex:
-        """The verified index of a shard."""
+        """Return the verified index of a shard."""
         return self.indexes([shard])[shard]
 
     def indexes(self, shards: Iterable[int]) -> dict[int, ShardIndex]:
-        """The verified indexes of these shards; those not in the cache are fetched together.
+        """Return the verified indexes of these shards; fetches missing ones together.
 
         Raises:
             ShardError: One is not what the manifest says.
-            StoreError: The storage failed until the time was up, or the network corrupts it.
+            StoreError: Storage failed until the time was up, or the network corrupts it.
         """
         wanted = dict.fromkeys(shards)
         found: dict[int, ShardIndex] = {}
@@ -78,7 +78,7 @@ class RemoteShards:
             missing = [shard for shard in wanted if shard not in found]
             if not missing:
                 return {shard: found[shard] for shard in wanted}
-            mine, others = self._claim(missing)
+            mine, others = self._divide(missing)
             if mine:
                 fetched = self._fetched_for_all(mine, wrong)
                 found |= fetched
@@ -88,23 +88,23 @@ class RemoteShards:
                 _outcome(other)
 
     def num_bytes(self, span: ShardSpan) -> int:
-        """Bytes of a span."""
+        """Return the size of a span in bytes."""
         if span.is_whole:
             return int(self._table.arrays.num_bytes[span.shard])
         starts = self.index(span.shard).starts
         return int(starts[span.stop] - starts[span.start])
 
     def find(self, span: ShardSpan) -> Path | None:
-        """The span in the cache, if it is there; bytes of it are still to be compared."""
+        """Return the span's file in the cache, if any; its samples are still to be verified."""
         return self._cache.find(self.cached_name(span), self.num_bytes(span))
 
     @property
     def cache_limit(self) -> int:
-        """Bytes the cache may hold."""
+        """The most bytes the cache may hold."""
         return self._cache.limit_bytes
 
     def discard(self, span: ShardSpan) -> None:
-        """Throw a cached span away that turned out to be altered."""
+        """Remove a cached span whose bytes turned out to be wrong."""
         self._cache.discard(self.cached_name(span))
 
     def fetch(
@@ -115,13 +115,13 @@ class RemoteShards:
         wait_s: float = 0,
         may_evict: bool = True,
     ) -> Path:
-        """The span in the cache, fetched and verified if it is not there yet.
+        """Return the span's file in the cache; fetches and verifies a missing one.
 
         Raises:
             BusyError: Another process is fetching it, and still is after `wait_s`.
             NoSpaceError: The cache cannot hold it beside `keep`.
             ShardError: The object is not what the manifest describes.
-            StoreError: The storage failed, and went on failing.
+            StoreError: Storage failed until the time was up.
         """
         size = self.num_bytes(span)
         keep_names = {self.cached_name(other) for other in keep}
@@ -135,11 +135,11 @@ class RemoteShards:
         )[0]
 
     def read_samples(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Samples as (shard, row), read by range, several requests at a time, each verified.
+        """Read samples given as (shard, row) by range, several at a time, and verify each.
 
         Raises:
-            ShardError: A sample has not the CRC-32 of the index.
-            StoreError: The storage failed until the time was up, or the network corrupts it.
+            ShardError: A sample does not have the CRC-32 of the index.
+            StoreError: Storage failed until the time was up, or the network corrupts it.
         """
         indexes = self.indexes(shard for shard, _ in places)
         contents = [b""] * len(places)
@@ -164,18 +164,18 @@ class RemoteShards:
             wrong.wait()
 
     def take_fetched_bytes(self) -> int:
-        """Bytes fetched into the cache since this was last asked, repetitions included."""
+        """Return the bytes fetched into the cache since the last call, with repetitions."""
         with self._lock:
             taken, self._fetched_bytes = self._fetched_bytes, 0
         return taken
 
     def cached_name(self, span: ShardSpan) -> str:
-        """What the cache calls a span."""
+        """Return the span's name in the cache."""
         digest: str = self._table.arrays.sha256[span.shard].tobytes().hex()
         return f"{digest}.tar" if span.is_whole else f"{digest}.{span.start}-{span.stop}.tar"
 
     def _download(self, span: ShardSpan, size: int, file: IO[bytes]) -> None:
-        """Write a span and prove it; begin again where it does not agree."""
+        """Write a span and verify it; starts again if it is wrong."""
         wrong, place = self._wrong_bytes(), self._table.place(span.shard)
         while True:
             file.seek(0)
@@ -193,7 +193,7 @@ class RemoteShards:
     def _download_once(
         self, span: ShardSpan, size: int, file: IO[bytes]
     ) -> tuple[ShardError, bytes] | None:
-        """Write a span; what is wrong with it and the SHA-256 it has, or None."""
+        """Write a span; returns None, or what is wrong with it and the SHA-256 it has."""
         start = 0 if span.is_whole else int(self.index(span.shard).starts[span.start])
         digest = hashlib.sha256()
         for part in self._table.read_parts(span.shard, start, start + size):
@@ -222,17 +222,17 @@ class RemoteShards:
     def _wrong_bytes(self) -> WrongBytes:
         return WrongBytes(self._table.timeout_s)
 
-    def _claim(self, missing: list[int]) -> tuple[list[int], set[Future[None]]]:
-        """Which of these indexes this thread is to fetch, and who else is fetching others."""
+    def _divide(self, missing: list[int]) -> tuple[list[int], set[Future[None]]]:
+        """Return the indexes that this thread must fetch, and other threads' pending fetches."""
         with self._lock:
-            others = {f for shard in missing if (f := self._on_the_way.get(shard))}
-            known = self._on_the_way.keys() | self._indexes.keys()
+            others = {f for shard in missing if (f := self._pending.get(shard))}
+            known = self._pending.keys() | self._indexes.keys()
             mine = [shard for shard in missing if shard not in known]
-            self._on_the_way |= dict.fromkeys(mine, Future[None]())
+            self._pending |= dict.fromkeys(mine, Future[None]())
         return mine, others
 
     def _fetched_for_all(self, mine: list[int], wrong: WrongBytes) -> dict[int, ShardIndex]:
-        """Fetch claimed indexes; who waits for them gets them too, or the error."""
+        """Fetch this thread's indexes; waiting threads get them as well, or the error."""
         error: BaseException | None = None
         try:
             return self._fetched_indexes(mine, wrong)
@@ -241,11 +241,11 @@ class RemoteShards:
             raise
         finally:
             with self._lock:
-                (future,) = {self._on_the_way.pop(shard) for shard in mine}
+                (future,) = {self._pending.pop(shard) for shard in mine}
             future.set_exception(error) if error else future.set_result(None)
 
     def _fetched_indexes(self, shards: list[int], wrong: WrongBytes) -> dict[int, ShardIndex]:
-        """Fetch indexes together; those that are not the right ones are noted and left out."""
+        """Fetch indexes together; wrong ones are noted and left out."""
         sizes = [8 + 12 * int(self._table.arrays.num_samples[shard]) for shard in shards]
         names = [self._table.index_name(shard) for shard in shards]
         ranges = [(name, 0, size) for name, size in zip(names, sizes, strict=True)]
@@ -265,7 +265,7 @@ class RemoteShards:
         return digest.hex() + INDEX_SUFFIX
 
     def _known_index(self, shard: int) -> ShardIndex | None:
-        """An index this process or the cache has."""
+        """Return an index from this process's memory or the cache."""
         with self._lock:
             if shard in self._indexes:
                 self._indexes.move_to_end(shard)
@@ -275,13 +275,13 @@ class RemoteShards:
         try:
             if path is None or (index := self._verified_index(shard, path.read_bytes())):
                 return index if path is not None else None
-        except FileNotFoundError:  # removed meanwhile to make room
+        except FileNotFoundError:  # evicted meanwhile
             return None
         self._cache.discard(name)
         return None
 
     def _verified_index(self, shard: int, content: bytes) -> ShardIndex | None:
-        """Parse and remember an index, if it is the one the manifest describes."""
+        """Parse and keep an index, if it is the one in the manifest."""
         if hashlib.sha256(content).digest() != self._table.arrays.index_sha256[shard].tobytes():
             return None
         place = self._table.index_place(shard)
@@ -304,20 +304,20 @@ class RemoteShards:
 
 
 def _outcome(future: Future[None]) -> None:
-    """Wait for another thread; its error becomes this one's, with a traceback of its own."""
+    """Wait for another thread's fetch; raises a copy of its error."""
     error = future.exception()
     if isinstance(error, ShardToolError):
         raise type(error)(*error.args) from error
-    # Any other is its own: this thread tries itself.
+    # After any other error this thread tries itself.
 
 
 class Prefetcher:
-    """A thread that fetches the spans that will be needed, soonest first.
+    """Fetches the spans that will be read next, in a thread.
 
     Args:
-        shards: Fetches them.
-        share: In [0, 1): where among the spans of a window this process starts, so that those of
-            a node start at different ones.
+        shards: Fetches one span.
+        share: In [0, 1): where in a window this process starts. Processes of a node start at
+            different places.
     """
 
     def __init__(self, shards: RemoteShards, share: float) -> None:
@@ -327,19 +327,19 @@ class Prefetcher:
         self._turn = 0
         self._process = os.getpid()
         self.errors: dict[ShardSpan, ShardError] = {}
-        """Spans whose bytes are wrong, for whoever needs them."""
-        self._said: set[ShardSpan] = set()
+        """Errors of spans whose bytes are wrong, raised when the span is needed."""
+        self._warned: set[ShardSpan] = set()
         self._left_over: dict[ShardSpan, None] = {}
         self._seen: set[ShardSpan] = set()
-        """Spans of the windows followed that were in the cache at some time."""
+        """Spans of the present windows that have been in the cache."""
         self._thread: threading.Thread | None = None
 
     def follow(self, *windows: Sequence[ShardSpan]) -> None:
         """Fetch the spans of these windows from now on, one window after the other.
 
-        Then what was left over of windows before, which were read through while it was fetched: the
-        next epoch reads it again. Only into room that is free, and only what never was there: what
-        had to go since is not fetched again before it is needed.
+        After them come spans left over from earlier windows, which were read by range before they
+        were fetched; the next epoch needs them. They are fetched into free space only, and not if
+        they were evicted since.
         """
         with self._changed:
             coming = {span for window in windows for span in window}
@@ -353,14 +353,13 @@ class Prefetcher:
             self._turn += 1
             self._changed.notify()
         if self._thread is None:
-            # A daemon: it may be in the middle of a download when its process ends, which the
-            # cache survives.
+            # A daemon: its process may end during a download, which leaves the cache valid.
             self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, after what it is fetching just now."""
-        if self._process == os.getpid():  # a forked child has no thread, and may not get the lock
+        """End the thread after its present download."""
+        if self._process == os.getpid():  # a forked child has no thread, and its lock may be held
             with self._changed:
                 self._windows, self._turn = (), -1
                 self._changed.notify()
@@ -377,14 +376,14 @@ class Prefetcher:
                     self._changed.wait(pause_s)
 
     def _work(self, turn: int) -> float | None:
-        """Go over the spans once; seconds until it is worth looking again, None: not before told.
+        """Fetch the spans once over; returns seconds until the next time, None: when told.
 
-        Stops early when the spans are others.
+        Stops early when the windows have changed.
         """
         keep: list[ShardSpan] = []
         pauses = set[float]()
         for window in self._windows:
-            keep += window  # what is read sooner is not given up for what is read later
+            keep += window  # never evict what is read sooner for what is read later
             for span in window:
                 if self._turn != turn:
                     return 0
@@ -398,9 +397,9 @@ class Prefetcher:
         return min(pauses - {0.0}, default=None)
 
     def _fetch(self, span: ShardSpan, keep: list[ShardSpan] | None) -> float:
-        """Have a span in the cache; seconds after which to try again, 0: no need to.
+        """Fetch a span unless it is cached; returns seconds until a retry, 0: none is needed.
 
-        `keep` None: only into free room.
+        `keep` None: into free space only.
         """
         if span in self.errors:
             return 0
@@ -416,13 +415,13 @@ class Prefetcher:
         except ShardError as exc:
             self.errors[span] = exc
         except (ShardToolError, OSError) as exc:
-            if span not in self._said:
-                self._said.add(span)
+            if span not in self._warned:
+                self._warned.add(span)
                 log.warning("prefetch: %s; trying again until it is needed", exc)
             return _AFTER_ERROR_S
-        except Exception:  # the thread must live; who needs the span meets the error as well
-            if span not in self._said:
-                self._said.add(span)
+        except Exception:  # the thread must live; reading the span raises the error as well
+            if span not in self._warned:
+                self._warned.add(span)
                 log.exception("prefetch")
             return _AFTER_ERROR_S
         return 0

@@ -1,9 +1,9 @@
-"""Verified bytes of samples, found through the index of their shard.
+"""Reads the verified bytes of samples, which it finds through the index of their shard.
 
-Local shards are mapped into memory, their length compared with the manifest's. Remote ones are
-mapped once they are in the cache (see `fetch`); until then, and where the cache has no room,
-samples are read by range. A few maps stay open, the least recently read one goes first. Nothing
-that belongs to a process crosses to another one: a copy, or a fork, starts with none of it.
+Local shards are mapped into memory after their length is compared with the manifest. Remote shards
+are mapped once they are in the cache (`prefetch`); until then, or if the cache is full, samples are
+read by range. A limited number of maps stays open; the least recently read one is closed first. A
+copy or a forked child starts without maps, threads and connections of the original.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OPEN_SHARDS = 64
-"""Maps kept by one process, where windows do not need more; each holds a file descriptor."""
+"""Maps that a process keeps unless windows need more; each holds a file descriptor."""
 
 
 class RawSample(NamedTuple):
-    """One sample's bytes, as they lie in its shard."""
+    """The bytes of one sample as stored in its shard."""
 
     url: str
     """The shard's path or URL."""
     key: str
     members: dict[str, memoryview]
-    """Extension ('jpg', 'json', 'class.png') to content; views of the map."""
+    """Extension ('jpg', 'json', 'class.png') to content, as views of the map."""
 
     @property
     def place(self) -> str:
@@ -59,13 +59,13 @@ class RawSample(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """Where reading is, and what that says of each span."""
+    """The windows being read, and which of their spans are waited for."""
 
     number: object = None
-    hasty: frozenset[ShardSpan] = frozenset()
-    """Spans of the pass's first windows: not waited for, so that the first batch comes soon."""
+    urgent: frozenset[ShardSpan] = frozenset()
+    """Spans of the first windows: read by range at once, so that the first batch comes soon."""
     awaited: frozenset[ShardSpan] = frozenset()
-    """Spans of the windows being read and the next ones: being fetched, so worth waiting for."""
+    """Spans of the present and the next windows: being fetched, so worth waiting for."""
 
 
 class ShardReader:
@@ -73,10 +73,10 @@ class ShardReader:
 
     Args:
         table: The shards.
-        cache: For remote shards; None where all are local.
-        check_crc: Compare every sample of a local shard with its CRC-32 in the index; those of
-            remote ones always are. Off because `shard-tool verify` hashes local shards; costs about
-            0.02 ms a sample.
+        cache: For remote shards; None if all are local.
+        check_crc: Compare every sample of a local shard with its CRC-32 in the index, at about
+            0.02 ms a sample. Off by default, since `shard-tool verify` hashes local shards.
+            Samples of remote shards are always compared.
     """
 
     _process: int
@@ -85,7 +85,7 @@ class ShardReader:
     _prefetcher: Prefetcher | None
     _node_shards: NodeShards | None
     _windows: _Windows
-    _said: set[type[Exception]]
+    _warned: set[type[Exception]]
     _num_kept: int
 
     def __init__(
@@ -93,7 +93,7 @@ class ShardReader:
     ) -> None:
         self._table, self._cache, self._check_crc = table, cache, check_crc
         self.cost = Cost()
-        """Grows with every sample read; whoever makes a batch of them takes it away."""
+        """Grows with every sample read; `take_cost` resets it for each batch."""
         self._start_afresh()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,9 +105,9 @@ class ShardReader:
         self._start_afresh()
 
     def begin_pass(self) -> None:
-        """Forget where reading was, and which shards were wrong.
+        """Start a pass: forget the present windows and the shards that were wrong.
 
-        Samples of the windows read next may be read through.
+        Samples of the next windows may be read by range.
         """
         self._windows = _Windows()
         if self._prefetcher is not None:
@@ -116,13 +116,13 @@ class ShardReader:
     def follow(
         self, node_shards: NodeShards, epoch: EpochOrder, first: int, last: int, share: float
     ) -> None:
-        """Say which positions are read next, so that what comes after them is fetched already.
+        """Tell which positions are read next, so that what follows them is fetched meanwhile.
 
         Args:
             node_shards: What this node reads.
             epoch: The order of the present epoch.
-            first: First position read next.
-            last: Last of them.
+            first: The first position read next.
+            last: The last one.
             share: In [0, 1): where in a window this process starts to fetch.
         """
         # Lanes change windows at different times, hence twice.
@@ -140,25 +140,25 @@ class ShardReader:
         now = node_shards.at(epoch, first, last)
         current = self._remote_ones(now)
         coming = self._remote_ones(p for p in node_shards.after(epoch, last) if p not in now)
-        hasty = self._windows.hasty if self._windows.number else frozenset(current)
+        urgent = self._windows.urgent if self._windows.number else frozenset(current)
         self._node_shards = node_shards
-        self._windows = _Windows(number, hasty, frozenset([*current, *coming]))
+        self._windows = _Windows(number, urgent, frozenset([*current, *coming]))
         self._close_others({span.shard for span in self._windows.awaited})
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(self._remote_shards(), share)
-            weakref.finalize(self, self._prefetcher.stop)  # a thread alone would fetch for ever
+            weakref.finalize(self, self._prefetcher.stop)  # else its thread would fetch for ever
         self._prefetcher.follow(current, coming)
 
     def read(self, places: Sequence[tuple[int, int]]) -> list[RawSample]:
-        """The bytes of samples, each given as (shard, row), in order.
+        """Read samples given as (shard, row), in order.
 
         Raises:
-            ObjectMissing: A shard is not there.
+            ObjectMissing: A shard is missing.
             ShardError: A shard, its index or a sample is not what the manifest says.
-            StoreError: The storage failed, and went on failing.
+            StoreError: Storage failed until the time was up.
         """
         self._check_process()
-        if self._cache is not None:  # all at once: one by one they would be as many round trips
+        if self._cache is not None:  # together: one by one each costs a round trip
             new = {shard for shard, _ in places if shard not in self._open}
             self._remote_shards().indexes(shard for shard in new if not self._is_local(shard))
         samples = [self._mapped_sample(shard, row) for shard, row in places]
@@ -169,9 +169,9 @@ class ShardReader:
         return [next(found) if sample is None else sample for sample in samples]
 
     def copies(self, places: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
-        """Samples as webdataset has them before decoding, with bytes of their own.
+        """Read samples as webdataset's undecoded dicts, whose bytes are copies.
 
-        Local shards go by a short way: a call more costs as much as a header.
+        Local shards take a short path, because one more call costs as much as a header.
 
         Raises:
             As `read` does.
@@ -194,7 +194,7 @@ class ShardReader:
             yield sample
 
     def check(self, shard: int, row: int) -> None:
-        """Compare a sample that was just read with its CRC-32.
+        """Compare a sample that was just read with its CRC-32 in the index.
 
         Raises:
             ShardError: Its bytes are not what the index says.
@@ -206,7 +206,7 @@ class ShardReader:
             raise _wrong_crc(mapped.place, row, "copy the shard again")
 
     def take_cost(self) -> Cost:
-        """What was spent since this was last asked."""
+        """Return and reset the cost of reading."""
         cost, self.cost = self.cost, Cost()
         if self._remote is not None:
             cost.network_bytes = self._remote.take_fetched_bytes()
@@ -217,13 +217,13 @@ class ShardReader:
     def _start_afresh(self) -> None:
         self._process = os.getpid()
         self._open = OrderedDict()
-        self._said = set()
+        self._warned = set()
         self._num_kept = _OPEN_SHARDS
         self._remote = self._prefetcher = self._node_shards = None
         self._windows = _Windows()
 
     def _check_process(self) -> None:
-        """A forked child has its parent's maps, but none of its threads and connections."""
+        """Start afresh in a forked child, which lacks its parent's threads and connections."""
         if self._process != os.getpid():
             self._start_afresh()
 
@@ -236,10 +236,10 @@ class ShardReader:
     # Mapped ---------------------------------------------------------------------------------
 
     def _opened(self, shard: int, row: int) -> _MappedSpan | None:
-        """The shard, if it is local or in the cache, mapped."""
+        """Return the mapped shard; None if it is neither local nor cached."""
         mapped = self._open.get(shard)
         if mapped is not None and not mapped.first <= row < mapped.last:
-            del self._open[shard]  # another span: of other lanes
+            del self._open[shard]  # another span, of other lanes
             mapped = None
         if mapped is not None:
             self._open.move_to_end(shard)
@@ -253,7 +253,7 @@ class ShardReader:
         return mapped
 
     def _mapped_sample(self, shard: int, row: int) -> RawSample | None:
-        """The sample, if its shard is local or in the cache."""
+        """Return the sample; None if its shard is neither local nor cached."""
         mapped = self._opened(shard, row)
         if mapped is None:
             return None
@@ -288,7 +288,7 @@ class ShardReader:
         return _MappedSpan(found, index, place=str(path))
 
     def _index_of_local(self, shard: int, read_at: ReadAt) -> ShardIndex:
-        """The index of a shard of this machine; made by a walk over it where there is none."""
+        """Read the index of a local shard, or make it from the shard if there is none."""
         arrays, place = self._table.arrays, self._table.index_place(shard)
         size = int(arrays.num_bytes[shard])
         try:
@@ -301,33 +301,33 @@ class ShardReader:
         return ShardIndex.from_bytes(content, place=place, shard_bytes=size)
 
     def _map_cached(self, shard: int, row: int) -> _MappedSpan | None:
-        """The span this node reads of a remote shard, if it is in the cache or worth waiting for.
+        """Map the span that this node reads of a remote shard; waits for it if that is worth it.
 
-        None: read through.
+        None: read the sample by range.
         """
         remote = self._remote_shards()
         length = int(self._table.arrays.num_samples[shard])
         span = ShardSpan(shard, 0, length, is_whole=True)
         if self._node_shards is not None:
             span = self._node_shards.of(shard)
-        if not span.start <= row < span.stop:  # of another node: random access
+        if not span.start <= row < span.stop:  # another node's: random access
             return None
         if self._prefetcher is not None and span in self._prefetcher.errors:
             raise self._prefetcher.errors[span]
         path = remote.find(span)
-        if path is None and span in self._windows.awaited - self._windows.hasty:
+        if path is None and span in self._windows.awaited - self._windows.urgent:
             path = self._awaited(span)
         if path is None:
             return None
         try:
             found = _mapped(path)
-        except FileNotFoundError:  # removed meanwhile to make room
+        except FileNotFoundError:  # evicted meanwhile
             return None
         place = self._table.place(shard)
         return _MappedSpan(found, remote.index(shard), place=place, span=span)
 
     def _awaited(self, span: ShardSpan) -> Path | None:
-        """The span, fetched here or by whoever is at it; None where there is no room for it."""
+        """Fetch the span, or wait for the process that does; None if the cache is full."""
         begun = time.perf_counter()
         try:
             wait_s = self._table.folder(span.shard).timeout_s
@@ -335,24 +335,27 @@ class ShardReader:
         except ShardToolError:  # some are OSErrors too, and none is the cache's
             raise
         except (BusyError, NoSpaceError, OSError) as exc:
-            self._say_uncached(span, exc)
-            self._windows = self._windows._replace(hasty=self._windows.hasty | {span})
+            self._warn_uncached(span, exc)
+            self._windows = self._windows._replace(urgent=self._windows.urgent | {span})
             return None
         finally:
             self.cost.fetch_s += time.perf_counter() - begun
 
-    def _say_uncached(self, span: ShardSpan, why: Exception) -> None:
-        """Warn that a span is read by range, once for each kind of reason."""
-        if type(why) in self._said:
+    def _warn_uncached(self, span: ShardSpan, why: Exception) -> None:
+        """Log that a span is read by range, once for each kind of reason."""
+        if type(why) in self._warned:
             return
-        self._said.add(type(why))
+        self._warned.add(type(why))
         place, limit = self._table.place(span.shard), self._remote_shards().cache_limit
-        reason = {NoSpaceError: f"no room in the cache ({limit} bytes)", BusyError: "still fetched"}
+        reason = {
+            NoSpaceError: f"no space in the cache ({limit} bytes)",
+            BusyError: "still fetched",
+        }
         text = "%s: %s; reading samples by range, uncached"
         log.warning(text, place, reason.get(type(why), f"the cache fails ({why})"))
 
     def _close_others(self, shards: set[int]) -> None:
-        """Unmap remote shards that are read no more: what the cache removed then frees its room."""
+        """Unmap remote shards that are read no more, so that evicted ones free their space."""
         for shard in list(self._open):
             if self._open[shard].span is not None and shard not in shards:
                 del self._open[shard]
@@ -377,7 +380,7 @@ class ShardReader:
 
 
 class _MappedSpan:
-    """A shard, or a run of its samples, mapped into memory."""
+    """A span of a shard, mapped into memory."""
 
     def __init__(
         self,
@@ -394,7 +397,7 @@ class _MappedSpan:
         self.starts = (index.starts.astype(np.int64) - base).tolist()
 
     def is_intact(self, row: int) -> bool:
-        """Whether the sample's bytes have the CRC-32 of the index."""
+        """Tell whether the sample's bytes have the CRC-32 of the index."""
         return zlib.crc32(self.view[self.starts[row] : self.starts[row + 1]]) == int(
             self._crcs[row]
         )
@@ -407,7 +410,7 @@ def _sample_of(content: memoryview, start: int, stop: int, place: str) -> RawSam
 
 
 def _most_open() -> int:
-    """Half of the file descriptors this process may have."""
+    """Return half of the file descriptors this process may open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 

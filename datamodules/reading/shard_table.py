@@ -1,7 +1,7 @@
-"""Which shards there are, and where: those of the chosen splits of all roots, laid end to end.
+"""Lists the shards of the chosen splits of all roots, and where each one is stored.
 
-A shard of ours and its index lie in their root. An adopted shard lies wherever its manifest says;
-its index lies in the root all the same.
+Our own shards and their indexes are in their root. An indexed tar of somebody else's is where the
+manifest says; its index is in the root as well.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 
 class Files(NamedTuple):
-    """Where shards lie."""
+    """Where shards are stored."""
 
     folder_of: NDArray[np.int64]
-    """int64 [shards]: which folder each shard lies in."""
+    """int64 [shards]: number of each shard's folder."""
     names: NDArray[np.bytes_]
     """UTF-8 [shards]: its name in that folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTable:
-    """The chosen shards of one or more roots, one after the other."""
+    """The chosen shards of one or more roots, one root after the other."""
 
     folders: tuple[Folder, ...]
-    """The roots, then folders outside of them in which adopted shards lie."""
+    """The roots, then folders outside of them that hold indexed shards."""
     root_of: NDArray[np.int64]
-    """int64 [shards]: the root of each shard, where its index lies."""
+    """int64 [shards]: the root of each shard, which holds its index."""
     arrays: ShardArrays
-    """Sample ids counted over all roots."""
+    """Their sample ids count over all roots."""
     local_folders: dict[int, Path]
-    """Those of the folders that are on this machine, and where."""
+    """The folders on this machine, by number."""
     adopted: Files | None = None
-    """None where no shard is adopted: all lie in their roots, under their names."""
+    """None if all shards are in their roots, under their names."""
 
     @classmethod
     def of(
@@ -58,7 +58,7 @@ class ShardTable:
         manifests: Sequence[Manifest],
         splits: Sequence[tuple[str, ...]],
     ) -> ShardTable:
-        """Lay the shards of the chosen splits of each root end to end."""
+        """Join the shards of the chosen splits of all roots."""
         tables, base = [], 0
         for manifest, names in zip(manifests, splits, strict=True):
             table = shard_arrays(manifest, names)
@@ -74,7 +74,7 @@ class ShardTable:
             index_sha256=np.concatenate([table.index_sha256 for table, _ in tables]),
         )
         root_of = np.repeat(np.arange(len(counts)), counts)
-        where = _Whereabouts(folders)
+        where = _Folders(folders)
         found = [where.of(root, table) for root, (table, _) in enumerate(tables)]
         local = {i: path for i, f in enumerate(where.folders) if (path := f.local) is not None}
         adopted = None
@@ -84,20 +84,20 @@ class ShardTable:
 
     @property
     def is_all_local(self) -> bool:
-        """Whether every shard lies on this machine."""
+        """Whether every shard is on this machine."""
         return bool(np.isin(self._files.folder_of, list(self.local_folders)).all())
 
     @property
     def timeout_s(self) -> float:
-        """Seconds that fetching the same bytes may take with all repetitions."""
+        """Seconds that fetching the same bytes may take, with all attempts."""
         return self.folders[0].timeout_s
 
     def sample_ids(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The ids of samples given as (shard, row)."""
+        """Return the ids of samples given as (shard, row)."""
         return self.arrays.first_ids[shards] + rows
 
     def find(self, sample_id: int) -> tuple[int, int]:
-        """(shard, row) of a sample id.
+        """Return (shard, row) of a sample id.
 
         Raises:
             OptionError: No sample of the chosen splits has this id.
@@ -109,54 +109,54 @@ class ShardTable:
         return shard, row
 
     def folder(self, shard: int) -> Folder:
-        """The folder a shard lies in."""
+        """Return the folder of a shard."""
         return self.folders[self._folder_of(shard)]
 
     def is_local(self, shard: int) -> bool:
-        """Whether a shard lies on this machine."""
+        """Tell whether a shard is on this machine."""
         return self._folder_of(shard) in self.local_folders
 
     def local_path(self, shard: int) -> Path:
-        """Where a shard lies on this machine; only for those that do."""
+        """Return the path of a shard that is on this machine."""
         return self.local_folders[self._folder_of(shard)] / self._file(shard)
 
     def place(self, shard: int) -> str:
-        """What messages call a shard."""
+        """Return what messages call a shard."""
         return self.folder(shard).place(self._file(shard))
 
     def index_name(self, shard: int) -> str:
-        """What the index of a shard is called in its root."""
+        """Return the name of a shard's index in its root."""
         name: bytes = self.arrays.names[shard]
         return name.decode() + INDEX_SUFFIX
 
     def index_place(self, shard: int) -> str:
-        """What messages call a shard's index."""
+        """Return what messages call a shard's index."""
         return self._root(shard).place(self.index_name(shard))
 
     def read_index(self, shard: int) -> bytes:
-        """The index of a shard, whatever its size.
+        """Read the index of a shard, whatever its size.
 
         Raises:
             ObjectMissing: There is none.
-            StoreError: The storage failed, and went on failing.
+            StoreError: Storage failed until the time was up.
         """
         return self._root(shard).read(self.index_name(shard))
 
     def read_ranges(
         self, shards: Sequence[int], ranges: Sequence[tuple[str, int, int]]
     ) -> list[bytes]:
-        """Ranges of objects in the roots of these shards, those of one root together."""
+        """Read ranges of objects in the roots of these shards, those of one root together."""
         return self._read([int(self.root_of[shard]) for shard in shards], ranges)
 
     def read_spans(self, spans: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """Ranges of shards as (shard, start, stop), those of one folder together."""
+        """Read ranges of shards given as (shard, start, stop), those of one folder together."""
         numbers = [self._folder_of(shard) for shard, _, _ in spans]
         return self._read(
             numbers, [(self._file(shard), start, stop) for shard, start, stop in spans]
         )
 
     def read_parts(self, shard: int, start: int, stop: int) -> Iterator[bytes]:
-        """Bytes `start` to `stop` of a shard, a few MiB at a time."""
+        """Read bytes `start` to `stop` of a shard, a few MiB at a time."""
         size = int(self.arrays.num_bytes[shard])
         return self.folder(shard).read_parts(self._file(shard), start, stop, num_bytes=size)
 
@@ -175,7 +175,7 @@ class ShardTable:
         return name.decode()
 
     def _read(self, numbers: Sequence[int], ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
-        """Ranges of objects in folders, each given by its number."""
+        """Read ranges of objects in folders given by number."""
         contents = [b""] * len(numbers)
         for number in sorted(set(numbers)):
             at = [i for i, found in enumerate(numbers) if found == number]
@@ -185,15 +185,15 @@ class ShardTable:
         return contents
 
 
-class _Whereabouts:
-    """In which folder each shard lies, by a number that equal folders share."""
+class _Folders:
+    """Numbers the folders of shards; equal folders share a number."""
 
     def __init__(self, roots: Sequence[Folder]) -> None:
         self._roots = roots
         self.folders = list(roots)
 
     def of(self, root: int, table: ShardArrays) -> Files:
-        """Folder and file of each shard of one root."""
+        """Return folder and file of each shard of one root."""
         numbers = np.full(len(table.names), root)
         if table.urls is None:
             return Files(numbers, table.names)
@@ -202,16 +202,16 @@ class _Whereabouts:
         for shard, url in enumerate(table.urls):
             if not url:
                 continue
-            link = url.decode()
-            head = link.rpartition("/")[0]
+            location = url.decode()
+            head = location.rpartition("/")[0]
             if head not in known:
-                known[head] = self._number_of(link, root)
+                known[head] = self._number_of(location, root)
             numbers[shard] = known[head]
             files[shard] = url.rpartition(b"/")[2]
         return Files(numbers, np.array(files, dtype=np.bytes_))
 
-    def _number_of(self, link: str, root: int) -> int:
-        folder, _ = locate_shard(link, self._roots[root])
+    def _number_of(self, url: str, root: int) -> int:
+        folder, _ = locate_shard(url, self._roots[root])
         if folder is self._roots[root]:
             return root
         self.folders.append(folder)
@@ -221,10 +221,10 @@ class _Whereabouts:
 def chosen_splits(
     folders: Sequence[Folder], manifests: Sequence[Manifest], split: str | Sequence[str]
 ) -> list[tuple[str, ...]]:
-    """The chosen splits of each root, which may lack some of them.
+    """Return the chosen splits of each root, which may lack some of them.
 
     Raises:
-        OptionError: None is chosen, or all roots lack one.
+        OptionError: No split is chosen, or all roots lack one.
     """
     wanted = [split] if isinstance(split, str) else list(split)
     known = sorted({name for manifest in manifests for name in manifest.splits})
@@ -239,7 +239,7 @@ def chosen_splits(
 
 
 def _resolved(name: str, manifest: Manifest) -> list[str]:
-    """The splits a name means in one dataset: 'trainval' is train and val where there is none."""
+    """Return the splits that a name means; 'trainval' is train and val if there is none."""
     if name in manifest.splits:
         return [name]
     has_both = {"train", "val"} <= manifest.splits.keys()

@@ -1,7 +1,11 @@
 """Pauses between the attempts at one thing, within a budget of time for all of them.
 
-A pause doubles from attempt to attempt and is drawn at random, so that many processes do not ask
-in step. All that is retried in this room takes its pauses and its time from here.
+A pause doubles from attempt to attempt and is drawn at random, so that many processes do not retry
+in step. Everything that retries takes its pauses and its time from here.
+
+Not tenacity or stamina: their time limit counts from a fixed start, ours grows when a part arrives;
+they retry one call, while a budget here spans the parts of a range, or a thread's downloads. With
+our limit, pauses and errors as their callbacks no line would be saved (tried in November 2026).
 """
 
 from __future__ import annotations
@@ -18,18 +22,18 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 8.0
 
 
 class Clock:
-    """The time by which budgets and pauses go; a test may put another in its place."""
+    """The clock that measures budgets and pauses; tests replace it."""
 
     def now_s(self) -> float:
-        """Seconds since some moment; never set back."""
+        """Return seconds since a fixed moment; they never run backwards."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Stop this thread."""
+        """Block this thread."""
         time.sleep(seconds)
 
     async def sleep_async(self, seconds: float) -> None:
-        """Stop this coroutine."""
+        """Suspend this coroutine."""
         await asyncio.sleep(seconds)
 
 
@@ -37,11 +41,11 @@ clock = Clock()
 
 
 class Backoff:
-    """The pauses of one thing that is tried until its budget is spent.
+    """Yields the pauses between attempts until a budget of time is spent.
 
     Args:
-        budget_s: Seconds all attempts and pauses may take together.
-        at_least: Attempts that are made even where the budget does not suffice for them.
+        budget_s: Seconds for all attempts and pauses together.
+        at_least: Attempts that are made even if they take longer than the budget.
     """
 
     def __init__(self, budget_s: float, *, at_least: int = 1) -> None:
@@ -54,21 +58,21 @@ class Backoff:
 
     @property
     def left_s(self) -> float:
-        """Seconds that are left of the budget; below 0 once it is spent."""
+        """Seconds left of the budget; below 0 once it is spent."""
         return self._deadline_s - clock.now_s()
 
     def extend(self, seconds: float) -> None:
-        """Add to the budget: time in which something came is not counted."""
+        """Add to the budget, so that time in which data arrived does not count."""
         self._deadline_s += seconds
 
     def next_pause_s(self) -> float | None:
-        """Count a failed attempt; seconds to wait before the next, None: the budget is spent."""
+        """Count a failed attempt and return the seconds before the next; None: budget spent."""
         self.failed += 1
         pause_s = next(self._pauses)
         return pause_s if pause_s <= self.left_s or self.failed < self._at_least else None
 
     def pause(self) -> bool:
-        """Count a failed attempt and wait in this thread; False: the budget is spent."""
+        """Count a failed attempt and block until the next; False: the budget is spent."""
         pause_s = self.next_pause_s()
         if pause_s is not None:
             clock.sleep(pause_s)
@@ -76,7 +80,7 @@ class Backoff:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait after the first failure, the second and so on."""
+    """Yield the seconds to wait after the first failure, the second and so on."""
     longest = _FIRST_PAUSE_S
     noise = random.SystemRandom()  # decides no sample and no pixel
     while True:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _CLEANUP_S = 10.0
-"""How long an interrupted request may take to undo what it began."""
+"""Seconds an interrupted request may take to undo what it began."""
 _AWAKE_S = 1.0
-"""Who waits longer does not see a signal that another thread received."""
+"""Longest wait in one call: Python handles signals only between calls."""
 
 
 def coroutine_of(fs: Any, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """A method as a coroutine function; of a file system without any it runs in a thread."""
+    """Return a method as a coroutine function; a synchronous file system's runs in a thread."""
     if isinstance(fs, AsyncFileSystem):
         method: Callable[..., Coroutine[Any, Any, Any]] = getattr(fs, f"_{name}")
         return method
@@ -29,25 +29,25 @@ def coroutine_of(fs: Any, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
 
 def is_s3(fs: Any) -> bool:
-    """Whether a file system is s3fs's."""
+    """Tell whether a file system is s3fs's."""
     return "s3" in protocols(fs)
 
 
 def protocols(fs: Any) -> tuple[str, ...]:
-    """The protocols a file system goes by."""
+    """Return the protocols of a file system."""
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def loop_of(fs: Any) -> asyncio.AbstractEventLoop:
-    """The loop its coroutines run in."""
+    """Return the loop that a file system's coroutines run in."""
     loop: asyncio.AbstractEventLoop = getattr(fs, "loop", None) or get_loop()
     return loop
 
 
 def run(fs: Any, function: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """Run a coroutine in the loop thread, and wait for it.
+    """Run a coroutine in the loop thread and wait for it.
 
-    Unlike fsspec's `sync`, Ctrl-C ends it, and waits a little for what it has to undo.
+    Unlike fsspec's `sync`, Ctrl-C cancels it and waits a little for its cleanup.
     """
     loop, has_ended, tasks = loop_of(fs), threading.Event(), list[asyncio.Task[_T]]()
 
@@ -67,7 +67,7 @@ def run(fs: Any, function: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
 
 
 async def together(coroutines: list[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Await all; the first that fails cancels the others, so that nothing goes on unseen."""
+    """Await all coroutines; the first that fails cancels the others and waits for them."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)

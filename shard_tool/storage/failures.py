@@ -1,13 +1,13 @@
 """Tells failures of storage apart by the answers behind them.
 
-Storage libraries share no base class of errors. Their texts may hold URLs with signatures: none of
-them is shown.
+Storage libraries share no base class of errors, so the HTTP status or the code of the answer
+decides. Messages never show a library's text that may hold a URL, since URLs may hold signatures.
 """
 
 from __future__ import annotations
 
 _FINAL = {"ValueError", "InvalidURL", "ParamValidationError", "ProfileNotFound", "NoRegionError"}
-"""Names of errors of client libraries that tell of a wrong URL or option."""
+"""Names of client library errors that mean a wrong URL or option."""
 _SPOILED_IN_TRANSIT = {
     "RequestTimeout",
     "BadDigest",
@@ -15,11 +15,11 @@ _SPOILED_IN_TRANSIT = {
     "InvalidDigest",
     "XAmzContentSHA256Mismatch",
 }
-"""Codes that call a request wrong although the network spoiled it."""
+"""Codes that blame the request although the network corrupted it."""
 
 
 def answer_of(exc: BaseException) -> tuple[int, str]:
-    """The HTTP status and code of the answer behind an error; (0, "") where there is none."""
+    """Return HTTP status and code of the answer behind an error; (0, "") if there is none."""
     answer = getattr(exc.__cause__, "response", None)  # botocore's, behind s3fs's OSError
     if answer:
         status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -29,7 +29,7 @@ def answer_of(exc: BaseException) -> tuple[int, str]:
 
 
 def cause_of(exc: BaseException) -> str:
-    """Describe an error in a few words that hold neither a URL nor a header."""
+    """Describe an error in a few words, without URLs and headers."""
     name, (_, code) = type(exc).__name__, answer_of(exc)
     if code:
         return f"{name}: {code}"
@@ -39,20 +39,20 @@ def cause_of(exc: BaseException) -> str:
 
 
 def shown_cause(exc: BaseException) -> BaseException | None:
-    """The error, unless it shows a URL as it was given, with a password or a signature."""
+    """Return the error, or None if it shows a full URL, with its password or signature."""
     chain = [exc, exc.__cause__, exc.__context__]
     return None if any("://" in str(error) for error in chain) else exc
 
 
 def is_refusal(exc: Exception) -> bool:
-    """Whether access was refused."""
+    """Tell whether access was refused."""
     status, code = answer_of(exc)
     is_refused = status in (401, 403) or "Token" in code
     return is_refused or isinstance(exc, PermissionError) or "Credential" in type(exc).__name__
 
 
 def is_final(exc: Exception) -> bool:
-    """Whether another attempt cannot help."""
+    """Tell whether another attempt cannot help."""
     status, code = answer_of(exc)
     is_wrong_request = status == 501 or (400 <= status < 500 and status not in (408, 409, 425, 429))
     return type(exc).__name__ in _FINAL or (is_wrong_request and code not in _SPOILED_IN_TRANSIT)

@@ -1,4 +1,4 @@
-"""Files and folders of this machine: read by range, listed, and written whole or not at all."""
+"""Reads, lists and writes files of this machine; a file becomes visible when it is complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def errors_of(place: str, what: str) -> Iterator[None]:
-    """One type for callers, on local disks too."""
+    """Raise errors of the local disk as those of storage."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as exc:
@@ -34,7 +34,7 @@ def errors_of(place: str, what: str) -> Iterator[None]:
 
 
 def read_ranges(wanted: Sequence[Range]) -> list[bytes]:
-    """Ranges of one file on a local disk."""
+    """Read ranges of one file."""
     found = list[bytes]()
     if not wanted:
         return found
@@ -47,7 +47,7 @@ def read_ranges(wanted: Sequence[Range]) -> list[bytes]:
 
 
 def _pread(descriptor: int, start: int, stop: int, place: str) -> bytes:
-    """Bytes of an open file; one call brings at most 2 GiB."""
+    """Read bytes of an open file; one system call brings at most 2 GiB."""
     content = os.pread(descriptor, stop - start, start)
     while len(content) < stop - start:
         at = start + len(content)
@@ -59,7 +59,7 @@ def _pread(descriptor: int, start: int, stop: int, place: str) -> bytes:
 
 
 def list_folder(folder: Path) -> list[Entry]:
-    """What is in a folder; a file that vanishes meanwhile is none of it."""
+    """List a folder, without files that vanish meanwhile."""
     found = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):

@@ -1,10 +1,9 @@
-"""The one seam to storage: a folder or an object anywhere fsspec reaches, as a small value.
+"""Names folders and objects anywhere fsspec reaches, by small values with all operations on them.
 
-Owns two things fsspec leaves open: an object becomes visible only when it is whole (`publish`),
-and errors say which object of which folder. How bytes come and go, and how faults are outlived, is
-the business of `ranges`, `objects` and `uploads`. A `Folder` holds no connection: file systems are
-made lazily, once per process, because s3fs instances do not survive a fork; so folders travel to
-workers freely.
+All storage is reached through here. On top of fsspec, an object becomes visible only when it is
+complete (`publish`), and errors name the object and its folder. `ranges`, `objects` and `uploads`
+transfer the bytes and retry. A `Folder` holds no connection, so it can be sent to workers: file
+systems are made lazily, once per process, because s3fs instances do not survive a fork.
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 _kept_alive: dict[int, Any] = {}
-"""File systems are never let go of: a forked child that drops its parent's (fsspec's cache does)
-would close, in a loop of its own, connections that are not its."""
+"""File systems are never released: a forked child that drops its parent's, as fsspec's cache does,
+would close the parent's connections in a loop of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object anywhere, by path or URL; a signed URL is one, too.
+    """One object by its path or URL, which may be a signed URL.
 
     Args:
-        url: A local path, or any URL fsspec knows. It is asked for as it is given, query and all;
+        url: A local path, or any URL fsspec knows. Requests use it as given, with its query;
             messages show it without.
-        options: fsspec's storage options for it. May hold secrets: never shown, never saved.
-        timeout_s: Seconds a request for bytes may take, with all its repetitions.
+        options: fsspec's storage options. May hold secrets: never shown, never saved.
+        timeout_s: Seconds for one request for bytes, with all its attempts.
     """
 
     url: str
@@ -76,16 +75,16 @@ class StoredObject:
 
     @property
     def local(self) -> Path | None:
-        """The object as a local path; None when it is elsewhere."""
+        """The object as a local path; None if it is remote."""
         fs, path = _fs_path(self._absolute, self.options)
         return Path(path) if isinstance(fs, LocalFileSystem) else None
 
     def num_bytes(self) -> int:
-        """How long it is.
+        """Return its size in bytes.
 
         Raises:
-            ObjectMissing: There is none.
-            StoreError: The storage failed, or does not say.
+            ObjectMissing: There is no such object.
+            StoreError: Storage failed, or does not tell the size.
         """
         fs, path = _fs_path(self._absolute, self.options)
         if isinstance(fs, LocalFileSystem):
@@ -94,10 +93,10 @@ class StoredObject:
         return size_of(fs, path, self.place, self.timeout_s)
 
     def version(self) -> list[str]:
-        """What is another once an object of the same size was put there, as far as storage tells.
+        """Return what changes when the object is replaced, as far as storage tells.
 
         Returns:
-            Plain values to compare; none where nothing is told, or nobody answers.
+            Plain values to compare; empty if storage tells nothing or does not answer.
         """
         if (path := self.local) is not None:
             try:
@@ -112,12 +111,12 @@ class StoredObject:
             return []
 
     def read_ranges(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Its bytes from start to stop for each pair; elsewhere several requests at a time.
+        """Read (start, stop) ranges; remote ones by several requests at a time.
 
         Raises:
             ObjectMissing: There is no such object.
-            StoreError: The storage failed, and went on failing.
-            ShardError: It ends before a range does.
+            StoreError: Storage failed until the time was up.
+            ShardError: The object ends before a range does.
         """
         fs, path = _fs_path(self._absolute, self.options)
         ranges = [Range(path, self.place, *at) for at in wanted]
@@ -126,12 +125,12 @@ class StoredObject:
         return read_ranges(fs, ranges, timeout_s=self.timeout_s)
 
     def read_parts(self, start: int, stop: int, *, num_bytes: int) -> Iterator[bytes]:
-        """Bytes `start` to `stop` of its `num_bytes`, a few MiB at a time.
+        """Read bytes `start` to `stop` of its `num_bytes`, a few MiB at a time.
 
         Raises:
-            ObjectReplacedError: The object changed meanwhile; start again.
-            ObjectMissing: There is none.
-            StoreError: The storage failed, and went on failing.
+            ObjectReplacedError: The object was replaced meanwhile; start again.
+            ObjectMissing: There is no such object.
+            StoreError: Storage failed until the time was up.
             ShardError: The object has another size.
         """
         fs, path = _fs_path(self._absolute, self.options)
@@ -145,8 +144,8 @@ class Folder:
 
     Args:
         url: A local path, or any URL fsspec knows (``s3://bucket/voc``).
-        options: fsspec's storage options for it. May hold secrets: never shown, never saved.
-        timeout_s: Seconds a request for bytes may take, with all its repetitions.
+        options: fsspec's storage options. May hold secrets: never shown, never saved.
+        timeout_s: Seconds for one request for bytes, with all its attempts.
     """
 
     url: str
@@ -165,38 +164,38 @@ class Folder:
 
     @property
     def local(self) -> Path | None:
-        """The folder as a local path; None when it is elsewhere."""
+        """The folder as a local path; None if it is remote."""
         fs, path = self._fs_path()
         return Path(path) if isinstance(fs, LocalFileSystem) else None
 
     @property
     def is_of_one_process(self) -> bool:
-        """Whether other processes see nothing of what is written here (``memory://``)."""
+        """Whether other processes cannot see what is written here (``memory://``)."""
         return isinstance(self._fs_path()[0], MemoryFileSystem)
 
     def place(self, name: str) -> str:
-        """What messages call an object of this folder."""
+        """Return what messages call an object of this folder."""
         return f"{str(self).rstrip('/')}/{name}"
 
     def child(self, name: str) -> Folder:
-        """A folder below."""
+        """Return a folder inside this one."""
         folder = Folder(_below(self.url, name), self.options, self.timeout_s)
         object.__setattr__(folder, "_absolute", _below(self._absolute, name))
         return folder
 
     def object(self, name: str) -> StoredObject:
-        """An object of this folder by itself."""
+        """Return an object of this folder."""
         found = StoredObject(_below(self.url, name), self.options, self.timeout_s)
         object.__setattr__(found, "_absolute", _below(self._absolute, name))
         return found
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each object directly in this folder, by name; empty where there is no folder."""
+        """Return the size of each object directly in this folder; empty if there is no folder."""
         entries = self._entries()
         return {name: num_bytes for name, num_bytes in entries if num_bytes is not None}
 
     def names(self) -> list[str]:
-        """Names directly in this folder, sorted; empty where there is no such folder."""
+        """List the names directly in this folder, sorted; empty if there is no such folder."""
         return [entry.name for entry in self._entries()]
 
     def _entries(self) -> list[Entry]:
@@ -210,11 +209,11 @@ class Folder:
             return []
 
     def read(self, name: str) -> bytes:
-        """The content of one object.
+        """Read one whole object.
 
         Raises:
-            ObjectMissing: There is none.
-            StoreError: The storage failed, and went on failing.
+            ObjectMissing: There is no such object.
+            StoreError: Storage failed until the time was up.
         """
         fs, path = self._fs_path()
         if isinstance(fs, LocalFileSystem):
@@ -224,24 +223,24 @@ class Folder:
         return read_ranges(fs, [whole], timeout_s=self.timeout_s)[0]
 
     def read_ranges(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
-        """Ranges of objects as (name, start, stop), several requests at a time.
+        """Read ranges of objects given as (name, start, stop), several at a time.
 
         Raises:
             ObjectMissing: There is no such object.
-            StoreError: The storage failed, and went on failing.
-            ShardError: An object ends before the range does.
+            StoreError: Storage failed until the time was up.
+            ShardError: An object ends before a range does.
         """
         fs, path = self._fs_path()
         ranges = [Range(_below(path, name), self.place(name), *at) for name, *at in wanted]
         return read_ranges(fs, ranges, timeout_s=self.timeout_s)
 
     def read_parts(self, name: str, start: int, stop: int, *, num_bytes: int) -> Iterator[bytes]:
-        """Bytes `start` to `stop` of an object of `num_bytes`, a few MiB at a time.
+        """Read bytes `start` to `stop` of an object of `num_bytes`, a few MiB at a time.
 
         Raises:
-            ObjectReplacedError: The object changed meanwhile; start again.
-            ObjectMissing: There is none.
-            StoreError: The storage failed, and went on failing.
+            ObjectReplacedError: The object was replaced meanwhile; start again.
+            ObjectMissing: There is no such object.
+            StoreError: Storage failed until the time was up.
             ShardError: The object has another size.
         """
         fs, path = self._fs_path()
@@ -249,7 +248,7 @@ class Folder:
         return read_parts(fs, wanted, num_bytes=num_bytes, timeout_s=self.timeout_s)
 
     def remove(self, name: str) -> None:
-        """Remove one object; nothing happens where there is none."""
+        """Remove one object; a missing one is ignored."""
         fs, path = self._fs_path()
         if isinstance(fs, LocalFileSystem):
             with local_disk.errors_of(self.place(name), "removed"):
@@ -258,7 +257,7 @@ class Folder:
             remove_objects(fs, [_below(path, name)], self.place(name), self.timeout_s)
 
     def remove_all(self, names: Iterable[str]) -> None:
-        """Remove many objects, in bulk where storage can; those not there are no matter."""
+        """Remove many objects, in bulk if storage can; missing ones are ignored."""
         fs, path = self._fs_path()
         if isinstance(fs, LocalFileSystem):
             for name in names:
@@ -268,15 +267,15 @@ class Folder:
             remove_objects(fs, paths, str(self), self.timeout_s)
 
     def abort_uploads(self, is_ours: Callable[[str], bool]) -> int:
-        """Abort unfinished uploads in parts of objects directly in this folder.
+        """Abort unfinished multipart uploads of objects directly in this folder.
 
-        They take room on S3, unseen, where a process was killed.
+        Killed processes leave such uploads on S3, where they take space without being visible.
 
         Args:
-            is_ours: Says which objects', by their names.
+            is_ours: Selects the objects by name.
 
         Returns:
-            How many there were.
+            How many were aborted.
         """
         fs, path = self._fs_path()
         return abort_uploads(fs, path, str(self), self.timeout_s, is_ours=is_ours)
@@ -295,9 +294,9 @@ class Folder:
     def publish(self, name: str, *, staging: str | None = None) -> Iterator[IO[bytes]]:
         """Write an object that becomes visible, whole, when the block ends without an exception.
 
-        On a local disk a sibling ``.partial-`` file is renamed; elsewhere the bytes are staged in a
-        temporary file, put as one object, which object stores make visible only when complete, and
-        compared with what storage then says that it holds. Complete, not crash-durable: nothing is
+        On a local disk a sibling ``.partial-`` file is renamed. Remote objects are staged in a
+        temporary file, uploaded as one object, which stores make visible only when complete, and
+        compared with what storage then holds. Complete does not mean crash-durable: nothing is
         fsynced.
 
         Args:
@@ -307,8 +306,8 @@ class Folder:
                 None: this folder, which is made where it is missing.
 
         Raises:
-            StoreError: The storage failed or refused until the time was up; `timeout_s`, and as
-                much more as a slow link needs for so many bytes.
+            StoreError: Storage failed until the time was up: `timeout_s`, plus what a slow
+                connection needs for so many bytes.
         """
         fs, path = self._fs_path()
         is_local = isinstance(fs, LocalFileSystem)
@@ -318,7 +317,7 @@ class Folder:
                 with local_disk.publish(Path(path, name), folder) as file:
                     yield file
                 return
-            # gone with its process, except where another library must be told its name
+            # nameless, so that it vanishes with its process, unless a library needs its name
             stage = tempfile.TemporaryFile if is_s3(fs) else tempfile.NamedTemporaryFile
             with stage(prefix="shard-tool-") as staged:
                 yield cast("IO[bytes]", staged)
@@ -338,12 +337,12 @@ class Folder:
 
 
 def _absolute(url: str) -> str:
-    """A relative path means what it meant here, wherever a worker stands later."""
+    """Make a path absolute, so that it means the same in a worker with another folder."""
     return url if "://" in url else str(Path(url).absolute())
 
 
 def _below(url: str, name: str) -> str:
-    """The URL of an object or folder in a folder; the folder's query stays at the end.
+    """Return the URL of something inside a folder; the folder's query stays at the end.
 
     >>> _below("https://host/voc/?token=abc", "a.tar")
     'https://host/voc/a.tar?token=abc'
@@ -354,7 +353,7 @@ def _below(url: str, name: str) -> str:
 
 
 def _fs_path(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The file system (fsspec keeps one per process and options) and the path in it."""
+    """Return the file system (fsspec keeps one per process and options) and the path in it."""
     try:
         fs, path = url_to_fs(url, **_with_defaults(url, options))
         _kept_alive[id(fs)] = fs
@@ -365,12 +364,12 @@ def _fs_path(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _with_defaults(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under which file systems fail soon and honestly; the user's own win.
+    """Return options under which file systems fail early and correctly; the user's own win.
 
-    Above `max_concurrency=1` s3fs reads large objects without retries and returns a short answer as
-    a hole of zeros. Its retries and botocore's would multiply; ours, which go on with the part that
-    failed, come on top of one repetition of theirs. Uploads are checked by MD5, which every store
-    knows, unlike botocore's newer checksums. A fresh dict each time: botocore changes it.
+    Above `max_concurrency=1` s3fs reads large objects without retries and fills a short answer up
+    with zeros. Its retries and botocore's would multiply; we retry only the part that failed, on
+    top of one repetition of theirs. Uploads are checked by MD5, which every store knows, unlike
+    botocore's newer checksums. Each call returns a fresh dict, because botocore changes it.
     """
     if url.startswith(("http://", "https://")) and "?" in url:
         return {"encoded": True, **options}  # a signature is of the URL as it was given
@@ -388,7 +387,7 @@ def _with_defaults(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_url(url: str) -> str:
-    """A URL without user, password, query and fragment, which may hold secrets.
+    """Return a URL without user, password, query and fragment, which may hold secrets.
 
     >>> public_url("https://me:p@ss@host/voc?X-Amz-Signature=abc#token")
     'https://host/voc'

@@ -1,6 +1,6 @@
-"""Reads the manifest of a dataset from where it is stored.
+"""Reads the manifest of a dataset from storage.
 
-From another machine it is read again where it is wrong, since the network may have been at fault.
+A remote manifest that is wrong is read again, since the network may be at fault.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from shard_tool.storage.location import Folder
 
 JOURNAL_NAME = ".conversion"
-"""Folder of a dataset, there while it is being made."""
+"""Folder inside a dataset, present while the dataset is being made."""
 
 
 def load_manifest(folder: Folder) -> Manifest:
-    """The manifest of the dataset in `folder`.
+    """Read the manifest of the dataset in `folder`.
 
     Raises:
-        ObjectMissing: There is none; says whether a conversion was begun there.
+        ObjectMissing: There is none; says whether a conversion began there.
         ManifestError: It is of an unknown version, damaged or contradicts itself.
-        StoreError: The storage failed until the time was up, or the network corrupts what it sends.
+        StoreError: Storage failed until the time was up, or the network corrupts the manifest.
     """
     try:
         return _load_manifest(folder)
@@ -41,7 +41,7 @@ def load_manifest(folder: Folder) -> Manifest:
 
 
 def _load_manifest(folder: Folder) -> Manifest:
-    """Read and check it; from elsewhere again, where the network may have been at fault."""
+    """Read and check the manifest; a remote one again if it is wrong."""
     place, wrong = folder.place(MANIFEST_NAME), WrongBytes(folder.timeout_s)
     while True:
         content = folder.read(MANIFEST_NAME)
@@ -55,7 +55,7 @@ def _load_manifest(folder: Folder) -> Manifest:
 
 
 def _is_like_a_manifest(content: bytes) -> bool:
-    """Whether it is one, if a wrong one; a gateway's page, or half of a manifest, is none."""
+    """Tell a manifest, right or wrong, from a gateway's page or half of a manifest."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):

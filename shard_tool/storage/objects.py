@@ -1,7 +1,7 @@
-"""What storage holds: folders listed, objects measured and removed, faults outlived.
+"""Lists folders, measures and removes objects, and aborts unfinished uploads, with retries.
 
-S3 is asked page by page through its own calls, for one reason: s3fs repeats a whole listing, keeps
-listings, and takes the marker of a folder for an object.
+S3 is called directly and page by page, because s3fs repeats a whole listing, caches listings, and
+takes the marker of a folder for an object.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _IN_FLIGHT = 16
-"""Requests of one removal at a time."""
+"""Concurrent requests of one removal."""
 _AT_A_TIME = 1000
-"""Objects S3 removes at one request."""
+"""Objects that S3 removes in one request."""
 _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "MissingContentMD5", "InvalidRequest", "405"}
-"""Codes of stores that do not know a request."""
+"""Codes of stores that do not support a request."""
 
 
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "last_modified", "created")
-"""What file systems call that which tells versions of an object apart."""
+"""Names under which file systems give the version of an object."""
 
 
 class Entry(NamedTuple):
@@ -36,15 +36,15 @@ class Entry(NamedTuple):
 
     name: str
     num_bytes: int | None
-    """None for a folder, and where the listing does not say."""
+    """None for a folder, or if the listing does not tell."""
 
 
 def list_folder(fs: Any, path: str, place: str, timeout_s: float) -> list[Entry]:
-    """What is directly in a folder, sorted by name; a new listing each time.
+    """List what is directly in a folder, sorted by name; never from a cache.
 
     Raises:
         ObjectMissing: There is no such folder.
-        StoreError: The storage failed or refused until the time was up.
+        StoreError: Storage failed until the time was up.
     """
 
     async def list_all() -> list[Entry]:
@@ -59,11 +59,11 @@ def list_folder(fs: Any, path: str, place: str, timeout_s: float) -> list[Entry]
 
 
 def size_of(fs: Any, path: str, place: str, timeout_s: float) -> int:
-    """Bytes of an object.
+    """Return the size of an object in bytes.
 
     Raises:
         ObjectMissing: There is no such object.
-        StoreError: The storage failed or refused until the time was up, or does not say.
+        StoreError: Storage failed until the time was up, or does not tell the size.
     """
     retry = Retry(place, "read", timeout_s)
 
@@ -84,11 +84,11 @@ def size_of(fs: Any, path: str, place: str, timeout_s: float) -> int:
 
 
 def version_of(fs: Any, path: str, place: str, timeout_s: float) -> list[str]:
-    """What tells an object from another of its size that was put in its place; may be nothing.
+    """Return what identifies an object's version; empty if storage tells nothing.
 
     Raises:
         ObjectMissing: There is no such object.
-        StoreError: The storage failed or refused until the time was up.
+        StoreError: Storage failed until the time was up.
     """
     fresh = {"refresh": True} if is_s3(fs) else {}
     retry = Retry(place, "read", timeout_s)
@@ -97,10 +97,10 @@ def version_of(fs: Any, path: str, place: str, timeout_s: float) -> list[str]:
 
 
 def remove_objects(fs: Any, paths: Sequence[str], place: str, timeout_s: float) -> None:
-    """Remove objects; those that are not there are no matter.
+    """Remove objects; missing ones are ignored.
 
     Raises:
-        StoreError: The storage failed or refused until the time was up.
+        StoreError: Storage failed until the time was up.
     """
 
     async def remove_all() -> None:
@@ -125,14 +125,14 @@ def abort_uploads(
     """Abort the unfinished multipart uploads of objects directly in a folder.
 
     Args:
-        fs: A file system; of another than S3 there is nothing to abort.
+        fs: A file system; only S3 has such uploads.
         path: The folder.
         place: What messages call it.
-        timeout_s: Seconds a request may take with its repetitions.
-        is_ours: Says which objects', by their names.
+        timeout_s: Seconds for one request, with all attempts.
+        is_ours: Selects the objects by name.
 
     Returns:
-        How many there were.
+        How many were aborted.
     """
     if not is_s3(fs):
         return 0
@@ -156,7 +156,7 @@ async def abort_uploads_at(
     *,
     is_ours: Callable[[str], bool],
 ) -> int:
-    """Abort unfinished uploads of the keys that go on after a prefix without a slash."""
+    """Abort unfinished uploads of keys that continue a prefix without another slash."""
     uploads = await _list_uploads(fs, bucket, prefix, place, timeout_s)
     ours = [(key, upload_id) for key, upload_id in uploads if is_ours(key)]
     for key, upload_id in ours:
@@ -166,7 +166,7 @@ async def abort_uploads_at(
 
 
 async def abort_upload(fs: Any, bucket: str, key: str, upload_id: str, retry: Retry) -> None:
-    """Abort a multipart upload; one that has ended is no matter."""
+    """Abort a multipart upload; one that has ended is ignored."""
     options = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
 
     async def ask() -> None:
@@ -202,7 +202,7 @@ async def _list_s3(fs: Any, path: str, place: str, timeout_s: float) -> list[Ent
 
 
 async def _size_on_the_web(fs: Any, url: str) -> int | None:
-    """From the answer to a request for one byte: a signed URL is signed for GET, not for HEAD."""
+    """Get the size by requesting one byte: a signed URL allows GET, not HEAD."""
     options = dict(fs.kwargs)
     headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
     options["headers"] = {**options.get("headers", {}), **headers}
@@ -231,9 +231,9 @@ async def _remove(fs: Any, path: str, retry: Retry) -> None:
 async def _remove_in_bulk(
     fs: Any, paths: Sequence[str], place: str, timeout_s: float
 ) -> Sequence[str]:
-    """Remove what one request can remove for many; the paths that are left.
+    """Remove objects by bulk requests; returns the paths that are left.
 
-    What it could not remove is left to requests of its own, whose errors say why.
+    Each of those is then removed by its own request, whose error says why.
     """
     left: list[str] = []
     for start in range(0, len(paths), _AT_A_TIME):
@@ -260,7 +260,7 @@ async def _remove_in_bulk(
 async def _list_uploads(
     fs: Any, bucket: str, prefix: str, place: str, timeout_s: float
 ) -> list[tuple[str, str]]:
-    """(key, upload id) of each; none where the store does not list them."""
+    """Return (key, upload id) of each; none if the store cannot list them."""
     options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
     found: list[tuple[str, str]] = []
     while True:

@@ -1,13 +1,12 @@
-"""Bytes of stored objects by range: several requests in flight, and faults outlived.
+"""Reads byte ranges of stored objects, several at a time, and retries those that fail.
 
-A request that fails is asked again (`retry`). What it then costs to resume is one range: an
-object is read in parts, so a cut connection loses at most one of them, and over a slow link parts
-are small enough to come in time. Only lengths are compared here; whether the bytes are the right
-ones their reader knows (by CRC-32 or SHA-256).
+An object is read in parts, so a broken connection costs one part at most; over a slow connection
+parts are small enough to arrive in time. This module compares lengths only. Readers know the
+CRC-32 or SHA-256 of the bytes (`wrong_bytes`).
 
-Every fsspec file system is read through the same code. Two kinds have a door of their own: S3,
-because only its own call takes an ETag to compare and tells the object's size, and file systems
-without coroutines, whose calls run in a thread.
+All fsspec file systems share this code, with two special cases. S3 is called directly, because only
+its own call compares an ETag and tells the object's size. Calls of synchronous file systems run in
+a thread.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 TIMEOUT_S = 120.0
-"""Seconds a request may take with all its repetitions."""
+"""Seconds a request may take, with all its attempts."""
 PART_BYTES = 8 << 20
-"""Bytes asked for at a time when a whole object is read."""
+"""Bytes of one request while a whole object is read."""
 IN_FLIGHT = 16
 """Requests of one `read_ranges` at a time."""
 
 _SMALLEST_ASK = 64 << 10
 _READINGS = 3
-"""Times a range is read from its beginning, where the object is replaced meanwhile."""
+"""Times a range is read from its beginning if the object is replaced meanwhile."""
 _PUT_AGAIN = "put it there again"
 
 
 class Range(NamedTuple):
-    """Bytes `start` to `stop` (excluded) of one object; `stop` None: to its end."""
+    """Bytes `start` to `stop` (excluded) of one object; None: to its end."""
 
     path: str
     """The object's path in its file system."""
@@ -60,35 +59,35 @@ class _Object:
     """What is known of one object while its ranges are read."""
 
     num_bytes: int | None = None
-    """Size it must have; None where the reader does not know it."""
+    """The size it must have; None if the reader does not know it."""
     etag: str | None = None
-    """The version all parts must be of, where storage tells versions apart."""
+    """The version that all parts must have, if storage tells versions apart."""
     wrong_versions: set[tuple[Any, int]] = field(default_factory=set)
-    """ETag and size of versions that were answered with, and have the wrong size."""
+    """ETag and size of answers whose size is wrong."""
 
 
 @dataclass
 class _Pace:
-    """Bytes worth asking a file system for at a time, learnt from how long answers take."""
+    """How many bytes to request at a time from a file system, by how fast its answers are."""
 
     ask_bytes: int = PART_BYTES
 
-    def next_piece(self, request: Range, at: int) -> Range:
-        """What to ask for next of a range that is there up to `at`."""
+    def next_chunk(self, request: Range, at: int) -> Range:
+        """Return the next request for a range that has arrived up to `at`."""
         if request.stop is None:
             return request
         return request._replace(start=at, stop=min(at + self.ask_bytes, request.stop))
 
     def learn(self, num_bytes: int, seconds: float, patience_s: float) -> None:
-        """After an answer that took so long: ask for what comes in half of the time there is."""
+        """After an answer: request what arrives in half of the time that one may take."""
         if num_bytes >= _SMALLEST_ASK:
             fitting = int(num_bytes / max(seconds, 1e-3) * patience_s / 2)
             self.ask_bytes = max(_SMALLEST_ASK, min(fitting, PART_BYTES))
 
-    def slow_down(self, piece: Range) -> None:
-        """After none came in time."""
-        if piece.stop is not None and piece.stop - piece.start > _SMALLEST_ASK:
-            less = (piece.stop - piece.start) // 8  # an answer in time soon allows for more
+    def slow_down(self, chunk: Range) -> None:
+        """After a timeout: request less."""
+        if chunk.stop is not None and chunk.stop - chunk.start > _SMALLEST_ASK:
+            less = (chunk.stop - chunk.start) // 8  # the next answer in time allows for more
             self.ask_bytes = max(_SMALLEST_ASK, min(self.ask_bytes, less))
 
 
@@ -106,18 +105,17 @@ def read_ranges(
 
     Args:
         fs: A file system, made in this process.
-        wanted: The ranges; any mixture of objects.
-        timeout_s: Seconds each may take, repetitions included.
-        in_flight: Requests at a time.
+        wanted: The ranges, of any objects.
+        timeout_s: Seconds for each range, with all attempts.
+        in_flight: Concurrent requests.
 
     Returns:
-        Their bytes in order, each of the length asked for.
+        Their bytes in order, each of the requested length.
 
     Raises:
         ObjectMissing: There is no such object.
-        StoreError: Storage failed or refused until the time was up; names object, retry, cause.
-        ShardError: The object has another size than its reader knows, or answers went on being of a
-            wrong length until the time was up.
+        StoreError: Storage failed until the time was up; names object, attempts and cause.
+        ShardError: The object is too short, or answers had a wrong length until the time was up.
     """
 
     async def read_all() -> list[bytes]:
@@ -126,7 +124,7 @@ def read_ranges(
         async def read_one(request: Range) -> bytes:
             async with free:
                 for _ in range(_READINGS - 1):
-                    with suppress(ObjectReplacedError):  # between two pieces, over a slow link
+                    with suppress(ObjectReplacedError):  # between two chunks
                         return await _read(fs, request, _Object(), timeout_s)
                 return await _read(fs, request, _Object(), timeout_s)
 
@@ -138,19 +136,19 @@ def read_ranges(
 def read_parts(
     fs: Any, request: Range, *, num_bytes: int | None = None, timeout_s: float = TIMEOUT_S
 ) -> Iterator[bytes]:
-    """Read a long range part by part, one ahead, all of one version of the object.
+    """Read a long range part by part, one part ahead, all of one version of the object.
 
     Args:
         fs: A file system, made in this process.
         request: What to read; its `stop` must be given.
-        num_bytes: Size of the whole object, where known.
-        timeout_s: Seconds each part may take, repetitions included.
+        num_bytes: Size of the whole object, if known.
+        timeout_s: Seconds for each part, with all attempts.
 
     Yields:
         Its bytes in order, at most `PART_BYTES` at a time.
 
     Raises:
-        ObjectReplacedError: The object changed meanwhile; start again.
+        ObjectReplacedError: The object was replaced meanwhile; start again.
         ObjectMissing: As `read_ranges`, as are all others.
     """
     assert request.stop is not None
@@ -177,36 +175,36 @@ def read_parts(
 
 
 async def _read(fs: Any, request: Range, known: _Object, timeout_s: float) -> bytes:
-    """Read one range, asked for until it is there or its budget of time is spent.
+    """Read one range until it is complete or its budget of time is spent.
 
-    Over a slow link it comes in pieces. Time in which a piece came is not counted, so a link may be
-    slow, as long as it brings `_SMALLEST_ASK` bytes while one answer is waited for.
+    A slow connection brings it in chunks. Time in which a chunk arrived does not count, so the
+    connection may be slow as long as it brings `_SMALLEST_ASK` bytes within one answer's time.
     """
-    pace, pieces, at = _paces.setdefault(fs, _Pace()), list[bytes](), request.start
+    pace, chunks, at = _paces.setdefault(fs, _Pace()), list[bytes](), request.start
     retry = Retry(request.place, "read", timeout_s, str(request))
     while True:
-        begun, piece = backoff.clock.now_s(), pace.next_piece(request, at)
-        patience_s = min(retry.backoff.left_s, _patience_s(piece, timeout_s))
+        begun, chunk = backoff.clock.now_s(), pace.next_chunk(request, at)
+        patience_s = min(retry.backoff.left_s, _patience_s(chunk, timeout_s))
         try:
-            content = await asyncio.wait_for(_ask(fs, piece, known, retry), patience_s)
+            content = await asyncio.wait_for(_ask(fs, chunk, known, retry), patience_s)
         except Exception as exc:  # noqa: BLE001  (storage libraries share no base class)
             if isinstance(exc, TimeoutError):
-                pace.slow_down(piece)
+                pace.slow_down(chunk)
             elif isinstance(exc, WrongAnswer):  # a server without Range sends all, asked or not
                 pace.ask_bytes = PART_BYTES
             await retry.wait_or_raise(fs, exc)
         else:
             at += len(content)
-            pieces.append(content)
+            chunks.append(content)
             seconds = backoff.clock.now_s() - begun
-            pace.learn(len(content), seconds, _patience_s(piece, timeout_s))
+            pace.learn(len(content), seconds, _patience_s(chunk, timeout_s))
             if request.stop is None or at >= request.stop:
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
             retry.extend(seconds)
 
 
 async def _ask(fs: Any, request: Range, known: _Object, retry: Retry) -> bytes:
-    """Ask once."""
+    """Request a range once and check the length of the answer."""
     try:
         content, etag = await _answer(fs, request, known, retry)
     except Exception as exc:
@@ -220,14 +218,14 @@ async def _ask(fs: Any, request: Range, known: _Object, retry: Retry) -> bytes:
         hint = "the object is cut short, the server does not understand Range, "
         hint += "or a gateway answers in its place"
         raise WrongAnswer(problem, hint)
-    known.etag = etag  # not of a wrong answer, which may be another server's
+    known.etag = etag  # only of a right answer: a wrong one may come from another server
     return content
 
 
 async def _answer(
     fs: Any, request: Range, known: _Object, retry: Retry
 ) -> tuple[bytes, str | None]:
-    """The bytes of one answer, and the version of the object, where storage tells."""
+    """Return the bytes of one answer, and the object's version if storage tells it."""
     if is_s3(fs):
         return await _ask_s3(fs, request, known, retry)
     at = {} if request.stop is None else {"start": request.start, "end": request.stop}
@@ -260,7 +258,7 @@ async def _ask_s3(
 
 
 def _check_answer(request: Range, known: _Object, answer: Mapping[str, Any]) -> None:
-    """Compare what S3 says it sends with what was asked for."""
+    """Compare what S3 says it sends with the request."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", str(answer.get("ContentRange", "")))
     if not found:
         return
@@ -275,13 +273,13 @@ def _check_answer(request: Range, known: _Object, answer: Mapping[str, Any]) -> 
         problem = f"ends at byte {size}, before byte {request.stop}"
     if problem:
         version = answer.get("ETag"), size
-        if version in known.wrong_versions:  # a digest of the object: it is what is stored
+        if version in known.wrong_versions:  # an ETag stands for content: this is what S3 holds
             raise ShardError(str(request), f"{problem} (the same in 2 answers)", _PUT_AGAIN)
         known.wrong_versions |= {version} if version[0] else set()
         raise WrongAnswer(problem, _PUT_AGAIN)
 
 
 def _patience_s(request: Range, timeout_s: float) -> float:
-    """Seconds one answer may take: an attempt that stalls must leave time for others."""
+    """Seconds for one answer: an attempt that stalls must leave time for others."""
     size = PART_BYTES if request.stop is None else request.stop - request.start
     return min(SILENCE_S + size / SLOWEST_BYTES_PER_S, max(1.0, timeout_s / 4))

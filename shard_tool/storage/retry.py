@@ -1,4 +1,4 @@
-"""Retries what storage failed to do: again after a pause, with new credentials, or not at all.
+"""Retries failed requests to storage: after a pause, with new credentials, or not at all.
 
 A request that fails is sent again after a growing pause, until its budget of time is spent. Where
 another attempt cannot help (a missing object, a wrong request), the error is raised at once.
@@ -26,28 +26,28 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 What = Literal["read", "written", "listed", "removed"]
-"""What a request was to do to an object."""
+"""What a request does to an object."""
 
 SILENCE_S = 15.0
-"""How long a request may show no sign of progress."""
+"""Seconds a request may go without progress."""
 SLOWEST_BYTES_PER_S = 256 << 10
-"""What a link brings at least."""
+"""The slowest connection that is still waited for."""
 
 _TO_DO: dict[What, str] = {"read": "read", "written": "write", "listed": "list"}
 _TO_DO["removed"] = "remove"
 _SAID_AFTER = 4
-"""Failed attempts after which a warning says that it takes longer."""
+"""Failed attempts before a warning is logged."""
 _NO_FAULT_OF_STORAGE = (AttributeError, ImportError, NotImplementedError, ShardToolError)
 _UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
-"""How client libraries, which options are handed on to, say that there is no such option."""
+"""How client libraries report an option that they do not have."""
 
 
 class WrongAnswer(OSError):  # noqa: N818  (it may be right the next time)
-    """A whole answer that is not the one asked for: short, a gateway's page, another range.
+    """A complete answer that is not the requested one: short, a gateway's page, another range.
 
     Args:
-        problem: What was answered, and what was asked for.
-        hint: What is wrong with the object if it goes on; empty where it cannot be the object.
+        problem: What came, and what was requested.
+        hint: What may be wrong with the object if this lasts; empty if it cannot be the object.
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
@@ -60,20 +60,20 @@ class WrongAnswer(OSError):  # noqa: N818  (it may be right the next time)
 
 @dataclass
 class Retry:
-    """The attempts at one request, and the time they may take together."""
+    """The state of one retried request: its failures and its budget of time."""
 
     place: str
     """What messages call the object."""
     what: What
     timeout_s: float
     request: str = ""
-    """What messages call the request where it is for a part of the object."""
+    """What messages call the request if it asks for a part of the object."""
     client: object = None
-    """The S3 client that was asked last; its credentials may be outdated."""
+    """The S3 client of the last attempt; its credentials may have expired."""
     cause: str = ""
     """The last failure, in a few words."""
     hint: str = ""
-    """Where that was a wrong answer: what may be wrong with the object."""
+    """If that was a wrong answer: what may be wrong with the object."""
     is_reconnected: bool = False
     backoff: Backoff = field(init=False)
 
@@ -82,18 +82,18 @@ class Retry:
         self.backoff = Backoff(self.timeout_s)
 
     def extend(self, seconds: float) -> None:
-        """Note that a part came: its time is not counted, and another part may fail anew."""
+        """Note that a part arrived: its time does not count, and the next part starts afresh."""
         self.is_reconnected = False
         self.backoff.extend(seconds)
 
     async def wait_or_raise(self, fs: Any, exc: Exception) -> None:
-        """Wait until it is time to ask again.
+        """Wait before the next attempt, or raise the error that ends them.
 
         Raises:
-            ObjectMissing: There is nothing to ask for.
-            StoreError: Asking again cannot help, or the time is up.
-            ShardError: The time is up, and the last answer was whole, but of a wrong length.
-            Exception: What was given, where it is no fault of storage.
+            ObjectMissing: There is no such object.
+            StoreError: Another attempt cannot help, or the budget is spent.
+            ShardError: The budget is spent, and the last answer had a wrong length.
+            Exception: `exc` itself, if storage did not cause it.
         """
         if isinstance(exc, _NO_FAULT_OF_STORAGE):
             raise exc
@@ -115,7 +115,7 @@ class Retry:
 
     async def _pause(self, exc: Exception) -> None:
         pause_s = self.backoff.next_pause_s()
-        if not (self.cause and isinstance(exc, TimeoutError)):  # our own, and says less
+        if not (self.cause and isinstance(exc, TimeoutError)):  # ours, and it says less
             self.cause, self.hint = cause_of(exc), ""
             if isinstance(exc, WrongAnswer):
                 self.cause, self.hint = exc.problem, exc.hint
@@ -126,7 +126,7 @@ class Retry:
             problem = f"not {self.what} after {attempts} (last: {self.cause})"
             raise StoreError(self.request, problem) from shown_cause(exc)
         if self.backoff.failed == _SAID_AFTER:
-            text = "%s: %s; asking again for up to %g s"
+            text = "%s: %s; retrying for up to %g s"
             log.warning(text, self.request, self.cause, self.backoff.left_s)
         await backoff.clock.sleep_async(pause_s)
 
@@ -137,9 +137,9 @@ class Retry:
         return ObjectMissing(self.place, "there is no such object")
 
     async def _reconnect(self, fs: Any, exc: Exception) -> None:
-        """Read the credentials afresh, once: they may have been renewed meanwhile.
+        """Read the credentials again, once: they may have been renewed meanwhile.
 
-        Requests side by side are refused together; the first makes a new client for all.
+        Concurrent requests are refused together; the first one makes a new client for all.
         """
         problem = f"access refused ({cause_of(exc)})"
         hint = "check the credentials: they are missing, wrong, expired, or may not "
@@ -150,13 +150,13 @@ class Retry:
         if is_s3(fs) and fs._s3 is self.client:
             try:
                 await asyncio.wait_for(fs.set_session(refresh=True), self.backoff.left_s)
-            except Exception as error:  # noqa: BLE001  (of whoever gives credentials)
+            except Exception as error:  # noqa: BLE001  (any credential provider's)
                 problem += f", and no others were found ({cause_of(error)})"
                 raise StoreError(self.place, problem, hint) from shown_cause(error)
 
 
 async def with_retry(fs: Any, retry: Retry, ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask until there is an answer.
+    """Call `ask` until it succeeds.
 
     Raises:
         ObjectMissing: As `Retry.wait_or_raise`, as are all others.
@@ -169,14 +169,14 @@ async def with_retry(fs: Any, retry: Retry, ask: Callable[[], Awaitable[_T]]) ->
 
 
 async def call_s3_with_retry(fs: Any, method: str, options: Mapping[str, Any], retry: Retry) -> Any:
-    """Call S3 until there is an answer."""
+    """Call a method of S3's client until it succeeds."""
     return await with_retry(fs, retry, lambda: call_s3(fs, method, options, retry))
 
 
 async def call_s3(fs: Any, method: str, options: Mapping[str, Any], retry: Retry) -> Any:
-    """Call S3 once.
+    """Call a method of S3's client once.
 
-    Not s3fs's `_call_s3`, which repeats a SlowDown five times by itself, without jitter.
+    Not by s3fs's `_call_s3`, which itself repeats a SlowDown five times, without jitter.
     """
     from s3fs.errors import translate_boto_error  # not above: s3fs is slow to import
 

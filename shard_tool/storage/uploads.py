@@ -1,10 +1,10 @@
-"""Objects put into storage: seen when they are whole, compared with what was sent.
+"""Uploads objects: each becomes visible when it is complete, and is compared with what was sent.
 
-An upload that fails is repeated: what it sends is staged and can be read again. How long it may
-take grows with its length, how long it may stand still does not. S3 is asked through its own calls,
-not through s3fs's `put_file`, which repeats an upload only for some errors, holds a whole object in
-memory, compares nothing, and leaves an upload in parts unfinished when it is interrupted. Every
-request says the MD5 of what it sends; what S3 holds afterwards is compared by length and ETag.
+A failed upload is repeated, since its content is staged and can be read again. The time limit grows
+with the content's length; the time without progress does not. S3 is called directly, because
+s3fs's `put_file` repeats an upload only after some errors, holds a whole object in memory, compares
+nothing, and leaves a multipart upload behind when it is interrupted. Every request carries the MD5
+of its content; afterwards length and ETag of the stored object are compared.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial-"
-"""Infix of the temporary names of files being written; readers never look at them."""
+"""Part of the temporary names of files being written; readers skip such names."""
 SINGLE_BYTES = 96 << 20
-"""What is longer is uploaded in parts."""
+"""Longer content is uploaded in parts."""
 PART_BYTES = 32 << 20
 MOST_PARTS = 10_000
-"""S3's bound."""
+"""S3's limit."""
 _IN_FLIGHT = 4
 _TIMES = 3
-"""Times an object is uploaded before it is given up that storage holds something else."""
+"""Uploads of an object before its failing comparison is an error."""
 _CLEANUP_S = 8.0
-"""How long aborting may take when an upload has failed; less than `retry.run` waits."""
+"""Seconds for aborting a failed upload; less than `event_loop.run` waits."""
 _READ_BYTES = 1 << 20
 _RENAMING = {"sftp", "ssh", "smb", "hdfs", "webhdfs", "arrow_hdfs", "ftp", "dbfs"}
-"""Protocols of disks elsewhere: a file shows while it is being written, and can be renamed."""
+"""Protocols of remote disks: a file is visible while it is written, and can be renamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class Staged:
     descriptor: int
     num_bytes: int
     path: str
-    """Where other libraries open it."""
+    """The path under which other libraries open it."""
 
     def read_at(self, start: int, stop: int) -> bytes:
-        """Some of it, wherever others read."""
+        """Return bytes `start` to `stop`; does not move the file's position."""
         return os.pread(self.descriptor, stop - start, start)
 
 
@@ -82,30 +82,30 @@ class Small:
 
     @property
     def num_bytes(self) -> int:
-        """How many bytes there are."""
+        """Its length."""
         return len(self.content)
 
     def read_at(self, start: int, stop: int) -> bytes:
-        """Some of them."""
+        """Return bytes `start` to `stop`."""
         return self.content[start:stop]
 
 
 Content = Staged | Small
-"""What is uploaded; it may be read again, by any thread."""
+"""What is uploaded; any thread may read it again."""
 
 
 def upload(fs: Any, path: str, place: str, content: Content, timeout_s: float) -> None:
-    """Put an object, whole or not at all.
+    """Upload an object completely or not at all.
 
     Args:
         fs: A file system, made in this process.
         path: The object's path in it.
         place: What messages call it.
-        content: What it shall hold.
-        timeout_s: Seconds it may take with all repetitions, and as many more as a slow link needs.
+        content: The object's content.
+        timeout_s: Seconds for all attempts, plus the time a slow connection needs for the content.
 
     Raises:
-        StoreError: The storage failed or refused until the time was up, or holds something else.
+        StoreError: Storage failed until the time was up, or holds something else.
     """
     timeout_s += content.num_bytes / SLOWEST_BYTES_PER_S
     if is_s3(fs):
@@ -116,7 +116,7 @@ def upload(fs: Any, path: str, place: str, content: Content, timeout_s: float) -
 
 
 def part_bytes_of(num_bytes: int) -> int:
-    """How long the parts of an upload are: whole MiB, at most `MOST_PARTS` of them.
+    """Return the size of an upload's parts: whole MiB, at most `MOST_PARTS` parts.
 
     >>> part_bytes_of(8 << 30) >> 20, part_bytes_of(1 << 40) >> 20
     (32, 105)
@@ -127,7 +127,7 @@ def part_bytes_of(num_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _S3Upload:
-    """One object's way into a bucket."""
+    """The upload of one object into a bucket."""
 
     fs: Any
     bucket: str
@@ -137,7 +137,7 @@ class _S3Upload:
     timeout_s: float
 
     async def run(self) -> None:
-        """Upload it until S3 holds what was sent."""
+        """Upload the object until S3 holds what was sent."""
         is_single = self.content.num_bytes <= SINGLE_BYTES
         for _ in range(_TIMES):
             etag = await (self.put_whole() if is_single else self.put_in_parts())
@@ -150,7 +150,7 @@ class _S3Upload:
 
     @property
     def at(self) -> dict[str, Any]:
-        """Where it goes, as S3's calls take it; a new dict."""
+        """Bucket and key, as S3's calls take them; a new dict."""
         return {"Bucket": self.bucket, "Key": self.key}
 
     def retry(self) -> Retry:
@@ -161,11 +161,11 @@ class _S3Upload:
         return {"ContentType": kind} if kind else {}
 
     async def put_whole(self) -> str:
-        """Upload it by one request; the ETag it should have."""
+        """Upload the object in one request; returns its expected ETag."""
         return await self.send("put_object", self.at | self.kind(), 0, self.content.num_bytes)
 
     async def put_in_parts(self) -> str:
-        """Upload it in parts and join them; the ETag it should have."""
+        """Upload the object in parts and join them; returns its expected ETag."""
         creation, upload_id, is_joined = self.retry(), "", False
         try:
             options = self.at | self.kind()
@@ -181,10 +181,10 @@ class _S3Upload:
         return f"{_md5(digests).hexdigest()}-{len(etags)}"
 
     async def clean_up(self, upload_id: str) -> None:
-        """Abort what was begun: parts take room, unseen, as long as nobody does.
+        """Abort what was begun: invisible parts take space until somebody does.
 
-        Of an upload whose beginning was not answered only S3 knows the id. Nobody else uploads
-        this object: a folder is one writer's.
+        If the answer to its beginning was lost, only S3 knows the upload's id. Nobody else uploads
+        this object: a folder has one writer.
         """
 
         async def abort() -> None:
@@ -201,7 +201,7 @@ class _S3Upload:
             )
 
     async def send_parts(self, upload_id: str) -> list[str]:
-        """Upload the parts, several at a time; their ETags."""
+        """Upload the parts, several at a time; returns their ETags."""
         size, free = part_bytes_of(self.content.num_bytes), asyncio.Semaphore(_IN_FLIGHT)
 
         async def send_one(number: int, start: int) -> str:
@@ -214,7 +214,7 @@ class _S3Upload:
         return await together([send_one(*at) for at in enumerate(starts, 1)])
 
     async def send(self, method: str, options: Mapping[str, Any], start: int, stop: int) -> str:
-        """Send bytes until S3 says that it has them; their MD5, which is their ETag."""
+        """Send bytes until S3 confirms them; returns their MD5, which is their ETag."""
         digest = await asyncio.to_thread(_md5_of, self.content, start, stop)
         md5, retry = base64.b64encode(digest.digest()).decode(), self.retry()
         silence_s = min(SILENCE_S, max(1.0, self.timeout_s / 4))
@@ -231,7 +231,7 @@ class _S3Upload:
         return str(digest.hexdigest())
 
     async def join(self, upload_id: str, etags: list[str]) -> None:
-        """Make the object of its parts."""
+        """Join the parts to one object."""
         parts = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(etags, 1)]
         options = self.at | {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
         retry = self.retry()
@@ -247,7 +247,7 @@ class _S3Upload:
         await with_retry(self.fs, retry, ask)
 
     async def found(self) -> Mapping[str, Any] | None:
-        """What S3 says of the object now."""
+        """Ask S3 for the stored object's length and ETag."""
         with suppress(ObjectMissing):
             retry = Retry(self.place, "read", self.timeout_s)
             answer: Mapping[str, Any] = await call_s3_with_retry(
@@ -258,9 +258,9 @@ class _S3Upload:
 
 
 class _Window(io.RawIOBase):
-    """A stretch of content as a file: sent without being held in memory as a whole.
+    """A range of content as a file, so that it is sent without being in memory as a whole.
 
-    `moved` counts what was read of it, which is what shows that an upload goes on.
+    `moved` counts the bytes read from it, which shows the progress of an upload.
     """
 
     def __init__(self, content: Content, start: int, stop: int) -> None:
@@ -292,7 +292,7 @@ class _Window(io.RawIOBase):
 async def _while_it_moves(
     request: Coroutine[Any, Any, Mapping[str, Any]], body: _Window, silence_s: float
 ) -> Mapping[str, Any]:
-    """Await a request as long as its body is being sent, and then for its answer."""
+    """Await a request, with a time limit for each stretch without progress."""
     task = asyncio.ensure_future(request)
     try:
         while True:
@@ -310,9 +310,9 @@ async def _while_it_moves(
 async def _upload_elsewhere(
     fs: Any, path: str, place: str, content: Content, timeout_s: float
 ) -> None:
-    """Through fsspec: stores show an object when it is whole, a disk elsewhere is renamed on."""
+    """Upload through fsspec; on a remote disk under a temporary name that is then renamed."""
     if "https" in protocols(fs):
-        raise StoreError(place, "cannot be written: to web servers nothing is written")
+        raise StoreError(place, "cannot be written: web servers are read only")
     put = _put_renamed if _RENAMING & set(protocols(fs)) else _put
     info = coroutine_of(fs, "info")
     for _ in range(_TIMES):
@@ -356,10 +356,10 @@ def _is_held(found: Mapping[str, Any] | None, num_bytes: int, etag: str) -> bool
 
 
 def _is_same(answer: Mapping[str, Any], etag: str) -> bool:
-    """Whether an ETag is ours, or of a kind that says nothing.
+    """Tell whether an ETag equals ours, or is of a kind that cannot be compared.
 
-    It is an MD5, or the MD5 of those of so many parts, unless the object is encrypted by a key of
-    the client or the key service, or the store is of another opinion.
+    An ETag is an MD5, or the MD5 of the MD5s of so many parts, unless the object is encrypted with
+    a key of the client or the key service, or the store makes ETags in another way.
     """
     found = str(answer.get("ETag", "")).strip('"').lower()
     encryption = str(answer.get("ServerSideEncryption", ""))

@@ -1,9 +1,9 @@
-"""Tells a damaged object from a network that corrupts, when fetched bytes are not the right ones.
+"""Decides whether the object or the network is at fault when fetched bytes are wrong.
 
-Whoever fetches bytes with a known digest fetches them again where they have another one. What came
-decides the rest. If the same wrong bytes come twice, the object itself is damaged, which is an
-error at once. If other wrong bytes come each time, they were corrupted on the way: they are
-fetched again after growing pauses, until a budget of time is spent.
+A reader that knows a digest fetches bytes again if theirs differs. If the same wrong bytes come
+twice, the stored object is damaged: an error at once. If the wrong bytes differ from each other,
+the network corrupts them: the reader fetches again after growing pauses, until a budget of time is
+spent.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ _AT_REST = "wait until nobody writes there, and repeat"
 
 
 class WrongBytes:
-    """The fetches of some bytes that brought wrong ones.
+    """The wrong results of fetching some bytes.
 
     Args:
-        budget_s: Seconds after which the bytes are not fetched again.
+        budget_s: Seconds after which the reader stops fetching.
     """
 
     def __init__(self, budget_s: float) -> None:
         self._backoff = Backoff(budget_s, at_least=_FEWEST_FETCHES)
         self._seen: set[Hashable] = set()
         self._last: ShardToolError
-        """Raised when the budget is spent."""
+        """The error for a spent budget."""
 
     def note(
         self, error: FormatError | SourceError, found: Hashable | None, *, is_proof: bool = True
     ) -> None:
-        """Note what came instead of the right bytes.
+        """Note wrong bytes.
 
         Args:
-            error: Names the object and says what is wrong, as if it were damaged.
-            found: Tells these wrong bytes from others, and from those of other objects noted here,
-                such as their digest; None where the object was replaced while it was read.
-            is_proof: Whether the same bytes twice prove that the object is damaged. A page that a
-                gateway answers with proves nothing.
+            error: Names the object and says what is wrong with its bytes.
+            found: Identifies these wrong bytes among all noted here, for example by their digest;
+                None if the object was replaced while it was read.
+            is_proof: Whether the same bytes twice prove damage. A gateway's page proves nothing.
 
         Raises:
-            FormatError: The object is damaged: of the type of `error`, as is a SourceError.
+            FormatError: The same wrong bytes came before. Has the type of `error`, which may also
+                be SourceError.
         """
-        place, problem, hint = error.args  # the error itself holds its traceback, hence all callers
+        place, problem, hint = error.args  # keep no traceback: it would keep all callers alive
         times = self._backoff.failed + 1
         if found is None:
             self._last = StoreError(place, f"{problem} (each of {times} times)", _AT_REST)
@@ -67,11 +67,11 @@ class WrongBytes:
         self._seen.add(found)
 
     def wait(self) -> None:
-        """Wait until it is time to fetch again what was noted.
+        """Wait before the next fetch.
 
         Raises:
-            StoreError: The budget is spent. If the last bytes came before and prove nothing, an
-                error of the type that was noted.
+            StoreError: The budget is spent; if the same bytes came before without being a proof,
+                the type of the noted error.
         """
         if not self._backoff.pause():
             raise self._last

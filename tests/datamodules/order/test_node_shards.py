@@ -108,7 +108,7 @@ def test_promise_4_a_node_holds_all_rows_its_ranks_read_in_every_epoch(
 
 
 @given(cases(), st.data())
-def test_a_piece_is_what_the_lanes_lie_in_or_the_whole_shard_above_half_of_it(
+def test_a_span_covers_the_lanes_or_the_whole_shard_above_half_of_it(
     case: Case, data: st.DataObject
 ) -> None:
     """By brute force over lanes; where each is read by one node, that is what its ranks read."""
@@ -202,7 +202,7 @@ def test_a_node_that_reads_half_of_a_shard_or_less_fetches_only_that(
     assert list(NodeShards(order, world)) == [ShardSpan(*span) for span in spans]
 
 
-def test_bytes_of_a_cut_piece_are_its_share_and_of_a_whole_one_exact() -> None:
+def test_bytes_of_a_cut_span_are_its_share_and_of_a_whole_one_exact() -> None:
     sizes, samples = np.array([1000, 1001]), np.array([10, 7])
     assert span_bytes(ShardSpan(0, 2, 5, is_whole=False), sizes, samples) == 300
     assert span_bytes(ShardSpan(1, 0, 7, is_whole=True), sizes, samples) == 1001

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_what_is_fetched_between_two_epochs_counts_for_the_second(
+def test_bytes_fetched_between_two_epochs_count_for_the_second(
     s3: S3, bucket: str, tmp_path: Path, num_workers: int
 ) -> None:
     folder = stored(tmp_path / "voc", {"train": [4, 4, 4]})

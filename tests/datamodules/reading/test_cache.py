@@ -66,7 +66,7 @@ def fill(cache: ShardCache, name: str, size: int = SIZE, **options: Any) -> bool
 
 
 def held(cache: ShardCache) -> dict[str, int]:
-    """Name to size of all that lies in the cache, but the lock of the room."""
+    """Name to size of all that lies in the cache, except the lock for its space."""
     found = {}
     for path in cache.folder.rglob("*"):
         if path.is_file() and path.name != "room.lock":
@@ -90,7 +90,7 @@ def used(cache: ShardCache, *names: str) -> None:
 # Whole files only -----------------------------------------------------------------------------
 
 
-def test_a_file_is_published_when_it_is_whole_and_not_before(tmp_path: Path) -> None:
+def test_a_file_is_visible_only_when_it_is_complete(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 1000)
     seen: list[object] = []
 
@@ -136,7 +136,7 @@ def test_a_file_of_the_wrong_length_is_removed_and_written_again(tmp_path: Path,
     assert fill(cache, A)
 
 
-def test_a_discarded_file_is_written_again_and_nobody_minds_one_that_is_not_there(
+def test_a_discarded_file_is_written_again_and_a_missing_one_is_ignored(
     tmp_path: Path,
 ) -> None:
     cache = ShardCache(tmp_path, 1000)
@@ -150,7 +150,7 @@ def test_a_discarded_file_is_written_again_and_nobody_minds_one_that_is_not_ther
 # Room -----------------------------------------------------------------------------------------
 
 
-def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_file_is_evicted_first(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 3 * SIZE)
     for name in (A, B, C):
         fill(cache, name)
@@ -183,7 +183,7 @@ def test_names_to_keep_are_never_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [[A, B], [A, B, C]])
-def test_no_room_beside_what_is_kept_is_an_error_that_removed_nothing(
+def test_missing_space_beside_kept_files_is_an_error_that_evicts_nothing(
     tmp_path: Path, keep: list[str]
 ) -> None:
     cache = ShardCache(tmp_path, 3 * SIZE)
@@ -194,7 +194,7 @@ def test_no_room_beside_what_is_kept_is_an_error_that_removed_nothing(
     assert held(cache) == {A: SIZE, B: SIZE, C: SIZE}
 
 
-def test_what_is_larger_than_the_whole_cache_removes_nothing(tmp_path: Path) -> None:
+def test_a_file_larger_than_the_cache_evicts_nothing(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 3 * SIZE)
     fill(cache, A)
     with pytest.raises(NoSpaceError):
@@ -219,7 +219,7 @@ def test_a_file_being_written_counts_in_its_full_length_and_is_not_removed(tmp_p
     assert held(cache) == {B: SIZE, D: SIZE + 1}
 
 
-def test_a_file_that_gets_its_name_while_room_is_made_is_counted(
+def test_a_file_renamed_while_space_is_counted_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever counts has seen its temporary name, and would look in vain for it."""
@@ -360,7 +360,7 @@ def writer(
         yield process
 
 
-def test_who_does_not_wait_for_another_writer_is_told_that_it_is_busy(tmp_path: Path) -> None:
+def test_a_file_with_another_writer_is_reported_as_busy(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 1000)
     with writer(tmp_path, A):
         with pytest.raises(BusyError):
@@ -372,7 +372,7 @@ def test_who_does_not_wait_for_another_writer_is_told_that_it_is_busy(tmp_path: 
         assert fill(cache, B), "another file is nobody's business"
 
 
-def test_who_waits_for_another_writer_gets_its_file(tmp_path: Path) -> None:
+def test_waiting_for_another_writer_returns_its_file(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 1000)
     with writer(tmp_path, A, pause_s=0.3):
         path, is_written = cache.fill(A, SIZE, writing(b"never"), wait_s=30)
@@ -394,7 +394,7 @@ def test_promise_7_a_killed_writer_leaves_nothing_stale(tmp_path: Path) -> None:
     assert (tmp_path / A[:2] / A).read_bytes() == A[:1].encode() * SIZE
 
 
-def test_half_a_file_of_a_killed_writer_counts_and_makes_room_like_any_other(
+def test_half_a_file_of_a_killed_writer_counts_and_is_evicted_like_any_other(
     tmp_path: Path,
 ) -> None:
     cache = ShardCache(tmp_path, 3 * SIZE)
@@ -452,7 +452,7 @@ def test_processes_that_race_for_a_file_write_it_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_makes_what_was_not_used_for_longest_go(tmp_path: Path, code: int) -> None:
+def test_a_full_disk_evicts_the_least_recently_used_files(tmp_path: Path, code: int) -> None:
     """The limit allows it, the disk does not: something else fills it."""
     cache = ShardCache(tmp_path, 1000)
     for name in (A, B):
@@ -470,7 +470,7 @@ def test_a_full_disk_makes_what_was_not_used_for_longest_go(tmp_path: Path, code
     assert held(cache) == {B: SIZE, C: SIZE}
 
 
-def test_a_disk_that_stays_full_is_no_room_and_leaves_what_is_kept(tmp_path: Path) -> None:
+def test_a_disk_that_stays_full_is_an_error_and_kept_files_stay(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 1000)
     for name in (A, B, C):
         fill(cache, name)
@@ -552,7 +552,7 @@ def test_a_disk_too_small_for_one_shard_reads_through_and_says_so_once(
     assert streamed(url, small, cache_limit=1 << 30) == [hashes_of(folder, "train")] * 2
     assert not [name for name in at_rest(ShardCache(small, 1 << 30)) if ".tar" in name]
     (said,) = warnings_in(caplog)
-    place, _, rest = said.partition(": no room")
+    place, _, rest = said.partition(": no space")
     assert place in {f"{url}/{name}" for name in sizes_of(folder)}
     assert rest == f" in the cache ({1 << 30} bytes); reading samples by range, uncached"
 
@@ -576,7 +576,7 @@ def test_a_disk_full_of_other_things_reads_through(
     assert len(warnings_in(caplog)) <= 1
 
 
-def test_a_disk_without_room_for_folders_and_locks_reads_through(
+def test_samples_are_read_by_range_if_a_disk_has_no_space_for_locks(
     tmp_path: Path, disk: Callable[[str], Path]
 ) -> None:
     folder = stored(tmp_path / "data", {"train": [4] * 6})
@@ -595,7 +595,7 @@ def test_a_limit_below_one_shard_reads_through_and_says_so_once(
     assert streamed(url, cache_dir, cache_limit=1) == [hashes_of(folder, "train")] * 2
     assert at_rest(ShardCache(cache_dir, 1)) == {}
     (said,) = warnings_in(caplog)
-    assert said.endswith(": no room in the cache (1 bytes); reading samples by range, uncached")
+    assert said.endswith(": no space in the cache (1 bytes); reading samples by range, uncached")
 
 
 # Right bytes, whatever is in the cache --------------------------------------------------------
@@ -705,7 +705,7 @@ def test_a_cache_that_is_removed_while_it_is_used_is_made_again(
         assert any(name.endswith(".tar") for name in held(ShardCache(cache_dir, 1 << 20)))
 
 
-def test_a_folder_that_is_removed_while_it_is_looked_at_is_nothing(
+def test_a_folder_that_is_removed_meanwhile_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = ShardCache(tmp_path, 5 * SIZE)
@@ -724,7 +724,7 @@ def test_a_folder_that_is_removed_while_it_is_looked_at_is_nothing(
     assert fill(cache, A)
 
 
-def test_a_cache_on_a_broken_disk_is_read_around(
+def test_samples_are_read_by_range_if_the_cache_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = stored(tmp_path / "data", {"train": [16] * 6})
@@ -733,7 +733,7 @@ def test_a_cache_on_a_broken_disk_is_read_around(
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(ShardCache, "_make_room", fail)
+    monkeypatch.setattr(ShardCache, "_reserve", fail)
     assert streamed(url, tmp_path / "cache") == [hashes_of(folder, "train")] * 2
     assert any("Input/output error" in said for said in warnings_in(caplog))
     assert not list((tmp_path / "cache").rglob("*.tar"))
@@ -763,7 +763,7 @@ def test_random_access_to_what_another_node_holds_leaves_the_cache_as_it_is(
     assert at_rest(cache) == files
 
 
-def test_a_batch_may_need_more_indexes_than_are_kept_in_mind(
+def test_a_batch_may_need_more_indexes_than_memory_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "_INDEXES_KEPT", 3)
@@ -776,7 +776,7 @@ def test_a_batch_may_need_more_indexes_than_are_kept_in_mind(
 
 
 def test_a_mapped_file_may_be_removed(filled: tuple[Path, str, Path]) -> None:
-    """A reader that has it open keeps its bytes, while the room is free for others."""
+    """A reader that has it open keeps its bytes, while its space is free for others."""
     folder, url, cache_dir = filled
     data = ShardDataset(url, window=4, decode=False, cache_dir=str(cache_dir))
     samples = iter(data)
@@ -858,7 +858,7 @@ def refusal(cache_dir: Path, limit: int | None = 1000) -> str:
     return str(caught.value)
 
 
-def test_a_folder_that_cannot_be_one_is_an_option_error(tmp_path: Path) -> None:
+def test_an_impossible_folder_is_an_option_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     long, hint = tmp_path / ("x" * 300), "give a local folder that can be written to"
@@ -896,7 +896,7 @@ def test_a_folder_that_cannot_be_written_to_is_an_option_error(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_somebody_elses_folder_is_an_option_error(tmp_path: Path) -> None:
+def test_another_users_folder_is_an_option_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     for place in (tmp_path, tmp_path / "cache"):
         problem = "cannot be used: Permission denied"

@@ -102,7 +102,7 @@ class Hammering:
         self.downloads, self.killed, self.largest_bytes = Counter(), [], 0
 
     def files(self) -> dict[str, int]:
-        """Name to size of all in the cache but the lock of the room."""
+        """Name to size of all in the cache except the lock for its space."""
         found = {}
         for path in self.cache.rglob("*.*"):
             if path.name != "room.lock":
@@ -111,7 +111,7 @@ class Hammering:
 
     @contextmanager
     def _observed(self) -> Iterator[None]:
-        """Look at the cache again and again, while nobody may make room in it."""
+        """Look at the cache again and again, while nobody may evict from it."""
         self.cache.mkdir(exist_ok=True)
         is_over = threading.Event()
 

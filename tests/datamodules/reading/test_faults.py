@@ -130,9 +130,7 @@ def assert_is_clear_error(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_without_a_fault_bytes_take_the_road_the_test_means(
-    world: FaultyWorld, tmp_path: Path, way: str
-) -> None:
+def test_bytes_are_read_the_way_a_test_names(world: FaultyWorld, tmp_path: Path, way: str) -> None:
     outcome = run(lambda: world.dataset(tmp_path, way))
     assert_is_undisturbed(outcome, world)
     requests = world.proxy.requests

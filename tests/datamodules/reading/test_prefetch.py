@@ -42,13 +42,13 @@ class Shards:
         return Path()
 
 
-def test_what_was_there_and_had_to_go_is_not_fetched_again_before_it_is_needed() -> None:
+def test_an_evicted_span_is_not_fetched_again_before_it_is_needed() -> None:
     """Else a small cache downloads each shard twice: once to be read, once for nothing."""
     shards = Shards()
     prefetcher = Prefetcher(shards, 0.0)  # type: ignore[arg-type]
     prefetcher.follow([A], [B])
     assert eventually(lambda: shards.cached == {A, B})
-    shards.cached.discard(A)  # to make room for the next
+    shards.cached.discard(A)  # evicted for the next
     prefetcher.follow([B], [C])
     assert eventually(lambda: C in shards.cached)
     assert eventually(lambda: is_waited_for(prefetcher._changed)), "there is still something to do"
@@ -115,7 +115,7 @@ def test_threads_that_wait_for_an_index_learn_of_the_failure_too(
         first = pool.submit(shards.index, 1)
         assert eventually(lambda: len(table.asked) == 1)
         second = pool.submit(shards.index, 1)
-        assert eventually(lambda: is_waited_for(shards._on_the_way[1]._condition))
+        assert eventually(lambda: is_waited_for(shards._pending[1]._condition))
         table.is_let_go.set()
         for waiting in (first, second):
             with pytest.raises(StoreError, match="bucket: is not reached"):

@@ -120,7 +120,7 @@ def nodes(folder: Path, s3: S3, bucket: str, tmp_path: Path) -> Iterator[list[No
         ]
 
 
-def test_the_shards_lie_as_these_tests_mean() -> None:
+def test_node_1_reads_three_samples_of_a_shard_of_node_0() -> None:
     first, second = spans_of(0), spans_of(1)
     (shared,) = first.keys() & second.keys()
     assert first[shared] == ShardSpan(2, 0, 17, is_whole=True)
@@ -128,7 +128,7 @@ def test_the_shards_lie_as_these_tests_mean() -> None:
     assert first.keys() | second.keys() == {f"train-{i:06d}.tar" for i in range(6)}
 
 
-def test_promise_4_each_node_fetches_its_spans_once_and_a_run_alone_of_the_shared_shard(
+def test_promise_4_each_node_fetches_its_spans_once_and_only_a_part_of_the_shared_shard(
     nodes: list[Node],
 ) -> None:
     expected = hashes_of(nodes[0].folder, "train")

@@ -103,7 +103,7 @@ def test_options_may_be_nested() -> None:
     assert folder.names() == []
 
 
-def test_whatever_a_store_raises_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_error_of_a_store_becomes_a_store_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
     class NoCredentialsError(Exception): ...
@@ -164,7 +164,7 @@ def test_what_is_put_again_is_replaced(folder: Folder) -> None:
     assert folder.read("a") == folder.read("b") == b"then"
 
 
-def test_an_object_is_seen_when_it_is_whole(folder: Folder) -> None:
+def test_an_object_is_visible_only_when_it_is_complete(folder: Folder) -> None:
     with folder.publish("a") as file:
         file.write(CONTENT)
         file.flush()
@@ -175,7 +175,7 @@ def test_an_object_is_seen_when_it_is_whole(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, StoreError("a", "b")])
-def test_nothing_is_left_of_what_was_given_up(folder: Folder, error: Any) -> None:
+def test_a_failed_write_leaves_nothing(folder: Folder, error: Any) -> None:
     folder.put("a", b"before")
 
     def give_up() -> None:
@@ -218,7 +218,7 @@ def test_an_object_is_read_by_itself(folder: Folder) -> None:
         found.read_ranges([(5, len(CONTENT) + 1)])
 
 
-def test_a_missing_object_is_one_for_all_questions(folder: Folder) -> None:
+def test_every_operation_reports_a_missing_object_as_missing(folder: Folder) -> None:
     missing = folder.object("none")
     with pytest.raises(ObjectMissing, match="none: there is no such object"):
         missing.num_bytes()
@@ -226,7 +226,7 @@ def test_a_missing_object_is_one_for_all_questions(folder: Folder) -> None:
         missing.read_ranges([(0, 1)])
 
 
-def test_a_relative_folder_means_what_it_meant_where_it_was_made(
+def test_a_relative_folder_is_relative_to_where_it_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -242,7 +242,7 @@ def test_a_relative_folder_means_what_it_meant_where_it_was_made(
 # On a disk ---------------------------------------------------------------------------------------
 
 
-def test_published_files_have_the_permissions_of_others(tmp_path: Path) -> None:
+def test_published_files_have_the_usual_permissions(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         Folder(str(tmp_path)).put("a", b"x")
@@ -251,7 +251,7 @@ def test_published_files_have_the_permissions_of_others(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_publishing_leaves_the_permissions_of_the_process_alone(
+def test_publishing_does_not_change_the_umask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tasks run in threads, and there is one umask for all."""
@@ -259,13 +259,13 @@ def test_publishing_leaves_the_permissions_of_the_process_alone(
     Folder(str(tmp_path)).put("a", b"x")
 
 
-def test_a_file_being_written_has_another_name_beside_it(tmp_path: Path) -> None:
+def test_a_file_being_written_has_a_temporary_name_in_its_folder(tmp_path: Path) -> None:
     with Folder(str(tmp_path)).publish("a.tar"):
         (path,) = tmp_path.iterdir()
     assert path.name.startswith(".a.tar.partial-")
 
 
-def test_a_file_that_vanishes_while_its_folder_is_listed_is_none_of_it(
+def test_a_listing_skips_files_that_vanish_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Folder(str(tmp_path)).put("a", b"x")
@@ -284,7 +284,9 @@ SENDING = {
 
 
 @pytest.mark.parametrize("kind", PASSING)
-def test_an_upload_outlives_faults(s3: S3, on_s3: Folder, proxy: FaultProxy, kind: Kind) -> None:
+def test_an_upload_is_retried_after_faults(
+    s3: S3, on_s3: Folder, proxy: FaultProxy, kind: Kind
+) -> None:
     proxy.inject(Fault(kind, times=2, method="PUT"), Fault(kind, method="HEAD"))
     publish(on_s3, "a.tar", CONTENT)
     assert proxy.hits == 3
@@ -294,7 +296,7 @@ def test_an_upload_outlives_faults(s3: S3, on_s3: Folder, proxy: FaultProxy, kin
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("kind", PASSING)
 @pytest.mark.parametrize("step", SENDING)
-def test_an_upload_in_parts_outlives_faults_of_every_step(
+def test_every_step_of_an_upload_in_parts_is_retried_after_faults(
     s3: S3, on_s3: Folder, proxy: FaultProxy, kind: Kind, step: str
 ) -> None:
     method, where = SENDING[step]
@@ -309,7 +311,7 @@ def test_an_upload_in_parts_outlives_faults_of_every_step(
 
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("step", SENDING)
-def test_an_upload_that_goes_on_failing_is_an_error_and_leaves_nothing(
+def test_an_upload_that_keeps_failing_is_an_error_and_leaves_nothing(
     s3: S3, on_s3: Folder, proxy: FaultProxy, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "SLOWEST_BYTES_PER_S", 100 * MIB)  # no time on top
@@ -353,7 +355,7 @@ def test_ctrl_c_aborts_an_upload(s3: S3, on_s3: Folder, proxy: FaultProxy, threa
     assert eventually(lambda: unfinished_uploads(s3, on_s3.url) == [])
 
 
-def test_an_upload_that_stands_still_is_repeated(s3: S3, on_s3: Folder, proxy: FaultProxy) -> None:
+def test_a_stalled_upload_is_retried(s3: S3, on_s3: Folder, proxy: FaultProxy) -> None:
     released, asked = threading.Event(), list[str]()
 
     def hold_first(request: Request) -> None:
@@ -370,7 +372,7 @@ def test_an_upload_that_stands_still_is_repeated(s3: S3, on_s3: Folder, proxy: F
 
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("content", [CONTENT, LONG], ids=["whole", "in-parts"])
-def test_a_bit_flipped_on_the_way_is_noticed(
+def test_a_bit_flipped_in_transit_is_noticed(
     s3: S3, on_s3: Folder, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     exchange = proxy_connections.Exchange
@@ -390,7 +392,7 @@ def test_a_bit_flipped_on_the_way_is_noticed(
     assert objects(s3, on_s3.url) == {"a.tar": content}
 
 
-def test_every_upload_says_the_md5_of_what_it_sends(on_s3: Folder, proxy: FaultProxy) -> None:
+def test_every_upload_carries_the_md5_of_its_content(on_s3: Folder, proxy: FaultProxy) -> None:
     """Over https this is all that the server can compare with."""
     publish(on_s3, "a.tar", b"a")
     assert proxy.requests[0].headers["content-md5"] == "DMF1ucDxtqgxw5niaXcmYQ=="
@@ -504,7 +506,7 @@ def test_a_store_that_holds_something_else_each_time_is_an_error(
         ),
     ],
 )
-def test_only_an_etag_that_says_so_is_of_something_else(
+def test_only_a_comparable_etag_that_differs_is_a_mismatch(
     answer: dict[str, str], is_same: bool
 ) -> None:
     assert uploads._is_same(answer, hashlib.md5(b"a").hexdigest()) is is_same
@@ -521,7 +523,7 @@ def test_an_upload_is_staged_in_a_file_without_a_name(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_for_staging_is_said(on_s3: Folder) -> None:
+def test_missing_space_for_staging_is_reported(on_s3: Folder) -> None:
     problem = r"a.tar: cannot be staged in .*: No space left on device"
     with pytest.raises(StoreError, match=problem), on_s3.publish("a.tar"):
         raise OSError(28, "No space left on device")
@@ -550,7 +552,7 @@ def test_a_listing_of_several_pages_is_whole(on_s3: Folder) -> None:
     assert by_two.sizes() == {"a": 1, "b": 1, "c": 1}
 
 
-def test_the_marker_of_a_folder_is_no_object(s3: S3, on_s3: Folder) -> None:
+def test_a_folder_marker_is_not_listed_as_an_object(s3: S3, on_s3: Folder) -> None:
     put(s3, f"{on_s3.url}/", b"")
     on_s3.put("a", b"")
     assert on_s3.names() == ["a"]
@@ -569,7 +571,7 @@ def test_many_objects_are_removed_by_few_requests(
     assert [request.method for request in proxy.requests] == ["POST"] * 3 + ["GET"]
 
 
-def test_objects_are_removed_one_by_one_where_there_is_no_other_way(
+def test_objects_are_removed_one_by_one_if_bulk_removal_is_not_supported(
     on_s3: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     between = Between("delete_objects", [refused("NotImplemented")], is_done=False)
@@ -581,7 +583,7 @@ def test_objects_are_removed_one_by_one_where_there_is_no_other_way(
 
 
 @pytest.mark.parametrize("kind", PASSING)
-def test_listing_measuring_and_removing_outlive_faults(
+def test_listing_measuring_and_removing_are_retried_after_faults(
     on_s3: Folder, proxy: FaultProxy, kind: Kind
 ) -> None:
     for name in ("a.tar", "b.tar"):
@@ -597,7 +599,7 @@ def test_listing_measuring_and_removing_outlive_faults(
     assert on_s3.names() == []
 
 
-def test_a_missing_bucket_is_said(s3: S3) -> None:
+def test_a_missing_bucket_is_reported(s3: S3) -> None:
     folder = Folder("s3://no-such-bucket/voc", s3.storage_options)
     assert folder.names() == []
     with pytest.raises(StoreError, match="there is no such bucket; make it first"):
@@ -626,7 +628,9 @@ def test_refused_access_is_final(
 # Elsewhere ---------------------------------------------------------------------------------------
 
 
-def test_a_disk_elsewhere_is_renamed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_on_a_remote_disk_are_renamed_when_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fsspec.implementations.local import LocalFileSystem
 
     seen = list[str]()
@@ -651,12 +655,12 @@ def test_a_disk_elsewhere_is_renamed_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path.name for path in (tmp_path / "voc").iterdir()] == ["a"]
 
 
-def test_to_web_servers_nothing_is_written() -> None:
+def test_web_servers_are_read_only() -> None:
     with pytest.raises(StoreError, match=r"https://host/voc/a: cannot be written"):
         Folder(f"https://me:{SECRET}@host/voc").put("a", b"")
 
 
-def test_a_signed_url_is_asked_as_it_is_and_never_shown(
+def test_a_signed_url_is_requested_unchanged_and_never_shown(
     s3: S3, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is signed for GET: another question is refused."""
@@ -690,7 +694,7 @@ def signed_url(s3: S3, bucket: str, key: str) -> str:
     return url
 
 
-def test_a_query_is_asked_byte_by_byte() -> None:
+def test_a_query_is_requested_unchanged() -> None:
     """What a signature is of may be escaped in more than one way."""
     with serve(b"x", Reply()) as server:
         query = "sig=a%2Fb%3D%3d/&t=%20+/"
@@ -702,7 +706,7 @@ def test_a_query_is_asked_byte_by_byte() -> None:
     ]
 
 
-def test_the_size_of_an_object_on_the_web_is_told_by_its_first_byte(tmp_path: Path) -> None:
+def test_the_size_of_a_web_object_comes_with_its_first_byte(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(CONTENT)
     (tmp_path / "empty").write_bytes(b"")
     with web_server(tmp_path) as url, fault_proxy(url) as proxy:

@@ -182,13 +182,13 @@ def test_ranges_come_in_the_order_they_were_asked_for(folder: Folder) -> None:
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize(("start", "stop"), [(0, 20_000), (1, 8_001), (3_999, 4_001), (5, 5)])
-def test_parts_make_up_the_range_that_was_asked_for(folder: Folder, start: int, stop: int) -> None:
+def test_parts_make_up_the_requested_range(folder: Folder, start: int, stop: int) -> None:
     parts = list(read_in_parts(folder, start, stop))
     assert b"".join(parts) == CONTENT[start:stop]
     assert all(0 < len(part) <= PART for part in parts)
 
 
-def test_a_missing_object_is_a_missing_object(folder: Folder) -> None:
+def test_a_missing_object_is_reported_as_missing(folder: Folder) -> None:
     for read in (
         lambda: folder.read("none.tar"),
         lambda: folder.read_ranges([(NAME, 0, 9), ("none.tar", 0, 9)]),
@@ -200,7 +200,7 @@ def test_a_missing_object_is_a_missing_object(folder: Folder) -> None:
 
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("start", [19_000, 20_000, 30_000])
-def test_an_object_that_ends_before_the_range_is_a_wrong_one(folder: Folder, start: int) -> None:
+def test_an_object_that_ends_before_the_range_is_an_error(folder: Folder, start: int) -> None:
     times = r"\((\d+ attempts in 60 s|the same in 2 answers)\)"
     with pytest.raises(ShardError, match=rf"{NAME} bytes {start}-40000: .*{times}"):
         read_part(folder, start, 40_000)
@@ -217,7 +217,7 @@ def most_at_once(requests: list[Request]) -> int:
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_requests_are_side_by_side_up_to_a_bound(store: Store, in_flight: int) -> None:
+def test_requests_run_concurrently_up_to_a_limit(store: Store, in_flight: int) -> None:
     store.proxy.latency_s = 0.02
     fs, path = url_to_fs(store.folder.url, **store.folder.options)
     wanted = [Range(f"{path}/{NAME}", "it", start, start + 100) for start in range(0, 900, 100)]
@@ -226,7 +226,7 @@ def test_requests_are_side_by_side_up_to_a_bound(store: Store, in_flight: int) -
     assert most_at_once(store.proxy.requests) == in_flight
 
 
-def test_a_folder_asks_for_sixteen_ranges_at_a_time(store: Store) -> None:
+def test_a_folder_requests_sixteen_ranges_at_a_time(store: Store) -> None:
     store.proxy.latency_s = 0.1
     wanted = [(NAME, start, start + 100) for start in range(0, 4_000, 100)]
     assert b"".join(store.folder.read_ranges(wanted)) == CONTENT[:4_000]
@@ -268,13 +268,13 @@ def test_one_part_is_fetched_ahead_and_no_more(store: Store) -> None:
         for at in ((0.0, 0.5, 1.0) if kind in IN_BODIES else (0.5,))
     ],
 )
-def test_a_fault_that_passes_is_outlived(store: Store, kind: Kind, at: float) -> None:
+def test_a_passing_fault_is_retried(store: Store, kind: Kind, at: float) -> None:
     store.proxy.inject(Fault(kind, at=at))
     assert read_part(patient_with(store, kind)) == CONTENT[5_000:9_000]
     assert store.proxy.hits == 1
 
 
-def test_a_range_that_is_not_the_one_asked_for_is_asked_for_again(on_s3: Store) -> None:
+def test_an_answer_with_another_range_is_retried(on_s3: Store) -> None:
     on_s3.proxy.inject(Fault("wrong-range", times=2))
     assert read_part(on_s3.folder) == CONTENT[5_000:9_000]
     assert on_s3.proxy.hits == 2
@@ -316,7 +316,7 @@ def test_an_object_replaced_while_it_is_read_is_noticed(on_s3: Store, other: byt
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_the_same_bytes_put_there_again_are_no_replacement(on_s3: Store) -> None:
+def test_the_same_bytes_uploaded_again_are_no_replacement(on_s3: Store) -> None:
     def put_again(request: Request) -> None:
         on_s3.put(CONTENT)
 
@@ -374,7 +374,7 @@ def test_wrong_answers_are_an_error_when_the_time_is_up_and_not_before(
 
 
 @pytest.mark.parametrize("kind", [*WRONG, "ignore-range"])
-def test_answers_that_are_wrong_for_seconds_and_then_right_are_outlived(
+def test_answers_that_are_wrong_for_seconds_are_retried(
     store: Store, kind: Kind, clock: PausesOnly
 ) -> None:
     """As a gateway that is started again gives them."""
@@ -383,7 +383,7 @@ def test_answers_that_are_wrong_for_seconds_and_then_right_are_outlived(
     assert store.proxy.hits == len(clock.pauses) >= 6
 
 
-def test_an_object_of_another_size_than_the_manifest_says_is_a_wrong_one(on_s3: Store) -> None:
+def test_an_object_whose_size_differs_from_the_manifest_is_an_error(on_s3: Store) -> None:
     """Its ETag is a digest: the same size of the same version twice is what S3 holds."""
     on_s3.put(CONTENT + b"more")
     problem = r"20004 bytes, the manifest says 20000 \(the same in 2 answers\)"
@@ -406,7 +406,7 @@ def test_a_wrong_answer_leaves_no_version_to_compare_with(
     assert b"".join(read_in_parts(on_s3.folder)) == CONTENT
 
 
-def test_a_missing_object_is_asked_for_once(
+def test_a_missing_object_is_requested_once(
     store: Store, assert_no_secret: Callable[[BaseException], None]
 ) -> None:
     store.proxy.inject(Fault("missing", times=None))
@@ -420,7 +420,7 @@ def test_a_missing_object_is_asked_for_once(
     ("kind", "cause"),
     [("internal-error", "OSError: InternalError"), ("slow-down", "OSError: SlowDown")],
 )
-def test_the_error_names_what_storage_answered(on_s3: Store, kind: Kind, cause: str) -> None:
+def test_the_error_names_the_answer_of_storage(on_s3: Store, kind: Kind, cause: str) -> None:
     on_s3.proxy.inject(Fault(kind, times=None))
     with pytest.raises(StoreError, match=rf"\(last: {cause}\)"):
         read_part(replace(on_s3.folder, timeout_s=SHORT_S))
@@ -433,7 +433,7 @@ def test_the_error_names_the_status_of_a_web_server(on_the_web: Store) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 405, 410])
-def test_a_request_a_server_calls_wrong_is_not_repeated(status: int) -> None:
+def test_a_request_that_a_server_rejects_is_not_retried(status: int) -> None:
     with serve(CONTENT, Reply(status=status, body=b"no")) as server:
         with pytest.raises(StoreError, match=rf"cannot be read \(ClientResponseError: {status}\)"):
             read_part(Folder(server.url, timeout_s=TIMEOUT_S))
@@ -441,7 +441,7 @@ def test_a_request_a_server_calls_wrong_is_not_repeated(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429])
-def test_a_request_a_server_puts_off_is_repeated(status: int) -> None:
+def test_a_request_that_a_server_postpones_is_retried(status: int) -> None:
     with serve(CONTENT, Reply(status=status, body=b"later"), Reply()) as server:
         assert read_part(Folder(server.url, timeout_s=TIMEOUT_S), 0, len(CONTENT)) == CONTENT
         assert len(server.requests) == 2
@@ -459,7 +459,7 @@ def test_a_request_a_server_puts_off_is_repeated(status: int) -> None:
         ("s3://bucket", {"profile": "typo"}, r"ProfileNotFound: The config profile \(typo\)"),
     ],
 )
-def test_a_mistake_in_url_or_options_is_said_at_once(
+def test_a_mistake_in_url_or_options_is_an_error_at_once(
     url: str, options: dict[str, str], cause: str, clock: PausesOnly
 ) -> None:
     known = {"key": "key", "secret": SECRET} if "profile" not in options else {}
@@ -477,9 +477,7 @@ def test_a_mistake_in_url_or_options_is_said_at_once(
         ("http://127.0.0.1:1", {"hedaers": {}}, "hedaers"),
     ],
 )
-def test_an_option_that_does_not_exist_is_said_by_name(
-    url: str, options: dict[str, Any], name: str
-) -> None:
+def test_an_unknown_option_is_named(url: str, options: dict[str, Any], name: str) -> None:
     known = {"key": "key", "secret": SECRET} if url.startswith("s3") else {}
     with pytest.raises(StoreError) as caught:
         read_part(Folder(url, known | options, timeout_s=60))
@@ -490,7 +488,7 @@ def test_an_option_that_does_not_exist_is_said_by_name(
 # Credentials ------------------------------------------------------------------------------------
 
 
-def test_refused_access_is_asked_for_once_more_and_then_an_error(
+def test_refused_access_is_retried_once_and_then_an_error(
     store: Store, assert_no_secret: Callable[[BaseException], None]
 ) -> None:
     store.proxy.inject(Fault("expired-token"))
@@ -505,7 +503,7 @@ def test_refused_access_is_asked_for_once_more_and_then_an_error(
     assert_no_secret(caught.value)
 
 
-def test_credentials_renewed_meanwhile_are_found(
+def test_renewed_credentials_are_read(
     s3: S3, on_s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "credentials"
@@ -548,7 +546,7 @@ def test_credentials_that_cannot_be_renewed_are_an_error_in_time(
         read_part(replace(on_s3.folder, timeout_s=SHORT_S))
 
 
-def test_requests_refused_side_by_side_ask_for_credentials_together(
+def test_requests_refused_together_read_credentials_together(
     on_s3: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
@@ -608,7 +606,7 @@ class SlowLink:
         return self.content[start:end]
 
 
-def test_a_range_too_long_for_the_link_comes_in_chunks(clock: PausesOnly) -> None:
+def test_a_range_too_long_for_a_slow_connection_comes_in_chunks(clock: PausesOnly) -> None:
     """In the second of an answer 4 of the 8 MiB come; nothing would ever be there."""
     content = CONTENT * (ranges.PART_BYTES // len(CONTENT) + 1)
     link = SlowLink(content, 4 << 20, clock)
@@ -626,7 +624,7 @@ def test_a_range_too_long_for_the_link_comes_in_chunks(clock: PausesOnly) -> Non
     assert link.asked == [ranges.PART_BYTES]
 
 
-def test_a_server_without_range_that_stalls_once_is_asked_for_the_whole_again(
+def test_a_server_without_range_is_asked_for_the_whole_object_after_a_stall(
     clock: PausesOnly,
 ) -> None:
     class Whole(SlowLink):
@@ -642,7 +640,7 @@ def test_a_server_without_range_that_stalls_once_is_asked_for_the_whole_again(
     assert link.asked == [len(content), ranges._SMALLEST_ASK, len(content)]
 
 
-def test_an_object_replaced_between_two_pieces_of_a_range_is_read_again(on_s3: Store) -> None:
+def test_an_object_replaced_between_two_chunks_of_a_range_is_read_again(on_s3: Store) -> None:
     whole = CONTENT * 20
     on_s3.put(whole)
     fs = on_s3.folder._fs_path()[0]
@@ -665,7 +663,7 @@ def test_an_object_replaced_between_two_pieces_of_a_range_is_read_again(on_s3: S
     assert found == [whole[::-1]]
 
 
-def test_a_link_that_brings_next_to_nothing_is_an_error_in_time(clock: PausesOnly) -> None:
+def test_a_connection_that_brings_next_to_nothing_is_an_error(clock: PausesOnly) -> None:
     link = SlowLink(CONTENT * 10, 10_000, clock)
     with pytest.raises(StoreError, match=r"not read after \d+ attempts in 2.5 s"):
         read_ranges(link, [Range("it", "it", 0, 150_000)], timeout_s=2.5)
@@ -679,7 +677,7 @@ def pauses_of(num_failures: int, clock: PausesOnly) -> list[float]:
     return clock.pauses
 
 
-def test_pauses_double_up_to_a_bound_and_are_drawn_at_random(clock: PausesOnly) -> None:
+def test_pauses_double_up_to_a_limit_and_are_random(clock: PausesOnly) -> None:
     first, second = pauses_of(12, clock), pauses_of(12, clock)
     longest = [min(0.1 * 2**i, LONGEST_PAUSE_S) for i in range(12)]
     for pauses in (first, second):
@@ -687,7 +685,7 @@ def test_pauses_double_up_to_a_bound_and_are_drawn_at_random(clock: PausesOnly) 
     assert first != second
 
 
-def test_the_time_limit_is_over_when_pauses_have_used_it_up(clock: PausesOnly) -> None:
+def test_pauses_count_towards_the_time_limit(clock: PausesOnly) -> None:
     problem = (
         r"it bytes 0-9: not read after (\d+) attempts in 0.5 s \(last: OSError: not just now\)"
     )
@@ -699,7 +697,7 @@ def test_the_time_limit_is_over_when_pauses_have_used_it_up(clock: PausesOnly) -
     assert 0.1 < clock.seconds <= 0.5
 
 
-def test_time_spent_on_attempts_counts_too(clock: PausesOnly) -> None:
+def test_attempts_count_towards_the_time_limit(clock: PausesOnly) -> None:
     class Slow(Flaky):
         def cat_file(self, path: str, start: int, end: int) -> bytes:
             clock.seconds += 3
@@ -709,17 +707,17 @@ def test_time_spent_on_attempts_counts_too(clock: PausesOnly) -> None:
         read_ranges(Slow(1e9), [Range("it", "it", 0, 9)], timeout_s=10)
 
 
-def test_many_failed_attempts_are_said_in_the_log(
+def test_many_failed_attempts_are_logged(
     clock: PausesOnly, caplog: pytest.LogCaptureFixture
 ) -> None:
     pauses_of(3, clock)
     assert not caplog.records
     pauses_of(9, clock)
     (record,) = caplog.records
-    assert "it bytes 0-9: OSError: not just now; asking again for up to" in record.getMessage()
+    assert "it bytes 0-9: OSError: not just now; retrying for up to" in record.getMessage()
 
 
-def test_a_bug_is_not_taken_for_a_fault() -> None:
+def test_a_bug_is_not_retried() -> None:
     class Broken:
         protocol = "broken"
 

@@ -121,7 +121,7 @@ def test_a_manifest_behind_a_gateway_that_is_wrong_for_seconds_is_read(
     assert len(numbers) > 6
 
 
-def test_a_manifest_that_is_none_for_good_is_an_error_when_the_time_is_up(
+def test_a_page_in_place_of_the_manifest_is_an_error_when_the_time_is_up(
     answers: Answers, clock: PausesOnly
 ) -> None:
     numbers = answers(lambda _: PAGE)
