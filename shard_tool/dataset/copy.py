@@ -4,9 +4,9 @@ Each shard with its index is a task (`copy_task`). An object is published only i
 SHA-256 are those in the manifest, so damaged bytes never arrive. The manifest comes last
 (`publication`), with the same bytes as that of the source.
 
-One kind of dataset gets another manifest. An adopted dataset names shards that lie elsewhere. Its
-copy has these shards in its own folder, under the names of the manifest, so its manifest holds no
-URLs. The fingerprint, the indexes and the order of samples stay the same.
+One kind of dataset gets another manifest. A dataset that `index` made names shards that lie
+elsewhere. Its copy has these shards in its own folder, under the names of the manifest, so its
+manifest holds no URLs. The fingerprint, the indexes and the order of samples stay the same.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class CopyPlan:
     manifest: Manifest
     """The manifest of the copy."""
     content: bytes = field(repr=False)
-    """The bytes of this manifest: the source's, unless its shards are adopted."""
+    """The bytes of this manifest: the source's, unless its shards have URLs."""
     entries: tuple[ShardEntry, ...] = field(repr=False)
     """The source's shards, in order."""
 
@@ -288,7 +288,7 @@ def _not_apart(source: Folder, dest: Folder, *, is_source: bool) -> OptionError:
 
 
 def _folders_of(source: Folder, entries: Sequence[ShardEntry]) -> list[Folder]:
-    """The source's folder, and each folder in which adopted shards of it lie."""
+    """The source's folder, and each folder in which its shards with URLs lie."""
     urls = {entry.url.rpartition("/")[0]: entry.url for entry in entries if entry.url is not None}
     return [source, *(locate_shard(url, source)[0] for url in urls.values())]
 

@@ -223,7 +223,7 @@ def _indexed(
     """Run all tasks; returns their reports in order.
 
     Raises:
-        ShardError: Some shards cannot be adopted; the message names all of them.
+        ShardError: Some shards cannot be indexed; the message names all of them.
     """
     reports: list[dict[str, Any]] = [{}] * len(tasks)
     journal = replace(publication.journal, folder=dest)

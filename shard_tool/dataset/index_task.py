@@ -51,7 +51,7 @@ def index_shard(task: IndexTask, journal: Journal) -> dict[str, Any]:
     """Read one shard and publish its index; runs in a worker.
 
     Returns:
-            The record of the shard, or ``{"problems": [text, …]}`` if it cannot be adopted.
+            The record of the shard, or ``{"problems": [text, …]}`` if it cannot be indexed.
     """
     folder, name = locate_shard(task.url, journal.folder)
     shard = folder.object(name)

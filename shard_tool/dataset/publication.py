@@ -263,7 +263,7 @@ def _compare(dest: Folder, now: Plan, then: Plan, what: str) -> None:
 
 
 def check_shards_are_own(dest: Folder, shards: Collection[str]) -> None:
-    """Refuse to overwrite a tar that the dataset in a folder has only adopted.
+    """Refuse to overwrite a tar that the dataset in a folder has only indexed.
 
     Args:
         dest: The folder that is going to be overwritten.

@@ -151,7 +151,7 @@ def _check_shard(
         return findings
     try:
         _check_samples(findings, content, index_content, place, task=task, decode=decode)
-        if entry.url is not None:  # in an adopted tar a key may come again
+        if entry.url is not None:  # in a tar of others a key may repeat
             findings.keys = []
         elif len(set(findings.keys)) != len(findings.keys):
             findings.problems.append(f"{place}: a key occurs twice")

@@ -3,7 +3,7 @@
 All functions are pure: text in, values out. The manifest is written last; a folder without one is
 no dataset. It grows with the number of shards, not of samples. It holds what decides bytes. It
 holds no worker counts, engines, paths, URLs or times, so that equal data has an equal manifest.
-Only an adopted shard has a URL, because nothing else tells where it lies.
+Only a shard that `index` left in place has a URL, because nothing else tells where it lies.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class ShardEntry:
     sha256: str
     index_sha256: str
     url: str | None = None
-    """Where an adopted shard lies: a URL or a path, relative to the dataset's folder unless it is
-    absolute. Only its index lies in that folder. None: the shard lies there, under its name."""
+    """URL or path of a shard that `index` left in place, relative to the dataset's folder unless
+    absolute. That folder holds only its index. None: the shard lies there, under its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class Manifest:
     def objects_beside(self) -> set[str]:
         """Names of the dataset's own objects in its folder, without the manifest.
 
-        An adopted shard is not among them, even if it lies in the folder under its name.
+        A shard with a URL is not among them, even if it lies in the folder under its name.
         """
         entries = [entry for split in self.splits.values() for entry in split.shards]
         shards = {entry.name for entry in entries if entry.url is None}
@@ -124,7 +124,7 @@ class ShardArrays:
     index_sha256: NDArray[np.uint8]
     """uint8 [shards, 32]."""
     urls: NDArray[np.bytes_] | None = None
-    """UTF-8 [shards]: URLs of adopted shards, empty for others; None if no shard is adopted."""
+    """UTF-8 [shards]: URLs, empty for shards without; None if no shard has a URL."""
 
 
 def shard_arrays(manifest: Manifest, splits: tuple[str, ...]) -> ShardArrays:

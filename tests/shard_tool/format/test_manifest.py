@@ -354,7 +354,7 @@ def with_urls(*urls: str | None) -> Manifest:
     return replace(MANIFEST, task="generic", classes={}, splits={"train": its_split})
 
 
-def test_adopted_shards_come_back_with_their_urls() -> None:
+def test_urls_of_shards_are_read_back() -> None:
     manifest = with_urls("../shards/gr\u00fcn.tar", "s3://bucket/a.tar", "/data/b.tar", None)
     content = encode_manifest(manifest)
     assert parse_manifest(content, place="manifest.json") == manifest
@@ -371,7 +371,7 @@ def test_adopted_shards_come_back_with_their_urls() -> None:
     assert arrays.names.tolist() == [f"train-{i:06d}.tar".encode() for i in range(4)]
 
 
-def test_manifest_without_adopted_shards_has_no_urls() -> None:
+def test_manifest_of_shards_without_urls_has_no_url() -> None:
     document = json.loads(encode_manifest(MANIFEST))
     for its_split in document["splits"].values():
         assert "members" not in its_split
