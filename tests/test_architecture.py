@@ -1,8 +1,9 @@
-"""The folders are the architecture: `docs/architecture.md` explains the picture, this holds it."""
+"""Checks which package may import which: `PICTURE` lists it, `docs/architecture.md` explains it."""
 
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from itertools import takewhile
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 # A room is a folder, or a file at the top of a package. Behind its colon stand the rooms it imports
-# from; "·" is shard_tool, and an indented line goes on. Imports go down
-# this list, so no two rooms need each other.
+# from; "·" is shard_tool, and an indented line goes on. Imports go down this list, so no two rooms
+# need each other.
 PICTURE = """
 cli: convert dataset sources storage tasks format units release errors
 convert: dataset sources pictures storage tasks format keyed_random release errors
@@ -112,9 +113,20 @@ def test_each_room_stands_in_the_picture() -> None:
     assert {room(name) for name in MODULES} - tops == ROOMS.keys()
 
 
-def test_each_folder_says_in_a_sentence_what_it_does() -> None:
+def test_each_module_has_a_docstring() -> None:
     for name, tree in MODULES.items():
         assert ast.get_docstring(tree), f"{name} has no docstring"
+
+
+def test_the_docstring_of_each_folder_lists_what_it_imports() -> None:
+    for name, drawn in ROOMS.items():
+        if not (ROOT / name.replace(".", "/")).is_dir():
+            continue
+        last = (ast.get_docstring(MODULES[name]) or "").rpartition("\n\n")[2]
+        assert last.startswith("Imports "), f"{name} does not end with what it imports"
+        own = name.partition(".")[0]
+        listed = re.findall(r"`([\w.]+)`", last)
+        assert {i if "." in i else f"{own}.{i}" for i in listed} == drawn, name
 
 
 def test_arrows_of_the_picture_run_down() -> None:

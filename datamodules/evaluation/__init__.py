@@ -15,6 +15,8 @@ where `compute` is told how many there are.
 
 Evaluators work alone, under torch.distributed and inside a LightningModule, and need none of them.
 `voc_metrics` defines the scores.
+
+Imports `shard_tool.errors`, and nothing else of ours.
 """
 
 from datamodules.evaluation.classification import ClassificationEvaluator

@@ -1,1 +1,4 @@
-"""Makes pixels: decoding, scaling, changing colours, and the arithmetic of boxes and views."""
+"""Decodes, scales and recolours pictures and masks, and moves boxes along.
+
+Imports `shard_tool.errors`, and nothing else of ours.
+"""

@@ -1,1 +1,4 @@
-"""Reads and re-encodes pictures without torch."""
+"""Reads the size of pictures, and encodes smaller ones, without torch.
+
+Imports `format`, `errors`, and nothing else of ours.
+"""
