@@ -32,6 +32,7 @@ from shard_tool.dataset.shard_urls import find_same_folder, locate_shard, with_u
 from shard_tool.errors import ObjectMissing, OptionError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, encode_manifest, parse_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
+from shard_tool.storage.backoff import Backoff
 from shard_tool.storage.location import JOURNAL_NAME, Folder, load_manifest
 from shard_tool.tasks.engines import LOCAL, check_engine
 from shard_tool.tasks.pool import open_pool
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from shard_tool.dataset.publication import Publication
     from shard_tool.format.manifest import Manifest, ShardEntry
 
-_TIMES = 3
-"""Times what has no digest is read until two readings agree."""
+_FEWEST_READINGS = 3
+"""Times what has no digest is read again, however long it takes, until two readings agree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,13 +257,14 @@ def _read_alike(folder: Folder, name: str) -> bytes:
     content = folder.read(name)
     if folder.local is not None:
         return content
-    for _ in range(_TIMES):
-        again = folder.read(name)
-        if again == content:
-            return content
+    backoff = Backoff(folder.timeout_s, at_least=_FEWEST_READINGS)
+    while (again := folder.read(name)) != content:
         content = again
-    problem = f"is another each time it is read ({_TIMES + 1} times)"
-    raise StoreError(folder.place(name), problem, "wait until nobody writes there, and repeat")
+        if not backoff.pause():
+            problem = f"is another each time it is read ({backoff.failed + 1} times)"
+            hint = "wait until nobody writes there, and repeat"
+            raise StoreError(folder.place(name), problem, hint)
+    return content
 
 
 # Two places ---------------------------------------------------------------------------------
