@@ -30,6 +30,7 @@ from shard_tool.dataset.shard_urls import find_same_folder, locate_shard, with_u
 from shard_tool.errors import ObjectMissing, OptionError, StoreError
 from shard_tool.format.manifest import MANIFEST_NAME, encode_manifest, parse_manifest
 from shard_tool.format.tar import INDEX_SUFFIX
+from shard_tool.storage.backoff import Backoff
 from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import JOURNAL_NAME, load_manifest
 from shard_tool.tasks.engines import LOCAL, check_engine
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     from shard_tool.dataset.publication import Publication
     from shard_tool.format.manifest import Manifest, ShardEntry
 
-_TIMES = 3
-"""How many more times an object without a digest is read until two readings agree."""
+_FEWEST_READINGS = 3
+"""How many times an object without a digest is read again, however slow storage is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,13 +256,14 @@ def _read_twice(folder: Folder, name: str) -> bytes:
     content = folder.read(name)
     if folder.local is not None:
         return content
-    for _ in range(_TIMES):
-        again = folder.read(name)
-        if again == content:
-            return content
+    backoff = Backoff(folder.timeout_s, at_least=_FEWEST_READINGS)
+    while (again := folder.read(name)) != content:
         content = again
-    problem = f"differs each time it is read ({_TIMES + 1} times)"
-    raise StoreError(folder.place(name), problem, "wait until nobody writes there, then repeat")
+        if not backoff.pause():
+            problem = f"differs each time it is read ({backoff.failed + 1} times)"
+            hint = "wait until nobody writes there, then repeat"
+            raise StoreError(folder.place(name), problem, hint)
+    return content
 
 
 # Two places ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import ShardError, StoreError
 from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.storage.ranges import ObjectReplacedError
+from shard_tool.storage.wrong_bytes import WrongBytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from shard_tool.format.manifest import ShardEntry
     from shard_tool.storage.location import Folder, StoredObject
 
-_TIMES = 3
-"""How many times a remote object is fetched before its bytes count as wrong."""
 _PART_BYTES = 1 << 20
 _HINT = "put the original there (`shard-tool verify SRC` finds all such)"
 
@@ -109,22 +108,25 @@ def _copy_object(item: _Object, journal: Journal) -> None:
     """Copy one object, and publish it if its bytes are right.
 
     Raises:
-        ShardError: The bytes are wrong. A remote object was fetched several times, a local file was
-            read once.
-        StoreError: Storage failed on one side.
+        ShardError: They are not, twice the same ones; a local file is read once.
+        StoreError: The storage on one side failed, or other wrong bytes came each time.
     """
-    is_local = item.source.local is not None
-    for attempt in range(1, _TIMES + 1):
+    wrong = WrongBytes(item.source.timeout_s)
+    while True:
         try:
             with journal.publish(item.name) as file:
                 for part in _checked_parts(item):
                     file.write(part)
-        except (_WrongBytesError, ObjectReplacedError) as exc:
-            if is_local or attempt == _TIMES:
-                problem = exc.problem if is_local else f"{exc.problem} ({_TIMES} times)"
-                raise ShardError(exc.place, problem, _HINT) from exc
+        except _WrongBytesError as exc:
+            error = ShardError(exc.place, exc.problem, _HINT)
+            if item.source.local is not None:
+                raise error from exc
+            wrong.note(error, exc.problem)  # which holds the size or the digest
+        except ObjectReplacedError as exc:
+            wrong.note(ShardError(exc.place, exc.problem, _HINT), None)
         else:
             return
+        wrong.wait()
 
 
 def _checked_parts(item: _Object) -> Iterator[bytes]:

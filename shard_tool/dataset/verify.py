@@ -35,6 +35,7 @@ from shard_tool.format.tar import (
 from shard_tool.pictures.size import picture_size
 from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import load_manifest
+from shard_tool.storage.wrong_bytes import WrongBytes
 from shard_tool.tasks.pool import open_pool
 
 if TYPE_CHECKING:
@@ -138,7 +139,11 @@ def _check_shard(
         return _check_generic(folder, entry, its_folder.object(file))
     findings, place = _Findings(), its_folder.place(file)
     content, index_content = (
-        _read(findings, *at) for at in ((its_folder, file), (folder, entry.name + INDEX_SUFFIX))
+        _read(findings, *at)
+        for at in (
+            (its_folder, file, entry.sha256),
+            (folder, entry.name + INDEX_SUFFIX, entry.index_sha256),
+        )
     )
     if content is not None:
         findings.num_bytes = len(content)
@@ -180,7 +185,7 @@ def _compare(
 def _check_generic(folder: Folder, entry: ShardEntry, shard: StoredObject) -> _Findings:
     """Check a shard of generic samples, part by part: it may be large."""
     findings, place = _Findings(), shard.place
-    index_content = _read(findings, folder, entry.name + INDEX_SUFFIX)
+    index_content = _read(findings, folder, entry.name + INDEX_SUFFIX, entry.index_sha256)
     try:
         findings.num_bytes = shard.num_bytes()
         _compare(findings, place, "bytes", findings.num_bytes, entry.num_bytes)
@@ -223,9 +228,20 @@ def _check_index(
         findings.problems.append(f"{place}: {problem}")
 
 
-def _read(findings: _Findings, folder: Folder, name: str) -> bytes | None:
+def _read(findings: _Findings, folder: Folder, name: str, sha256: str) -> bytes | None:
+    """Read an object; a remote one again until it is right, or wrong in the same way twice."""
+    wrong = WrongBytes(folder.timeout_s)
+    content = b""
     try:
-        return folder.read(name)
+        while True:
+            content = folder.read(name)
+            found = hashlib.sha256(content).hexdigest()
+            if folder.local is not None or found == sha256:
+                return content
+            wrong.note(ShardError(folder.place(name), f"sha256 {found}"), found)
+            wrong.wait()
+    except ShardError:  # what is stored is wrong, and its reader finds out how
+        return content
     except StoreError as exc:
         findings.problems.append(str(exc))
         return None

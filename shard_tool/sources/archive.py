@@ -20,6 +20,7 @@ from shard_tool.errors import ShardError, SourceError
 from shard_tool.format.tar import Member, walk
 from shard_tool.sources.forward_reader import ForwardReader
 from shard_tool.storage.location import StoredObject, public_url
+from shard_tool.storage.wrong_bytes import WrongBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,8 +37,6 @@ _COMPRESSED = {
 _LINKS = {"1": "a hard link", "2": "a symbolic link"}
 _DEVICES = {"3": "a device", "4": "a device", "6": "a pipe"}
 _CRC_BYTES = 1 << 20
-_TIMES = 3
-"""How often a file of a remote archive is read before its bytes count as changed."""
 
 
 class FileSpan(NamedTuple):
@@ -144,16 +143,21 @@ class SourceFiles:
     def _fetched(self, spans: Sequence[FileSpan]) -> list[bytes]:
         """Read files of a remote archive and compare each with its CRC-32 from the scan."""
         found: dict[int, bytes] = {}
-        for _ in range(_TIMES):
+        wrong = WrongBytes(self.archive.timeout_s)
+        while True:
             missing = [at for at in range(len(spans)) if at not in found]
             wanted = [(spans[at].offset, spans[at].offset + spans[at].size) for at in missing]
-            read = zip(missing, self.archive.read_ranges(wanted), strict=True)
-            found |= {at: b for at, b in read if spans[at].crc in (None, zlib.crc32(b))}
+            for at, content in zip(missing, self.archive.read_ranges(wanted), strict=True):
+                crc = zlib.crc32(content)
+                if spans[at].crc in (None, crc):
+                    found[at] = content
+                else:
+                    problem = "its bytes are not those of the scan"
+                    hint = "convert from a source that does not change"
+                    wrong.note(SourceError(self.place(spans[at]), problem, hint), (at, crc))
             if len(found) == len(spans):
                 return [found[at] for at in range(len(spans))]
-        wrong = next(span for at, span in enumerate(spans) if at not in found)
-        problem = f"its bytes are not those of the scan (read {_TIMES} times)"
-        raise SourceError(self.place(wrong), problem, "convert from a source that does not change")
+            wrong.wait()
 
     def _checked(self, span: FileSpan, content: bytes) -> bytes:
         if len(content) != span.size:

@@ -13,6 +13,7 @@ from shard_tool.dataset.verify import VerifyReport, verify
 from shard_tool.errors import ManifestError, ObjectMissing
 from shard_tool.format.tar import padded
 from shard_tool.storage.location import Folder
+from tests.kit.clock import only_pauses_count
 from tests.kit.datasets.converted import converted, files_of, manifest_of, resealed, reworded
 from tests.kit.datasets.tars import members_of
 from tests.kit.datasets.voc_tree import Picture, jpeg, mask, voc_tree
@@ -53,6 +54,25 @@ def check(folder: Path, *, decode: bool = False, workers: int = 1) -> VerifyRepo
 def problems(folder: Path, *, decode: bool = False) -> list[str]:
     """What is wrong, without the folder's own path."""
     return [text.replace(f"{folder}/", "") for text in check(folder, decode=decode).problems]
+
+
+@pytest.mark.parametrize("name", [FIRST, f"{FIRST}.idx"])
+def test_bytes_that_are_wrong_in_transit_are_no_problem_of_the_dataset(
+    template: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    clock = only_pauses_count(monkeypatch)
+    folder, read, fetched = Folder("memory://in-transit"), Folder.read, list[int]()
+
+    def spoiled(_: Folder, asked: str) -> bytes:
+        content = read(Folder(str(template)), asked)
+        if asked != name or len(fetched) == 6:
+            return content
+        fetched.append(len(fetched))
+        return content[: -fetched[-1] - 1] + b"?" * (fetched[-1] + 1)
+
+    monkeypatch.setattr(Folder, "read", spoiled)
+    assert verify(folder, workers=1).problems == ()
+    assert len(clock.pauses) == 6
 
 
 def flip(path: Path, at: int) -> None:
