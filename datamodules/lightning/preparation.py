@@ -1,4 +1,4 @@
-"""Makes the datasets that training asks for where there are none, and says which nodes must."""
+"""Makes missing datasets before training, and decides which nodes make them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides what happens to bad samples: whose turn comes instead, and how many are too many.
+"""Chooses a substitute for each bad sample, and raises an error if there are too many.
 
 A bad sample is one whose verified bytes fail to decode or to transform.
 """

@@ -1,7 +1,7 @@
 """Makes batches of a dataset's samples in the workers of a `ShardLoader`.
 
-Worker w of W makes every W-th batch, from the w-th on. What it sends is a `Batch` (through shared
-memory a `SentBatch`), for generic samples a `Collated`, and instead of either a `Failure`.
+Worker w of W makes every W-th batch, from the w-th on. It sends a `Batch` (a `SentBatch` where the
+batch lies in shared memory), a `Collated` for generic samples, or a `Failure` after an error.
 """
 
 from __future__ import annotations

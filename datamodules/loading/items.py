@@ -1,16 +1,17 @@
-"""Makes items of a batch from samples' bytes: annotated, planned, rendered, checked.
+"""Makes the items of a batch from samples' bytes, in three steps.
 
-The walk has one direction. `annotated_samples` parses annotations, `planned_samples` draws what
-recipes do, and `load_item` decodes, renders and checks. The first two take many samples at once:
-that is twice as fast as between two pictures, which push their data out of the processor's caches.
+`annotated_samples` parses annotations, `planned_samples` draws what recipes do, and `load_item`
+decodes, renders or transforms, and checks the result (`transforms.checks`). The first two take many
+samples at once: that is twice as fast as between two pictures, which push their data out of the
+processor's caches.
 
 A transform takes `(image, target)`: the image uint8 [3, H, W]; for detection the target is a dict,
 for segmentation a mask [H, W], for classification labels float32 [20] (see `targets`). Pictures,
 boxes and masks are tv_tensors, so any `torchvision.transforms.v2` works on them, and so does
 anything callable as `(image, target) -> (image, target)`.
 
-A generic sample is what webdataset yields before decoding, a dict. Its transform takes that and
-returns what it likes.
+A generic sample is a dict, as webdataset yields it before decoding. Its transform takes that dict
+and may return anything: its result is not checked.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ With M samples left and G samples a global batch:
 * else: T = min(ceil(M / G), M // world_size) batches of sizes M // T + 1 (the first M mod T) and
   M // T. Every rank has a part of every batch; none is padded, none repeated.
 
-Applied again after some of its own batches, to the samples then left, either rule gives the
-remaining batches unchanged, which is why a count of samples is enough to resume.
+A run that stops after some batches and applies the rule again to the samples that are left gets the
+same remaining batches. So a count of samples is enough to resume.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Scales pictures, and says which decoded pixels become which output pixels.
+"""Scales pictures, and computes which decoded rectangle becomes which rectangle of the output.
 
-Both are rectangles of whole pixels that cover the same part of the picture (see `Span`), so boxes
-stay where their objects are.
+The corners of both rectangles are whole pixels and show the same part of the picture (see `Span`),
+so boxes stay where their objects are.
 
 `kernels.c` does it where it is compiled, else torch, with the same result to the last bit. The
 kernel takes about a third of torch's time: it copies no crop, and writes the result in place, also

@@ -1,7 +1,8 @@
 """Times a device's work without waiting for it.
 
-A GPU runs behind the program that feeds it. Events in its own queue of work tell how long it copied
-or had nothing to do, once it has reached them. Asking earlier would mean to wait.
+A GPU runs behind the program that feeds it. CUDA events in its queue of work tell how long it
+copied or had nothing to do. An event is read only after the GPU has passed it, so reading never
+waits.
 """
 
 from __future__ import annotations

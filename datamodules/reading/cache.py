@@ -2,8 +2,9 @@
 
 A file is named by the SHA-256 of its shard, so several datasets share one folder and no file goes
 stale. It is written under a temporary name and renamed when it is complete and verified. The writer
-holds an operating-system lock, which a crash releases. The least recently used files are evicted
-when space is needed; a process that has one mapped keeps its bytes.
+holds an operating-system lock, which a crash releases. When the cache
+is full (`cache_limit`), the least recently used files are deleted. A process that has a deleted
+file mapped can still read it.
 
     ab/abcdef….tar            a whole shard
     ab/abcdef….12-40.tar      samples 12 to 40 of it

@@ -1,8 +1,8 @@
 """Adds the verbs about streaming to ``shard-tool``: ``plan``, ``bench`` and ``preview``.
 
-`shard_tool.cli.plugins` finds them by the entry points in ``pyproject.toml``. They run the code
-that trains, and import it (with PyTorch) only when they are called: ``shard-tool --help`` imports
-this module.
+`shard_tool.cli.plugins` finds them by the entry points in ``pyproject.toml``. ``shard-tool
+--help`` imports this module, so each verb imports PyTorch and the code that trains only when it
+runs.
 """
 
 from __future__ import annotations

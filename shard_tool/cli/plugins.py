@@ -14,7 +14,8 @@ A verb may use `shard_tool.cli.options` (`Dest`, `FormatOption`, `StorageOption`
 It prints its result to stdout. `shard-tool` prints an error of `shard_tool.errors` with its hint,
 and exits with 2 for an `OptionError` and 1 for all others.
 
-No package can replace a verb of voc-shards. A verb that two other packages declare does not run.
+No other package can replace a verb of voc-shards, nor one of `datamodules` (`plan`, `bench`,
+`preview`). A verb that two other packages declare does not run.
 """
 
 from __future__ import annotations

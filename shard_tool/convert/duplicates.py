@@ -1,4 +1,4 @@
-"""Finds pictures that several sources have by their bytes, since their ids may differ.
+"""Finds pictures that more than one source holds; compares bytes, since their ids may differ.
 
 Only pictures with the same size as one of another source are read: first a few bytes from the
 middle, then, where these are equal, all bytes.

@@ -205,7 +205,7 @@ def remove_journal(dest: Folder) -> None:
     journal.remove_all(partial)
     journal.remove(PLAN_NAME)
     if (folder := journal.local) is not None:
-        with suppress(OSError):  # where a disk has no locks, signs of life are in it
+        with suppress(OSError):  # where a disk has no locks, heartbeats are in it
             folder.rmdir()
 
 

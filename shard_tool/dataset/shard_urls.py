@@ -1,8 +1,9 @@
 """Turns the place of a shard into the URL that a manifest holds, and finds the shard by that URL.
 
 A manifest that moves together with its shards must still find them. So the URL is relative to the
-dataset's folder wherever that means something. It never holds a secret. Storage options given for
-the dataset reach another server only where the user can have meant it.
+dataset's folder if both lie on the same disk or below the same folder. It never holds a secret. The
+storage options of the dataset are used for a shard that lies elsewhere only if its protocol, and on
+the web its host, is the same.
 """
 
 from __future__ import annotations

@@ -2,20 +2,20 @@
 
 On a local disk the process locks the folder itself (flock). The lock ends with the process, and
 nothing stays behind. Object stores have no locks. There, and on network disks without locks, a
-writer puts a sign of life into ``DEST/.conversion/alive`` and renews it as long as it lives. A sign
-that stops changing belongs to a dead process, and the next writer removes it. Only the contents of
-signs are compared, so machines need not agree on the time.
+writer puts a heartbeat object into ``DEST/.conversion/alive`` and renews it as long as it lives. A
+heartbeat that stops changing belongs to a dead process, and the next writer removes it. Only the
+contents of heartbeats are compared, so machines need not agree on the time.
 
-    A puts its sign, then lists           B puts its sign, then lists
-        sees nobody: says it is writing       sees A: watches
-                                              A's beat goes on, A is writing: B is refused
-                                              A's beat stands still: B takes over
+    A puts its heartbeat, then lists      B puts its heartbeat, then lists
+        sees nobody: writes               sees A: watches
+                                              A's heartbeat changes, A writes: B is refused
+                                              A's heartbeat stands still: B takes over
 
 If two start together, at least one sees the other, because both put before they list. The one with
-the smaller token goes on when the other has withdrawn. A process that was stopped and taken for
-dead finds that its sign is gone, or that another one is writing (`WriterLock.check`). No store can
-check and write in one step. So a process that stops between the two, for longer than others wait,
-still writes one object when it goes on.
+the smaller token continues when the other has withdrawn. A process that was stopped and taken for
+dead finds that its heartbeat is gone, or that another process writes (`WriterLock.check`). No store
+can check and write in one step. So a process that is stopped between the two for longer than others
+wait can still write one object after another process has taken over.
 
 The package filelock would not shorten the local half: its locks are files that stay in the folder,
 and the folder, with the parents made for it, must be opened, compared and removed here anyway.
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIGNS_NAME = "alive"
-"""Folder of the signs of life, inside the journal's folder."""
+"""Folder of the heartbeats, inside the journal's folder."""
 BEAT_S = 2.0
-"""Seconds between two renewals of a sign of life."""
+"""Seconds between two renewals of a heartbeat."""
 PATIENCE = 4
 """How many beats a sign may miss before its process counts as dead; a beat may come late."""
 _SUFFIX = ".json"
@@ -67,7 +67,7 @@ class WriterLock:
 
     folder: Folder
     token: str = ""
-    """Name of the sign of life; empty where the folder is locked, which cannot be lost."""
+    """Name of the heartbeat; empty where the folder is locked, which cannot be lost."""
     dead: tuple[str, ...] = ()
     """Tokens of the processes that were taken for dead."""
 
@@ -91,7 +91,7 @@ def hold_writer_lock(
 
     Args:
         folder: The folder.
-        beat_s: Seconds between two signs of life, where there are no locks.
+        beat_s: Seconds between two heartbeats, where there are no locks.
         patience: How many beats to wait for another process's next sign.
 
     Raises:
@@ -233,10 +233,10 @@ def _is_lost(signs: Folder, lock: WriterLock, state: _State) -> bool:
 
 @contextmanager
 def _signed(folder: Folder, beat_s: float, patience: float) -> Iterator[WriterLock]:
-    """Hold a folder by a sign of life."""
+    """Hold a folder by a heartbeat."""
     sign = _Sign(WriterLock(folder, secrets.token_hex(8)), beat_s)
     sign.put()
-    thread = threading.Thread(target=sign.beat, name="sign of life", daemon=True)
+    thread = threading.Thread(target=sign.beat, name="heartbeat", daemon=True)
     thread.start()
     try:
         dead = _wait_for_others(folder, sign.lock, beat_s, patience)
@@ -284,7 +284,7 @@ def _wait_for_others(
 
 
 class _Sign:
-    """The sign of life of this process."""
+    """The heartbeat of this process."""
 
     def __init__(self, lock: WriterLock, beat_s: float) -> None:
         self.lock = lock
@@ -327,14 +327,14 @@ class _Sign:
                     return
                 self.put()
             except StoreError as exc:
-                log.debug("no sign of life: %s", exc)
+                log.debug("no heartbeat: %s", exc)
 
     def remove(self) -> None:
         """Remove the sign, and on a disk the empty folders around it."""
         try:
             self._signs.remove(f"{self.lock.token}{_SUFFIX}")
         except StoreError as exc:
-            log.warning("%s; other runs will wait until the sign of life counts as dead", exc)
+            log.warning("%s; other runs will wait until the heartbeat counts as dead", exc)
         if (path := self._signs.local) is not None:
             for folder in (path, path.parent):
                 with suppress(OSError):  # it is not empty

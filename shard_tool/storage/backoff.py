@@ -1,11 +1,12 @@
-"""Pauses between the attempts at one thing, within a budget of time for all of them.
+"""Computes how long to pause before each retry, and when to give up.
 
 A pause doubles from attempt to attempt and is drawn at random, so that many processes do not retry
-in step. Everything that retries takes its pauses and its time from here.
+in step. One time limit covers all attempts at one thing, and grows when a part of it arrives.
+Everything that retries takes its pauses and its limit from here.
 
-Not tenacity or stamina: their time limit counts from a fixed start, ours grows when a part arrives;
-they retry one call, while a budget here spans the parts of a range, or a thread's downloads. With
-our limit, pauses and errors as their callbacks no line would be saved (tried in November 2026).
+Not tenacity or stamina: their time limit counts from a fixed start, and they retry one call, while
+a limit here spans the parts of a range or a thread's downloads. With our limit, pauses and errors
+as their callbacks, they would save no line (tried in November 2026).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Names folders and objects anywhere fsspec reaches, by small values with all operations on them.
+"""Defines `Folder` and its objects: small values that list, read and write storage fsspec reaches.
 
-All storage is reached through here. On top of fsspec, an object becomes visible only when it is
+All storage is reached through them. On top of fsspec, an object becomes visible only when it is
 complete (`publish`), and errors name the object and its folder. `ranges`, `objects` and `uploads`
 transfer the bytes and retry. A `Folder` holds no connection, so it can be sent to workers: file
 systems are made lazily, once per process, because s3fs instances do not survive a fork.

@@ -1,4 +1,4 @@
-"""Reads byte ranges of stored objects, several at a time, and retries those that fail.
+"""Reads byte ranges of stored objects, several at a time, and retries those that fail (`retry`).
 
 An object is read in parts, so a broken connection costs one part at most; over a slow connection
 parts are small enough to arrive in time. This module compares lengths only. Readers know the

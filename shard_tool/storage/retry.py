@@ -1,8 +1,9 @@
 """Retries failed requests to storage: after a pause, with new credentials, or not at all.
 
-A request that fails is sent again after a growing pause, until its budget of time is spent. Where
-another attempt cannot help (a missing object, a wrong request), the error is raised at once.
-Refused access is retried once, with credentials that were read afresh.
+A request that fails is sent again after a growing pause, until its time limit: `backoff` computes
+both, and the caller sets the limit (`Folder.timeout_s`, `fetch_timeout_s` of a dataset). Where
+another attempt cannot help (`failures`: a missing object, a wrong request), the error is raised at
+once. Refused access is retried once, with credentials that were read afresh.
 """
 
 from __future__ import annotations

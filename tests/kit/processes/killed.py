@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BEAT_S = 0.05
-"""Seconds between two signs of life in these tests; short, so that a dead process is soon known."""
+"""Seconds between two heartbeats in these tests; short, so that a dead process is soon known."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 

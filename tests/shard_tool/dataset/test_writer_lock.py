@@ -1,4 +1,4 @@
-"""Only one process writes into a folder: by a lock on a disk, by signs of life on object stores."""
+"""Only one process writes into a folder: by a lock on a disk, by heartbeats on object stores."""
 
 from __future__ import annotations
 
