@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
 
+# The fork server of this process imports these once, and not each of its children again.
+multiprocessing.set_forkserver_preload(
+    ["s3fs", "datamodules.loading.loader", "datamodules.presets", "tests.kit.processes.killed"]
+)
 
 _OF_A_GROUP = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "RANK")
 
