@@ -164,13 +164,16 @@ class VOCDataModule(LightningDataModule):
                 raise OptionError(name, f"{given[name]} is below {least}")
         roots = data_dir if isinstance(data_dir, list | tuple) else [data_dir]
         self.roots = [str(root) for root in roots]
-        self.making = DatasetSource(source=source, download=download, year=year)
-        self.making.check_for(self.roots)
-        self.recipe = RecipeOptions(
+        self._source_of_missing = DatasetSource(source=source, download=download, year=year)
+        self._source_of_missing.check_for(self.roots)
+        self.year, self.source, self.download = year, source, download
+        self._recipe = RecipeOptions(
             name=transforms, decode=decode, recolor_on=recolor_on, image_size=image_size
         )
         self.transforms = {stage: given[f"{stage}_transforms"] for stage in STAGES}
-        self.recipe.check_beside(self.transforms.values())
+        self._recipe.check_beside(self.transforms.values())
+        self.recipe, self.decode, self.recolor_on = transforms, decode, recolor_on
+        self.image_size, self.lanes, self.window = image_size, lanes, window
         self.splits = {stage: given[f"{stage}_split"] for stage in STAGES}
         self.task, self.seed, self.shuffle, self.normalize = task, seed, shuffle, normalize
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -214,7 +217,7 @@ class VOCDataModule(LightningDataModule):
             problem = f"data for {task} is generic and has no default transforms"
             raise OptionError("default_transforms", problem, "give train_transforms and the like")
         _check_stage(stage)
-        return self.recipe.transform(task, train=stage == "train")
+        return self._recipe.transform(task, train=stage == "train")
 
     def show_batch(self, stage: str = "train", *, epoch: int = 0, side: int = 240) -> Image.Image:
         """Draw the first batch of an epoch as a model gets it, with boxes and masks.
@@ -253,7 +256,10 @@ class VOCDataModule(LightningDataModule):
                 options (says which).
         """
         make_missing_datasets(
-            self.roots, self.making, task=self.task, storage_options=self.storage_options
+            self.roots,
+            self._source_of_missing,
+            task=self.task,
+            storage_options=self.storage_options,
         )
 
     def setup(self, stage: str) -> None:
@@ -268,7 +274,7 @@ class VOCDataModule(LightningDataModule):
         # rank, for any number of workers.
         warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
         trainer: Any = self.trainer  # Lightning sets these attributes without declaring them
-        if trainer is not None and self.recipe.decode == "cuda":
+        if trainer is not None and self._recipe.decode == "cuda":
             check_decoder(trainer.strategy.root_device)
         if trainer is not None:
             trainer.callbacks += [own for own in self._callbacks if own not in trainer.callbacks]
@@ -406,12 +412,12 @@ class VOCDataModule(LightningDataModule):
         if dataset.is_generic:
             self._check_generic()
         if dataset.transform is None and not dataset.is_generic:
-            dataset.transform = self.recipe.transform(dataset.task, train=stage == "train")
+            dataset.transform = self._recipe.transform(dataset.task, train=stage == "train")
         return dataset
 
     def _check_generic(self) -> None:
         """Refuse arguments of recipes: generic data has none."""
-        given = self.recipe.given() | ({"normalize": True} if self.normalize else {})
+        given = self._recipe.given() | ({"normalize": True} if self.normalize else {})
         for name, value in given.items():
             problem = f"{value!r} is for pictures with boxes, a mask or labels"
             raise OptionError(name, problem, "give train_transforms and the like")

@@ -312,8 +312,8 @@ class ShardReader:
             span = self._node_shards.of(shard)
         if not span.start <= row < span.stop:  # another node's: random access
             return None
-        if self._prefetcher is not None and span in self._prefetcher.errors:
-            raise self._prefetcher.errors[span]
+        if self._prefetcher is not None:
+            self._prefetcher.errors.pop(span, None)  # a gateway may have failed then, and not now
         path = remote.find(span)
         if path is None and span in self._windows.awaited - self._windows.urgent:
             path = self._awaited(span)

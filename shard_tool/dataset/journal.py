@@ -15,7 +15,6 @@ says what that cannot prevent.
 
 from __future__ import annotations
 
-import errno
 import json
 import secrets
 import shutil
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from shard_tool.storage.location import Folder
 
 PLAN_NAME = "plan.json"
-_STAGING = "writing-"
+_STAGING, _REMOVED = "writing-", "removed-"
 """What the names of staging folders begin with."""
 _RECORD_SUFFIX = ".tar.json"
 _READ_AT_A_TIME = 4096
@@ -113,6 +112,8 @@ def remove_staging(dest: Folder) -> None:
     """
     if (folder := dest.child(JOURNAL_NAME).local) is None:
         return
+    for path in folder.glob(f"{_REMOVED}*"):
+        shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(f"{_STAGING}*"):
         try:
             _remove_folder(path)
@@ -121,15 +122,11 @@ def remove_staging(dest: Folder) -> None:
 
 
 def _remove_folder(path: Path) -> None:
-    """Remove a folder in which workers may still open and remove files."""
-    while path.exists():
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            continue  # a worker removed a file first
-        except OSError as exc:
-            if exc.errno != errno.ENOTEMPTY:  # a worker opened a file meanwhile
-                raise
+    """Remove a folder in which workers may still write; after the rename none can publish."""
+    gone = path.with_name(f"{_REMOVED}{secrets.token_hex(4)}")
+    with suppress(FileNotFoundError):
+        path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)  # network disks keep a name for an open file
 
 
 # The plan and the records -------------------------------------------------------------------

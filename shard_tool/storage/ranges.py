@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shard_tool.errors import ShardError, StoreError
 from shard_tool.storage import backoff
 from shard_tool.storage.event_loop import coroutine_of, is_s3, loop_of, run, together
-from shard_tool.storage.failures import cause_of
+from shard_tool.storage.failures import cause_of, shown_cause
 from shard_tool.storage.retry import SILENCE_S, SLOWEST_BYTES_PER_S, Retry, WrongAnswer, call_s3
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ async def _ask(fs: Any, request: Range, known: _Object, retry: Retry) -> bytes:
     except Exception as exc:
         if cause_of(exc).endswith((": InvalidRange", ": 416")):
             problem = f"ends before byte {request.start}"
-            raise WrongAnswer(problem, _PUT_AGAIN) from exc
+            raise WrongAnswer(problem, _PUT_AGAIN) from shown_cause(exc)
         raise
     if request.stop is not None and len(content) != request.stop - request.start:
         expected = request.stop - request.start

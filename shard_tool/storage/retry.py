@@ -84,7 +84,7 @@ class Retry:
 
     def extend(self, seconds: float) -> None:
         """Note that a part arrived: its time does not count, and the next part starts afresh."""
-        self.is_reconnected = False
+        self.is_reconnected, self.cause, self.hint = False, "", ""
         self.backoff.extend(seconds)
 
     async def wait_or_raise(self, fs: Any, exc: Exception) -> None:
@@ -116,10 +116,12 @@ class Retry:
 
     async def _pause(self, exc: Exception) -> None:
         pause_s = self.backoff.next_pause_s()
-        if not (self.cause and isinstance(exc, TimeoutError)):  # ours, and it says less
+        if isinstance(exc, WrongAnswer):
+            self.cause, self.hint = exc.problem, exc.hint
+        elif not (self.cause and isinstance(exc, TimeoutError)):  # ours, and it says less
             self.cause, self.hint = cause_of(exc), ""
-            if isinstance(exc, WrongAnswer):
-                self.cause, self.hint = exc.problem, exc.hint
+        elif self.backoff.left_s > 0:  # silence, not the end of the budget: not the object's fault
+            self.hint = ""
         if pause_s is None:
             attempts = f"{self.backoff.failed} attempts in {self.timeout_s:g} s"
             if self.hint:

@@ -8,6 +8,7 @@ spent.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from shard_tool.errors import StoreError
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 
     from shard_tool.errors import FormatError, ShardToolError, SourceError
 
+log = logging.getLogger(__name__)
+
 _FEWEST_FETCHES = 3
 """Fetches before the network is blamed, however long each takes."""
+_WARNED_AFTER = 4
+"""Fetches after which a warning says why it takes long."""
 _CORRUPTED = "the network, a gateway or this machine's memory corrupts the bytes: try again later, "
 _CORRUPTED += "or by another route"
 _AT_REST = "wait until nobody writes there, and repeat"
@@ -73,5 +78,9 @@ class WrongBytes:
             StoreError: The budget is spent; if the same bytes came before without being a proof,
                 the type of the noted error.
         """
+        if self._backoff.failed == _WARNED_AFTER - 1:
+            place, problem, *_ = self._last.args
+            text = "%s: %s; fetching it again for up to %.0f s"
+            log.warning(text, place, problem, self._backoff.left_s)
         if not self._backoff.pause():
             raise self._last

@@ -126,7 +126,7 @@ class _Server:
         with contextlib.suppress(EOFError):
             while True:
                 for key, _ in self._selector.select():
-                    if key.fileobj in self._selector.get_map():  # not closed meanwhile
+                    if self._selector.get_map().get(key.fd) is key:  # not closed meanwhile
                         key.data()
         for pid, _ in self._children.values():
             os.kill(pid, signal.SIGKILL)
@@ -141,7 +141,14 @@ class _Server:
             connection.close()
             return
         with connection.makefile("rb") as incoming:
-            call = json.loads(incoming.read(int.from_bytes(head, "little")))
+            length = int.from_bytes(head, "little")
+            content = incoming.read(length)
+        if len(content) < length:  # the caller was killed
+            for stream in streams:
+                os.close(stream)
+            connection.close()
+            return
+        call = json.loads(content)
         pid = os.fork()
         if not pid:
             self._become(call, streams, connection)
@@ -149,7 +156,8 @@ class _Server:
             os.close(stream)
         ended = os.pidfd_open(pid)
         self._children[connection] = pid, ended
-        connection.sendall(f"{pid}\n".encode())
+        with contextlib.suppress(OSError):  # gone: its end is seen below
+            connection.sendall(f"{pid}\n".encode())
         has_ended = functools.partial(self._has_ended, connection)
         self._selector.register(ended, selectors.EVENT_READ, has_ended)
         who_asked_is_gone = functools.partial(os.kill, pid, signal.SIGKILL)
