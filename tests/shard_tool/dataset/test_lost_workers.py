@@ -148,11 +148,14 @@ def test_killed_local_worker_leaves_nothing_but_finished_shards(
     dest, conversion = tmp_path / "copy", tmp_path / "copy/.conversion"
 
     def kill_who_writes() -> None:
-        def is_there() -> bool:
-            return all((conversion / f"{name}.json").exists() for name in finished)
+        writers: list[int] = []
 
-        assert eventually(lambda: bool(writers_below(dest)) and is_there(), deadline_s=60)
-        os.kill(writers_below(dest)[0], signal.SIGKILL)
+        def is_time() -> bool:
+            writers.extend(writers_of_shards(dest))
+            return bool(writers) and all((conversion / f"{n}.json").exists() for n in finished)
+
+        assert eventually(is_time, deadline_s=60)
+        os.kill(writers[-1], signal.SIGKILL)
 
     upload(source, s3, f"{bucket}/voc")
     with fault_proxy(s3.endpoint_url, sign=s3.sign) as proxy:
@@ -176,11 +179,12 @@ def is_shard_but(names: tuple[str, ...], path: str) -> bool:
     return path.endswith(".tar") and not path.endswith(names)
 
 
-def writers_below(folder: Path) -> list[int]:
-    """The processes that have a file below a folder open."""
+def writers_of_shards(folder: Path) -> list[int]:
+    """The processes that have an unfinished shard below a folder open."""
     found = []
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
-            if link.readlink().is_relative_to(folder) and link.is_file():
+            path = link.readlink()
+            if path.is_relative_to(folder) and ".tar.partial-" in path.name:
                 found.append(int(link.parts[2]))
     return found
