@@ -62,8 +62,7 @@ _READING = (
 class VOCDataModule(LightningDataModule):
     """Makes training, validation and test loaders over datasets of VOC shards.
 
-    A model gets a `Batch` (``images, targets = batch``) whose pixels are float32 in [0, 1]; they
-    are scaled on the device.
+    A model gets a `Batch` (``images, targets = batch``) of float32 in [0, 1], scaled on the device.
 
     Args:
         data_dir: The dataset: a folder or URL that holds a manifest, or a list of them.
@@ -80,10 +79,10 @@ class VOCDataModule(LightningDataModule):
         test_transforms: Likewise, for test and predict.
         source: A VOC archive or folder. `prepare_data` converts it if `data_dir` holds no dataset.
         download: If `data_dir` holds no dataset, `prepare_data` downloads, verifies and converts
-            the official archive of `year`; the archive stays in ``<data_dir>.archives``.
-        prepare_data_per_node: Whether one process of each node makes the dataset, or the first of
-            all processes alone. None: one of each node if `data_dir` is a local folder. Nodes that
-            share a folder make one dataset in any case: the second one waits.
+            the official archive of `year`, which stays in ``<data_dir>.archives``.
+        prepare_data_per_node: Whether one process of each node makes the dataset, or one of all
+            alone. None: one of each node if `data_dir` is a local folder. Nodes that share a folder
+            make one dataset in any case: the second one waits.
         task: 'detection', 'segmentation' or 'classification': the task whose targets samples get,
             as for `ShardDataset`, and for which `prepare_data` converts. None: the task of the
             shards; 'detection' if they are made here.
@@ -95,9 +94,9 @@ class VOCDataModule(LightningDataModule):
             the recipe.
         recolor_on: Where the recipe changes colours: 'worker' or 'device'; None: where it decodes.
         image_size: Pixels of the recipe's output: height and width, or the shorter side for
-            'retinanet'. None: the recipe's usual size (320 for 'ssdlite', 300 for 'ssd', …). A
-            list: one size is drawn for each training batch (`presets.multi_scale`), and evaluation
-            takes the largest.
+            'retinanet'. None: its usual size (320 for 'ssdlite', 300 for 'ssd', …). A list: one
+            size is drawn for each training batch (`presets.multi_scale`); evaluation takes the
+            largest.
         seed: Seed of the order of samples and of random transforms.
         lanes: Lanes of the order; None: the number of nodes of the first run.
         window: Number of shards that are mixed.
@@ -110,8 +109,7 @@ class VOCDataModule(LightningDataModule):
         on_bad_sample: What happens to a sample that cannot be decoded or transformed: 'raise' or,
             in training, 'substitute'.
         max_bad_samples: More substituted samples than this on one rank are an error.
-        check_crc: Compare every sample of a local shard with its CRC-32. Samples of remote shards
-            are always compared.
+        check_crc: Compare samples of local shards with their CRC-32, as is done for remote ones.
         fetch_timeout_s: Seconds for which a failing request to storage is repeated.
         multiprocessing_context: 'fork', 'forkserver' or 'spawn'; None: the platform's default.
         storage_options: fsspec's options for `data_dir`; never saved.
@@ -176,10 +174,9 @@ class VOCDataModule(LightningDataModule):
         self.image_size, self.lanes, self.window = image_size, lanes, window
         self.splits = {stage: given[f"{stage}_split"] for stage in STAGES}
         self.task, self.seed, self.shuffle, self.normalize = task, seed, shuffle, normalize
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.pin_memory, self.drop_last = pin_memory, drop_last
-        self.persistent_workers, self.collate_fn = persistent_workers, collate_fn
-        self.multiprocessing_context = multiprocessing_context
+        self.batch_size, self.drop_last, self.collate_fn = batch_size, drop_last, collate_fn
+        self.num_workers, self.multiprocessing_context = num_workers, multiprocessing_context
+        self.pin_memory, self.persistent_workers = pin_memory, persistent_workers
         self.storage_options = storage_options or {}
         self.reading = {name: given[name] for name in _READING}
         if prepare_data_per_node is None:
