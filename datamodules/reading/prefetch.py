@@ -327,7 +327,7 @@ class Prefetcher:
         self._turn = 0
         self._process = os.getpid()
         self.errors: dict[ShardSpan, ShardError] = {}
-        """Errors of spans whose bytes are wrong, raised when the span is needed."""
+        """Errors of spans whose bytes were wrong: they are not fetched before they are needed."""
         self._warned: set[ShardSpan] = set()
         self._left_over: dict[ShardSpan, None] = {}
         self._seen: set[ShardSpan] = set()

@@ -320,6 +320,25 @@ def test_promise_7_faults_of_all_kinds_at_random_change_no_sample(
     assert world.proxy.hits >= 3
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_fault_that_passes_before_its_shard_is_needed_ends_no_run(
+    world: FaultyWorld, tmp_path: Path
+) -> None:
+    """The prefetcher found the shard wrong, until its time was up."""
+    second = world.shards_in_order[1]
+    is_prefetched = lambda request: world.goes("prefetch", request) == second  # noqa: E731
+    world.proxy.inject(Fault("html-200", times=None, path=second, where=is_prefetched))
+    data = world.dataset(tmp_path)
+    samples = iter(data)
+    found = hashes_read([next(samples)])
+    prefetcher = data._reader._prefetcher
+    assert prefetcher is not None
+    assert eventually(lambda: len(prefetcher.errors) == 1)
+    world.proxy.clear()
+    assert found + hashes_read(samples) == world.samples
+    assert_is_true(tmp_path)
+
+
 # Faults that last -------------------------------------------------------------------------------
 
 

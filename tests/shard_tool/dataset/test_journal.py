@@ -13,6 +13,7 @@ from shard_tool.dataset.journal import Journal, make_staging, remove_journal, re
 from shard_tool.dataset.writer_lock import WriterLock, hold_writer_lock
 from shard_tool.errors import StoreError
 from shard_tool.storage.location import Folder
+from shard_tool.storage.manifest_file import JOURNAL_NAME
 from tests.kit.datasets.converted import files_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def test_staging_folder_goes_while_workers_open_and_remove_files(
 
     def opened(path: Any, **options: Any) -> None:
         monkeypatch.setattr(os, "rmdir", rmdir)
-        (staging / ".b.tar.partial-x").touch()
+        with pytest.raises(FileNotFoundError):
+            (staging / ".b.tar.partial-x").touch()
         rmdir(path, **options)
 
     def removed(path: Any, **options: Any) -> None:
@@ -85,6 +87,32 @@ def test_staging_folder_goes_while_workers_open_and_remove_files(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_disk_that_keeps_a_name_for_an_open_file_stops_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS and FUSE do in the folder of the file, until the worker closes it."""
+    journal = journal_of(tmp_path / "out")
+    assert journal.staging
+    (tmp_path / "out" / journal.staging / ".a.tar.partial-x").touch()
+    kept: list[str] = []
+
+    def unlink(path: Any, *, dir_fd: int | None = None) -> None:
+        assert len(kept) < 9, "it spins"
+        kept.append(f".nfs{len(kept)}")
+        os.rename(path, kept[-1], src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", unlink)
+        remove_staging(journal.folder)
+    with pytest.raises(StoreError):
+        journal.put("a.tar", b"x")
+    (folder,) = (tmp_path / "out" / JOURNAL_NAME).iterdir()
+    assert folder.name.startswith("removed-")
+    assert [path.name for path in folder.iterdir()] == kept[-1:]
+    remove_staging(journal.folder)  # the worker has closed it
+    assert list((tmp_path / "out" / JOURNAL_NAME).iterdir()) == []
+
+
 def test_staging_folder_that_cannot_be_removed_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +121,7 @@ def test_staging_folder_that_cannot_be_removed_is_an_error(
     def refused(*_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(shutil, "rmtree", refused)
+    monkeypatch.setattr(os, "rename", refused)
     with pytest.raises(StoreError, match=r"writing-\w+: cannot be removed: Permission denied"):
         remove_staging(journal.folder)
 

@@ -82,6 +82,20 @@ def test_an_object_replaced_each_time_is_not_called_damaged() -> None:
         fetch_until_it_is_over(1, lambda _: (wrong("was replaced"), None))
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_warning_says_once_at_the_fourth_fetch_why_it_takes_long(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fetches, warnings = WrongBytes(60), []
+    for number in range(7):
+        fetches.note(wrong(), number)
+        fetches.wait()
+        warnings.append(len(caplog.records))
+    assert warnings == [0, 0, 0, 1, 1, 1, 1]
+    said = f"{PLACE}: sha256 5f (fetched 4 times, other bytes each time); fetching it again for up"
+    assert caplog.records[0].getMessage().startswith(said)
+
+
 @pytest.fixture
 def manifest(tmp_path: Path) -> bytes:
     return (stored(tmp_path / "voc", {"train": [2]}) / MANIFEST_NAME).read_bytes()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from s3fs import S3FileSystem
 
-from shard_tool.errors import StoreError
-from shard_tool.storage.location import Folder
+from shard_tool.errors import ShardError, StoreError
+from shard_tool.storage.location import Folder, StoredObject
 from tests.kit.servers.fault_proxy import Fault
-from tests.kit.servers.ranged_object import CONTENT, NAME, SHORT_S, Store, read_part
+from tests.kit.servers.http_server import Reply, serve
+from tests.kit.servers.ranged_object import CONTENT, NAME, SECRET, SHORT_S, Store, read_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,3 +99,14 @@ def test_requests_refused_together_read_credentials_together(
     assert b"".join(on_s3.folder.read_ranges(wanted)) == CONTENT[:3_200]
     assert on_s3.proxy.hits == 16
     assert 1 <= sum(made) <= 2
+
+
+@pytest.mark.usefixtures("clock")
+def test_an_object_that_ends_too_early_shows_no_signed_url(
+    assert_no_secret: Callable[[BaseException], None],
+) -> None:
+    with serve(CONTENT, Reply(status=416, body=b"")) as server:
+        signed = StoredObject(f"{server.url}/{NAME}?X-Amz-Signature={SECRET}", timeout_s=60)
+        with pytest.raises(ShardError, match="ends before byte 30000") as caught:
+            signed.read_ranges([(30_000, 30_100)])
+    assert_no_secret(caught.value)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shard_tool.errors import StoreError
-from shard_tool.storage.ranges import Range, read_ranges
+from shard_tool.errors import ShardError, StoreError
+from shard_tool.storage.ranges import PART_BYTES, Range, read_ranges
 from tests.kit.servers.ranged_object import CONTENT, LONGEST_PAUSE_S
 
 if TYPE_CHECKING:
@@ -64,6 +64,43 @@ def test_attempts_count_towards_the_time_limit(clock: PausesOnly) -> None:
 
     with pytest.raises(StoreError, match=r"not read after 4 attempts in 10 s"):
         read_ranges(Slow(1e9), [Range("it", "it", 0, 9)], timeout_s=10)
+
+
+class Gateway:
+    """Answers with a page, with the bytes or, after some seconds, not at all: by its script."""
+
+    protocol = "gateway"
+
+    def __init__(self, clock: PausesOnly, *script: str) -> None:
+        self.clock, self.script = clock, list(script)
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        answer = self.script.pop(0) if self.script else "silence"
+        if answer == "silence":
+            self.clock.seconds += 20
+            raise TimeoutError
+        return b"<html>" if answer == "page" else bytes(end - start)
+
+
+def test_a_page_and_then_silence_is_not_the_object_s_fault(clock: PausesOnly) -> None:
+    problem = r"not read after 4 attempts in 60 s \(last: answered with 6 bytes"
+    with pytest.raises(StoreError, match=problem):
+        read_ranges(Gateway(clock, "page"), [Range("it", "it", 0, 9)], timeout_s=60)
+
+
+def test_pages_until_the_time_is_up_are_wrong_answers(
+    clock: PausesOnly,
+) -> None:
+    pages = Gateway(clock, "page", "page")
+    problem = r"answered with 6 bytes, asked for 9 \(3 attempts in 19 s\)"
+    with pytest.raises(ShardError, match=problem):
+        read_ranges(pages, [Range("it", "it", 0, 9)], timeout_s=19)
+
+
+def test_a_part_that_arrived_makes_the_failures_before_it_forgotten(clock: PausesOnly) -> None:
+    two_parts = [Range("it", "it", 0, PART_BYTES + 9)]
+    with pytest.raises(StoreError, match=r"\(last: TimeoutError\)"):
+        read_ranges(Gateway(clock, "page", "bytes"), two_parts, timeout_s=60)
 
 
 def test_many_failed_attempts_are_logged(
