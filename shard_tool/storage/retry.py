@@ -77,6 +77,8 @@ class Retry:
     """If that was a wrong answer: what may be wrong with the object."""
     is_reconnected: bool = False
     backoff: Backoff = field(init=False)
+    _silences: int = 0
+    """Attempts in a row, up to the last one, that got no answer in time."""
 
     def __post_init__(self) -> None:
         self.request = self.request or self.place
@@ -120,8 +122,9 @@ class Retry:
             self.cause, self.hint = exc.problem, exc.hint
         elif not (self.cause and isinstance(exc, TimeoutError)):  # ours, and it says less
             self.cause, self.hint = cause_of(exc), ""
-        elif self.backoff.left_s > 0:  # silence, not the end of the budget: not the object's fault
-            self.hint = ""
+        elif self._silences and self.backoff.left_s > 0:
+            self.hint = ""  # lasting silence, before the end of the budget: not the object's fault
+        self._silences = self._silences + 1 if isinstance(exc, TimeoutError) else 0
         if pause_s is None:
             attempts = f"{self.backoff.failed} attempts in {self.timeout_s:g} s"
             if self.hint:

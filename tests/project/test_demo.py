@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from scripts import demo
+from tests.kit.processes.warm_python import warm_python
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +30,7 @@ def steps_of(run: Path) -> dict[int, float]:
 
 def test_the_demo_converts_trains_is_killed_and_resumes(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/demo.py"), "--seconds", "20", "--output", tmp_path],
+        [warm_python(), str(ROOT / "scripts/demo.py"), "--seconds", "20", "--output", tmp_path],
         capture_output=True,
         text=True,
         check=False,

@@ -351,7 +351,7 @@ def test_a_recipe_gives_the_same_pixels_with_any_number_of_workers(
         loader = ShardLoader(data, batch_size=4, num_workers=count, **options)
         return [digest(batch) for batch in loader]
 
-    context = {"multiprocessing_context": "spawn"} if num_workers == 3 else {}
+    context = {"multiprocessing_context": "forkserver"} if num_workers == 3 else {}
     assert digests(num_workers, **context) == digests(0)
 
 

@@ -40,7 +40,13 @@ class Server:
         connection.settimeout(_LIMIT_S)
         connection.connect(self._address)
         cores = [*os.sched_getaffinity(0)]
-        call = {"argv": ["-c", code], "env": {}, "cwd": str(ROOT), "cores": cores}
+        call = {
+            "executable": sys.executable,
+            "argv": ["-c", code],
+            "env": {},
+            "cwd": str(ROOT),
+            "cores": cores,
+        }
         content = json.dumps(call).encode()
         socket.send_fds(connection, [len(content).to_bytes(8, "little")], [stdin, 1, 2])
         connection.sendall(content[part])

@@ -58,8 +58,9 @@ _CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    call = {{"argv": {first!r} + sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}}
-    call = json.dumps({{**call, "cores": [*os.sched_getaffinity(0)]}}).encode()
+    call = {{"argv": {first!r} + sys.argv[1:], "executable": {python_program!r}}}
+    call |= {{"env": dict(os.environ), "cwd": os.getcwd(), "cores": [*os.sched_getaffinity(0)]}}
+    call = json.dumps(call).encode()
     socket.send_fds(server, [len(call).to_bytes(8, "little")], [0, 1, 2])
     server.sendall(call)
     with server.makefile("rb") as answers:
@@ -87,6 +88,7 @@ def warm_python() -> str:
                 python=sys.executable,
                 address=address,
                 first=first,
+                python_program=f"{folder}/python",
                 forwarded=[int(number) for number in _FORWARDED],
             )
         )
@@ -193,6 +195,7 @@ class _Server:
         os.chdir(call["cwd"])
         os.environ.clear()
         os.environ.update(call["env"])
+        sys.executable = call["executable"]  # what it starts by that begins warm, too
         status = 1
         try:
             _run_as_python(call["argv"])

@@ -16,6 +16,7 @@ from shard_tool.errors import ObjectMissing, OptionError, SourceError
 from shard_tool.sources.voc.devkit import open_devkit
 from shard_tool.sources.voc.split_lists import resolve_splits
 from shard_tool.storage.location import Folder
+from tests.kit.clock import only_pauses_count
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of, shards_of
 from tests.kit.datasets.voc_tree import Picture, jpeg, pictures, voc_tar, voc_tree, write
 from tests.kit.servers.s3 import put
@@ -227,8 +228,9 @@ def test_more_lists_than_can_be_noted_are_refused(trees: list[Path], tmp_path: P
 
 
 def test_archive_behind_a_server_without_ranges_is_refused_with_the_way_out(
-    mini_archive: Path, tmp_path: Path
+    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    only_pauses_count(monkeypatch)
     big = tmp_path / "big.tar"
     big.write_bytes(mini_archive.read_bytes() + bytes(9 << 20))
     with web_server(tmp_path, has_ranges=False) as url, pytest.raises(SourceError) as caught:

@@ -206,7 +206,8 @@ def test_client_that_cannot_connect_is_closed(
     monkeypatch.setattr(engine, "_CONNECT_S", 0.3)
     with pytest.raises(ShardToolError), open_pool(address, workers=1):
         pass
-    clients = [found for found in gc.get_objects() if isinstance(found, distributed.Client)]
+    # by their types: other libraries' objects do things when they are asked for their class
+    clients = [found for found in gc.get_objects() if issubclass(type(found), distributed.Client)]
     assert {client.status for client in clients} <= {"closed", "newly-created"}
 
 

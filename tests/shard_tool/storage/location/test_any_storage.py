@@ -13,6 +13,7 @@ import pytest
 from shard_tool.errors import ObjectMissing, ShardError, StoreError
 from shard_tool.storage import uploads
 from shard_tool.storage.location import Folder
+from tests.kit.clock import only_pauses_count
 from tests.kit.servers.published import CONTENT, TIMEOUT_S, publish
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def test_many_objects_are_removed_together(folder: Folder) -> None:
     assert folder.names() == ["a b", "d"]
 
 
-def test_an_object_is_read_by_itself(folder: Folder) -> None:
+def test_an_object_is_read_by_itself(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_pauses_count(monkeypatch)
     folder.put("a", CONTENT)
     found = pickle.loads(pickle.dumps(folder.object("a")))
     assert found.num_bytes() == len(CONTENT)
