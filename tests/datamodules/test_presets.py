@@ -53,6 +53,7 @@ def near(expected: float) -> Any:
 # What each recipe draws -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ssd_zooms_out_crops_flips_and_changes_colours() -> None:
     recipe = presets.ssd(300)
     assert recipe.fill == (123, 117, 104)
@@ -75,6 +76,7 @@ def far_apart() -> Any:
     return np.array([[0, 0, 50, 50], [440, 300, 500, 375]], np.float32)
 
 
+@pytest.mark.slow
 def test_ssdlite_crops_and_flips_only() -> None:
     boxed = draws(presets.ssdlite(320), BOX)
     assert all(drawn.change.is_nothing for drawn in boxed)
@@ -240,6 +242,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_recipes_draw_only_from_the_generator_they_are_given(recipe: FusedTransform) -> None:
     """The global generators are not seeded for them, because seeding takes time."""

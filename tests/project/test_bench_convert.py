@@ -28,6 +28,7 @@ def files_of(devkit: Devkit) -> dict[str, bytes]:
         return {name.removeprefix(f"{INNER}/"): file.read() for name, file in found.items() if file}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiny", "photographs"])
 def test_archive_holds_distinct_records_and_their_lists(
     kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -34,6 +34,7 @@ def run_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
     return run
 
 
+@pytest.mark.slow
 def test_pixels_measures_every_kind_on_one_core_and_two(
     run_main: Callable[..., dict[str, Any]],
 ) -> None:
@@ -80,6 +81,7 @@ def test_pixels_fails_if_a_process_failed() -> None:
         pixels.timed(Contender(fails, [1, 2, 3]), 1)
 
 
+@pytest.mark.slow
 def test_loaders_writes_a_row_for_each_loader(
     run_main: Callable[..., dict[str, Any]],
     tmp_path: Path,

@@ -57,6 +57,7 @@ def toys(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {"detection": boxes, "segmentation": folder / "masks"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_each_config_trains_and_validates_at_toy_size(
     path: Path, commandline: Callable[..., str], toys: dict[str, Path]
@@ -128,6 +129,7 @@ def test_each_argument_of_the_data_module_is_an_option_with_the_docstring_s_help
     assert words(described[name]) in words(entry[1])
 
 
+@pytest.mark.slow
 def test_the_default_model_is_a_detector_and_another_has_its_own_defaults(
     commandline: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +185,7 @@ def test_a_picture_that_is_all_void_gives_a_loss_of_zero() -> None:
     assert not scores.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_segmentation_model_takes_our_batches(mini_masks: Path, name: str) -> None:
     data = VOCDataModule(str(mini_masks), batch_size=2, image_size=64)

@@ -59,6 +59,7 @@ def masked(text: str) -> str:
     return re.sub(r"\d+(\.\d+)?( [KM]iB)?", "N", text).strip()
 
 
+@pytest.mark.slow
 def test_console_blocks_print_what_they_show(reader_s_folder: Path) -> None:
     shutil.rmtree("voc2012")
     commands = 0
@@ -71,6 +72,7 @@ def test_console_blocks_print_what_they_show(reader_s_folder: Path) -> None:
     assert commands >= 3
 
 
+@pytest.mark.slow
 def test_the_command_reference_is_what_help_prints() -> None:
     """Write it again with `python scripts/cli_reference.py > docs/reference/cli.md`."""
     assert (ROOT / "docs/reference/cli.md").read_text() == reference()

@@ -208,6 +208,7 @@ def trained_ids(root: Path, data: Path, at: int, **options: Any) -> list[int]:
     return model.ids()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Lightning, not of ours
 @pytest.mark.parametrize(
     ("accumulated", "num_trained"),

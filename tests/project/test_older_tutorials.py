@@ -91,6 +91,7 @@ def test_the_left_side_of_a_row_is_refused(row: Row, names: dict[str, Any]) -> N
         assert "VOCDetectionDataModule" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=[f"{i} {row.now}" for i, row in enumerate(ROWS)])
 def test_the_right_side_of_a_row_runs(row: Row, names: dict[str, Any]) -> None:
     if not row.now.startswith("python "):

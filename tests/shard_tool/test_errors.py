@@ -54,6 +54,7 @@ def test_error_survives_pickling_with_its_class_message_and_hint(
     assert (back.place, back.problem, back.hint) == (error.place, error.problem, error.hint)
 
 
+@pytest.mark.slow
 def test_error_of_a_worker_process_keeps_its_fields() -> None:
     error = BoxError("VOC/a.xml", 1, "cat", (0, 1, 9, 9), (500, 375))
     with (

@@ -135,6 +135,7 @@ def test_a_pass_cut_short_is_scored_and_one_that_lost_a_batch_is_an_error(
         trainer(tmp_path, limit_val_batches=2).validate(Forgetful(), data, verbose=False)
 
 
+@pytest.mark.slow
 def test_every_log_passes_the_batch_size() -> None:
     """Without it Lightning takes the channels of a list of pictures for the batch size."""
     calls = 0

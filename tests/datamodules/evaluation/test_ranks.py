@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # All ranks in one process --------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["detection", "segmentation", "classification"])
 def test_scores_are_equal_for_every_size_on_every_number_of_ranks_at_every_batch_size(
     kind: str,

@@ -233,6 +233,7 @@ boxes = st.tuples(*[st.integers(0, 6)] * 4).map(
 labels, ids = st.integers(1, 2), st.integers(0, 2)
 
 
+@pytest.mark.slow
 @given(
     found=st.lists(st.tuples(ids, labels, st.sampled_from([0.25, 0.5, 0.75]), boxes), max_size=12),
     truths=st.lists(st.tuples(ids, labels, st.booleans(), boxes), max_size=8),

@@ -75,6 +75,7 @@ def test_epochs_equal_those_of_the_loader_without_lightning(
     assert model.val_epochs == [0, 1]
 
 
+@pytest.mark.slow
 def test_promise_6_a_checkpoint_of_any_step_goes_on_exactly(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_promise_6_an_epoch_end_checkpoint_starts_the_next_epoch(
     assert model.of("train") == whole.of("train", epoch=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
 def test_promise_6_another_batch_size_trains_the_rest_once_and_validates_once(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path, batch_size: int
@@ -181,6 +183,7 @@ def test_a_fresh_fit_does_not_start_where_an_earlier_checkpoint_was(
     assert model.of("train") == whole.of("train", epoch=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"accumulate_grad_batches": 3}, {"val_check_interval": 0.5}])
 def test_resume_is_exact_with(
     mini_dataset: Path,
@@ -363,6 +366,7 @@ def test_training_in_manifest_order_resumes_as_well(mini_dataset: Path, tmp_path
     assert model.of("train") == whole.of("train")[3:]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(
     mini_dataset: Path, uninterrupted: tuple[Recorder, Path], tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def data_module(root: Path, **options: Any) -> VOCDataModule:
     return VOCDataModule(str(root), **{"batch_size": 5, "image_size": 32, "seed": 2, **options})
 
 
+@pytest.mark.slow
 def test_prepare_data_converts_what_is_missing_once(
     mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_prepare_data_without_dataset_or_source_is_an_error(tmp_path: Path) -> N
         data_module(tmp_path / "none").prepare_data()
 
 
+@pytest.mark.slow
 def test_nodes_that_share_a_folder_make_one_dataset(mini_archive: Path, tmp_path: Path) -> None:
     modules = [VOCDataModule(str(tmp_path / "voc"), source=str(mini_archive)) for _ in range(2)]
     with ThreadPoolExecutor() as nodes:
@@ -106,6 +108,7 @@ def test_lightning_is_told_whether_each_node_prepares(
     assert data.prepare_data_per_node is expected
 
 
+@pytest.mark.slow
 def test_prepare_data_of_a_dataset_in_a_bucket_writes_nothing(
     mini_dataset: Path, s3: S3, bucket: str
 ) -> None:

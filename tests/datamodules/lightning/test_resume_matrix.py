@@ -258,6 +258,7 @@ def done_by_steps(row: Row, whole: Learner) -> bool:
     return bool(whole.global_step == row["stop"].get("max_steps"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(ROWS)))
 def test_promise_6_a_resumed_fit_is_the_uninterrupted_one(
     number: int, root: Path, tmp_path: Path, request: pytest.FixtureRequest

@@ -52,6 +52,7 @@ def test_a_checkpoint_on_the_web_resumes(
     assert rest == whole[3:]
 
 
+@pytest.mark.slow
 def test_a_bucket_holds_checkpoints_and_a_fit_resumes_from_one(
     root: Path, tmp_path: Path, s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

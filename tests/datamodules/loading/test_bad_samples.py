@@ -180,6 +180,7 @@ TOPOLOGIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "num_nodes", "lanes"), TOPOLOGIES)
 def test_promise_5_substitutes_and_pixels_are_the_same_on_any_ranks_and_workers(
     damaged: Path, world_size: int, num_nodes: int, lanes: int
@@ -211,6 +212,7 @@ def test_promise_5_substitutes_and_pixels_are_the_same_on_any_ranks_and_workers(
     assert steps == {5}
 
 
+@pytest.mark.slow
 def test_promise_6_a_resumed_run_has_the_same_substitutes_and_pixels(damaged: Path) -> None:
     options: dict[str, Any] = {"transform": Fails(8, share=0.2), "max_bad_samples": 40}
     whole = seen(ShardLoader(dataset(damaged, **options), batch_size=8))
@@ -388,6 +390,7 @@ def test_promise_7_wrong_bytes_are_noticed_where_a_batch_spans_more_shards_than_
             list(ShardLoader(dataset(folder, window=6), batch_size=6))
 
 
+@pytest.mark.slow
 def test_an_error_ends_the_workers_at_once(sound: Path) -> None:
     """torch waits 5 s for each worker of an iterator that the garbage collector finds."""
     gc.collect()  # what other tests left is theirs; so is what a fork would inherit of them:

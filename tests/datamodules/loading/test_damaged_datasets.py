@@ -63,6 +63,7 @@ def test_check_crc_finds_a_flipped_bit(copied: Path) -> None:
         list(ShardDataset(str(copied), check_crc=True, decode=False))
 
 
+@pytest.mark.slow
 def test_a_shard_truncated_while_mapped_is_reported_as_changed(copied: Path) -> None:
     """SIGBUS kills the worker; torch alone would blame shared memory."""
     data = dataset(copied, shuffle=False, transform=None)

@@ -94,6 +94,7 @@ def test_set_epoch_reaches_a_bare_dataset(mini_dataset: Path) -> None:
     assert first != second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_set_epoch_reaches_persistent_workers_of_a_plain_loader(
     mini_dataset: Path, context: str
@@ -114,6 +115,7 @@ def test_set_epoch_reaches_persistent_workers_of_a_plain_loader(
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.slow
 def test_spawned_workers_use_the_given_world(
     mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_promise_5_workers_change_neither_order_nor_samples(
     assert len(first) == len(loader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_promise_6_resume_after_every_batch_gives_the_same_tail(
     indexed_root: Path, num_workers: int

@@ -38,6 +38,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return {"cache_dir": str(tmp_path / "cache"), "cache_limit": request.param}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["dataset here", "same bucket", "two buckets"])
 def test_tars_in_a_bucket_stream_wherever_their_dataset_lies(
     indexed_root: Path,
@@ -81,6 +82,7 @@ def test_tars_on_a_web_server_stream(
         assert plain(data(tmp_path / "out", **cache)) == plain(data(indexed_root))
 
 
+@pytest.mark.slow
 def test_local_and_remote_tars_make_one_dataset(
     foreign_shards: list[Path], tmp_path: Path, s3: S3, bucket: str, cache: Any
 ) -> None:
@@ -97,6 +99,7 @@ def test_local_and_remote_tars_make_one_dataset(
     assert found == read_by_webdataset(foreign_shards[:4])
 
 
+@pytest.mark.slow
 def test_local_tars_of_a_dataset_in_a_bucket_are_mapped(
     indexed_root: Path, foreign_shards: list[Path], s3: S3, bucket: str
 ) -> None:
@@ -107,6 +110,7 @@ def test_local_tars_of_a_dataset_in_a_bucket_are_mapped(
     assert found._cache is None
 
 
+@pytest.mark.slow
 def test_promise_7_transfer_faults_change_no_sample(
     indexed_root: Path, foreign_shards: list[Path], tmp_path: Path, s3: S3, bucket: str, cache: Any
 ) -> None:
@@ -120,6 +124,7 @@ def test_promise_7_transfer_faults_change_no_sample(
         assert proxy.hits == 3
 
 
+@pytest.mark.slow
 def test_promise_7_a_replaced_tar_is_an_error_that_names_it(
     foreign_shards: list[Path], tmp_path: Path, s3: S3, bucket: str, cache: Any
 ) -> None:
@@ -134,6 +139,7 @@ def test_promise_7_a_replaced_tar_is_an_error_that_names_it(
         list(data(tmp_path / "out", **options, **cache))
 
 
+@pytest.mark.slow
 def test_datasets_of_the_same_tars_share_cached_shards(
     indexed_root: Path, foreign_shards: list[Path], tmp_path: Path, s3: S3, bucket: str
 ) -> None:

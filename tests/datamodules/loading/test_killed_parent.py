@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.kit.processes.shard_tool_process import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,6 +37,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_process_end_too(mini_dataset: Path) -> None:
     """Until they do, they hold its sockets open, and other ranks wait for a dead rank."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

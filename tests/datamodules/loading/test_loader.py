@@ -39,6 +39,7 @@ def test_worker_count_never_changes_what_a_rank_sees(mini_dataset: Path, num_wor
     assert len(expected) == len(loader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "forkserver", "spawn"])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_epochs_advance_and_differ(mini_dataset: Path, context: str, persistent: bool) -> None:
@@ -58,6 +59,7 @@ def test_epochs_advance_and_differ(mini_dataset: Path, context: str, persistent:
     assert ids[0] != ids[1]
 
 
+@pytest.mark.slow
 def test_promise_6_resume_after_every_batch_gives_the_same_tail(mini_dataset: Path) -> None:
     """Also with other workers and another batch size: only the samples matter."""
     whole = seen(ShardLoader(dataset(mini_dataset), batch_size=5, drop_last=False))
@@ -80,6 +82,7 @@ def test_promise_6_resume_after_every_batch_gives_the_same_tail(mini_dataset: Pa
     assert (source.state_dict()["epoch"], source.state_dict()["samples"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_resume_with_workers_starts_at_the_first_batch_not_trained(mini_dataset: Path) -> None:
     expected = seen(ShardLoader(dataset(mini_dataset), batch_size=4))
     loader = ShardLoader(dataset(mini_dataset), batch_size=4, num_workers=2)
@@ -160,6 +163,7 @@ def test_segmentation_batches_stack_pictures_and_masks(mini_masks: Path) -> None
     assert len(masks.unique()) > 1
 
 
+@pytest.mark.slow
 def test_an_older_pass_never_takes_batches_of_a_newer_one(mini_dataset: Path) -> None:
     options: dict[str, Any] = {"split": "val", "shuffle": False}
     loader = ShardLoader(dataset(mini_dataset, **options), batch_size=4, num_workers=2)

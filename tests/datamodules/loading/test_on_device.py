@@ -90,6 +90,7 @@ NEAR_THE_EDGES = [(_DARK, stretch(View(1, 1, 58, 58), (9, 9)), ColorChange())]
 """A black picture, decoded at a quarter: the part that is scaled reaches beyond its edges."""
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(batches())
 @example(BESIDE)
@@ -106,6 +107,7 @@ def test_colours_of_the_device_are_within_a_level_of_a_workers(
         assert np.abs(theirs - ours).max() < 1
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(batches(greys=True))
 @example(BESIDE)
@@ -128,6 +130,7 @@ def test_geometry_of_the_device_differs_from_a_workers_by_rounding_only(
         assert np.abs(theirs - ours).max() < ROUNDED
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(batches())
 def test_colours_amplify_the_rounding_of_geometry(
@@ -213,6 +216,7 @@ def finished(data: VOCDataModule, count: int = 4) -> list[Batch]:
     return [data.on_after_batch_transfer(b, 0) for b in islice(data.train_dataloader(), count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "most", "mean"),
     [

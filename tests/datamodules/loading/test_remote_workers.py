@@ -59,6 +59,7 @@ def test_workers_read_from_s3_what_their_parent_has_read(
     assert seen(data, num_workers=2, multiprocessing_context=context) == expected
 
 
+@pytest.mark.slow
 def test_workers_forked_while_the_parent_is_downloading_wait_for_it_or_read_through(
     s3: S3, local: Path, url: str, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_workers_forked_while_the_parent_is_downloading_wait_for_it_or_read_thro
     assert found == expected
 
 
+@pytest.mark.slow
 def test_workers_go_on_in_a_second_epoch_without_a_request(
     s3: S3, local: Path, url: str, tmp_path: Path
 ) -> None:

@@ -154,6 +154,7 @@ def placed(folders: tuple[Path, Path], urls: list[str], where: str) -> list[str]
     return [local[i] if letter == "l" else urls[i] for i, letter in enumerate(where)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["ls", "sl", "ss"])
 def test_local_and_remote_roots_give_the_same_samples(
     folders: tuple[Path, Path], urls: list[str], s3: S3, tmp_path: Path, where: str
@@ -189,6 +190,7 @@ def parts(batch: Any) -> Any:
     return zip(batch.sample_ids.tolist(), sample_digests(batch), strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["ll", "ls", "ss"])
 def test_promise_6_resume_at_every_position_of_several_roots(
     folders: tuple[Path, Path], urls: list[str], s3: S3, tmp_path: Path, where: str
@@ -213,6 +215,7 @@ def test_promise_6_resume_at_every_position_of_several_roots(
     assert_resumes_everywhere(lambda: loader(placed(folders, urls, where), 4), parts=parts)
 
 
+@pytest.mark.slow
 def test_promise_5_ranks_of_two_nodes_share_the_samples_of_several_roots(
     folders: tuple[Path, Path], urls: list[str], s3: S3, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_batch_that_is_kept_stays_as_it_is(
     assert len(own) == len(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "forkserver", "spawn"])
 def test_released_segments_are_used_again(
     mini_dataset: Path, expected: list[str], made: list[SharedSegments], context: str
@@ -96,6 +97,7 @@ def test_released_segments_are_used_again(
     assert made[0].num_taken == 0
 
 
+@pytest.mark.slow
 def test_persistent_workers_keep_their_segments(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
@@ -109,6 +111,7 @@ def test_persistent_workers_keep_their_segments(
     assert 0 < made[0].num_segments <= count + 2
 
 
+@pytest.mark.slow
 def test_any_view_keeps_the_segment(mini_dataset: Path, made: list[SharedSegments]) -> None:
     found = loader(mini_dataset, batch_size=1, prefetch_factor=1)
     kept, copies = [], []
@@ -124,6 +127,7 @@ def test_any_view_keeps_the_segment(mini_dataset: Path, made: list[SharedSegment
     assert made[0].num_taken == 0
 
 
+@pytest.mark.slow
 def test_a_forked_child_releases_its_copy_only(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
@@ -138,6 +142,7 @@ def test_a_forked_child_releases_its_copy_only(
     assert made[0].num_taken >= before >= 4
 
 
+@pytest.mark.slow
 def test_a_batch_in_a_forked_child_stays_as_it_is(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
@@ -160,6 +165,7 @@ def test_a_batch_in_a_forked_child_stays_as_it_is(
     os.close(go_on)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_recorded", [False, True], ids=["", "under-Lightning"])
 def test_segments_are_unmapped_with_their_pass(
     mini_dataset: Path, monkeypatch: pytest.MonkeyPatch, *, is_recorded: bool
@@ -196,6 +202,7 @@ def check_that_what_a_pass_mapped_goes_with_it(
     assert eventually(lambda: gc.collect() >= 0 and not made), holders()
 
 
+@pytest.mark.slow
 def test_idle_segments_are_kept_up_to_a_number(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
@@ -244,6 +251,7 @@ def test_a_finaliser_is_not_traced_into_a_graph(
     assert [node.op for node in graph.graph.nodes] == ["placeholder", "call_function", "output"]
 
 
+@pytest.mark.slow
 def test_two_passes_at_once_have_segments_of_their_own(
     mini_dataset: Path, expected: list[str]
 ) -> None:
@@ -252,6 +260,7 @@ def test_two_passes_at_once_have_segments_of_their_own(
     assert pairs == [(one, one) for one in expected]
 
 
+@pytest.mark.slow
 def test_batches_stay_valid_after_their_loader_is_gone(
     mini_dataset: Path, expected: list[str]
 ) -> None:
@@ -260,6 +269,7 @@ def test_batches_stay_valid_after_their_loader_is_gone(
     assert [digest(batch) for batch in batches] == expected[:5]
 
 
+@pytest.mark.slow
 def test_a_sample_that_fails_gives_its_segment_back(
     mini_dataset: Path, made: list[SharedSegments]
 ) -> None:
@@ -313,6 +323,7 @@ def test_an_unsent_segment_is_kept_only_if_the_parent_knows_it() -> None:
     assert parent.num_taken == 1
 
 
+@pytest.mark.slow
 def test_sent_batches_arrive_as_batches_of_any_dtype(mini_dataset: Path) -> None:
     def of_half(image: Any, target: Any) -> Any:
         return v2.functional.resize(image, [16, 16]).to(torch.bfloat16), target

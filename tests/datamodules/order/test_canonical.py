@@ -94,6 +94,7 @@ def test_order_is_the_one_the_design_describes(
     assert places(make(lengths, **options), epoch) == reference(lengths, epoch, **options)
 
 
+@pytest.mark.slow
 @given(lengths_of_shards, epochs, options, st.data())
 def test_locate_gives_the_same_at_any_positions_in_any_sequence(
     lengths: list[int], epoch: int, options: dict[str, Any], data: st.DataObject
@@ -109,6 +110,7 @@ def test_locate_gives_the_same_at_any_positions_in_any_sequence(
         assert found == [expected[position] for position in asked]
 
 
+@pytest.mark.slow
 @given(lengths_of_shards, options)
 def test_lane_membership_does_not_depend_on_the_epoch(
     lengths: list[int], options: dict[str, Any]
@@ -168,6 +170,7 @@ def test_samples_of_a_window_come_from_its_spans_alone_and_from_all_of_them(
         assert all(0 < len(shards) <= order.window for shards, _ in runs)
 
 
+@pytest.mark.slow
 @given(lengths_of_shards, epochs, options, st.integers(1, 4))
 def test_coming_shards_are_those_of_the_windows_that_follow(
     lengths: list[int], epoch: int, options: dict[str, Any], num_windows: int
@@ -212,6 +215,7 @@ def test_order_without_shuffle_is_manifest_order(lengths: list[int], epoch: int)
     assert epoch_ids(order, epoch) == list(range(sum(lengths)))
 
 
+@pytest.mark.slow
 @given(lengths_of_shards, epochs, st.integers(1, 7))
 def test_order_without_shuffle_is_manifest_order_within_each_lane(
     lengths: list[int], epoch: int, lanes: int
@@ -326,6 +330,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read memory from")
 @pytest.mark.parametrize("lanes", [1, 8])
 def test_billion_samples_are_planned_and_their_middle_found_in_300_mb(lanes: int) -> None:

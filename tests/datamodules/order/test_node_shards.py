@@ -96,6 +96,7 @@ def rows_of(span: ShardSpan) -> set[int]:
 # What a node holds ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(cases(), st.data())
 def test_promise_4_a_node_holds_all_rows_its_ranks_read_in_every_epoch(
     case: Case, data: st.DataObject
@@ -107,6 +108,7 @@ def test_promise_4_a_node_holds_all_rows_its_ranks_read_in_every_epoch(
             assert rows <= rows_of(held[shard])
 
 
+@pytest.mark.slow
 @given(cases(), st.data())
 def test_a_span_covers_the_lanes_or_the_whole_shard_above_half_of_it(
     case: Case, data: st.DataObject
@@ -139,6 +141,7 @@ def test_each_lane_is_fetched_by_nodes_over_gcd_of_nodes_and_lanes(case: Case) -
     assert [sum(lane in of for of in nodes) for lane in range(case.lanes)] == [readers] * case.lanes
 
 
+@pytest.mark.slow
 @given(cases())
 def test_promise_4_nodes_fetch_their_lanes_and_one_shard_at_most_for_each_boundary(
     case: Case,
@@ -218,6 +221,7 @@ def positions_of_node(case: Case, node: int) -> list[int]:
     return [p for p in range(case.order.num_samples) if p % case.lanes in lanes]
 
 
+@pytest.mark.slow
 @given(cases(), st.data())
 def test_what_is_read_at_a_position_is_among_the_spans_at_it(
     case: Case, data: st.DataObject
@@ -257,6 +261,7 @@ def test_what_is_read_next_is_among_the_spans_at_a_position_or_after_it(
         assert shards <= known
 
 
+@pytest.mark.slow
 @given(cases(), st.data())
 def test_windows_change_exactly_when_a_lane_of_the_node_begins_a_new_one(
     case: Case, data: st.DataObject
@@ -280,6 +285,7 @@ def test_windows_change_exactly_when_a_lane_of_the_node_begins_a_new_one(
 # Windows of the order -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(cases(), st.integers(0, 3))
 def test_windows_are_runs_of_a_lane_that_hold_whole_spans(case: Case, epoch: int) -> None:
     """`window_positions` and `window_of` agree with `locate`: that many spans, all their rows."""

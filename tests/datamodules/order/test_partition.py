@@ -147,6 +147,7 @@ def test_ranks_of_batch_size_one_take_two_where_ranks_do_not_divide_the_samples(
     assert found == [[[0, 4], [1], [2], [3]], [[8], [5, 9], [6], [7]]]
 
 
+@pytest.mark.slow
 @given(cases())
 @example(Case(37, 0, 2, 2, drop_last=False))
 @example(Case(10, 0, 4, 1, drop_last=False))

@@ -47,6 +47,7 @@ def topologies(draw: st.DrawFn, *, max_ranks: int = 3, min_batch_size: int = 1) 
 # Exactly once ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), topologies(), st.integers(1, 6))
 def test_evaluation_counts_every_sample_exactly_once_on_any_number_of_ranks(
     lengths: list[int], topology: Topology, lanes: int
@@ -105,6 +106,7 @@ def global_batches(steps: list[Step]) -> list[tuple[int, int, list[int]]]:
     return [(step.start, step.stop, step.global_ids) for step in steps]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.lists(st.integers(1, 9), min_size=4, max_size=16),
@@ -132,6 +134,7 @@ def test_global_batches_are_the_same_for_every_world_workers_and_nodes(
     assert all(other == first for other in others)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=16), topologies(), st.integers(1, 6))
 def test_sequence_is_the_canonical_order_on_any_topology_and_at_any_batch_size(
@@ -147,6 +150,7 @@ def test_sequence_is_the_canonical_order_on_any_topology_and_at_any_batch_size(
     assert len(dropped) == len(canonical) // size * size
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(0, 7), topologies())
 def test_worker_count_never_changes_what_a_rank_sees(workers: int, topology: Topology) -> None:
@@ -168,6 +172,7 @@ def readers_of_lanes(order: CanonicalOrder, topology: Topology, start: int) -> l
     return readers
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 12), st.integers(1, 4), st.data())
 def test_each_lane_is_read_by_as_few_nodes_as_the_gcd_allows(
     num_nodes: int, ranks_per_node: int, lanes: int, batch_size: int, data: st.DataObject
@@ -195,6 +200,7 @@ def test_nodes_that_divide_the_lanes_share_no_lane_and_hence_fetch_no_shard_of_a
 # Resuming -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=25)  # each tries every position
 @given(
     st.lists(st.integers(1, 6), min_size=2, max_size=8),
@@ -264,6 +270,7 @@ def test_run_resumes_after_every_step_on_another_topology_with_the_same_samples(
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.tuples(topologies(), st.integers(0, 4)), min_size=1, max_size=6))
 def test_run_that_changes_topology_again_and_again_trains_every_sample_exactly_once(

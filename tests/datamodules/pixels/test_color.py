@@ -64,6 +64,7 @@ def in_steps(pixels: torch.Tensor, change: ColorChange) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(changes())
 def test_one_matrix_does_what_the_steps_do(change: ColorChange) -> None:
@@ -99,6 +100,7 @@ def test_an_offset_may_be_as_large_as_factors_allow() -> None:
 ANY_FACTOR = st.one_of(st.none(), st.floats(0, 4), st.floats(0, 1e30))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(kernels() is None, reason="kernels.c was not compiled, or there is no AVX2")
 @settings(max_examples=400, deadline=None)
 @given(
@@ -168,6 +170,7 @@ def test_another_kind_of_picture_is_refused_before_memory_is_written(wrong: torc
             recolored(wrong, ColorChange(hue=0.1))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(changes())
 def test_greys_stay_greys(change: ColorChange) -> None:
@@ -222,6 +225,7 @@ def test_pictures_of_any_size_are_changed_and_the_original_is_left_alone() -> No
         assert (pixels == 100).all()
 
 
+@pytest.mark.slow
 def test_distortion_is_drawn_as_torchvision_draws_it() -> None:
     draws = 4000
     ours = [

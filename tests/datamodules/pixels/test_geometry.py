@@ -74,6 +74,7 @@ def through_torchvision(mask: torch.Tensor, plan: Plan, fill: int = 0) -> torch.
     return (tvf.horizontal_flip(part) if plan.is_flipped else part)[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=3000, deadline=None)
 @given(cases())
 @example(((10, 10), (0, 0, 10, 10), Plan(View(0, 0, 10, 10), (7, 13))))
@@ -96,6 +97,7 @@ def test_boxes_move_like_masks_of_them(
     assert (found[2:] <= [plan.size_hw[1], plan.size_hw[0]]).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(cases())
 def test_the_visible_share_of_a_box_is_that_of_its_mask(
@@ -199,6 +201,7 @@ def theirs_of(transform: Callable[..., Any], count: int) -> list[tuple[torch.Ten
     return found
 
 
+@pytest.mark.slow
 def test_zoom_out_is_drawn_as_torchvision_draws_it() -> None:
     whole = View.whole(SIZE)
     ours = [zoom_out(whole, generator(1, i)) for i in range(DRAWS)]
@@ -219,6 +222,7 @@ def test_zoom_out_is_drawn_as_torchvision_draws_it() -> None:
     assert abs(np.corrcoef(lefts, tops)[0, 1]) < 0.1, "each side is drawn for itself"
 
 
+@pytest.mark.slow
 def test_iou_crop_is_drawn_as_torchvision_draws_it() -> None:
     whole = View.whole(SIZE)
     ours = [iou_crop(whole, BOXES, generator(2, i)) for i in range(DRAWS)]
@@ -324,6 +328,7 @@ def test_a_centre_crop_lies_where_torchvisions_does(height: int, width: int) -> 
         assert 0 <= start <= start + length <= stored
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0, 2**32), st.integers(5, 400), st.integers(5, 400), st.data())
 def test_a_crop_lies_in_its_view_and_contains_the_centres_it_returns(

@@ -109,6 +109,7 @@ def test_rows_of_another_number_of_bytes_are_refused(rows: bytes) -> None:
     assert plain_png(png(rows, 3, 2), MAX_PIXELS) is None
 
 
+@pytest.mark.slow
 def test_a_decompression_bomb_is_not_inflated() -> None:
     """A gigabyte of zeros behind the header of a small picture."""
     packing = zlib.compressobj(9)

@@ -115,6 +115,7 @@ def test_pixels_are_those_of_torchvisions_steps(
     assert found.stride()[0] == 1, "channels last"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan_of", SHRINKING.values(), ids=SHRINKING)
 def test_pixels_of_photographs_decoded_smaller_are_close(voc_sample: Path, plan_of: Any) -> None:
     """Most photographs' sides are no multiples of 8: what is decoded smaller reaches beyond."""
@@ -134,6 +135,7 @@ def test_pixels_of_photographs_decoded_smaller_are_close(voc_sample: Path, plan_
     assert np.mean(errors) < 2
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(cases())
 def test_masks_are_those_of_torchvisions_steps(case: Any) -> None:
@@ -154,6 +156,7 @@ def is_between(length: int, scaled: int, full: int) -> np.ndarray:
     return np.abs(centres - np.rint(centres)) < 1e-4
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(cases())
 def test_any_view_of_any_picture_is_rendered(case: Any) -> None:
@@ -206,6 +209,7 @@ def test_views_of_less_than_half_an_output_pixel_are_rendered(left: int) -> None
     assert int(found.max()) > 3
 
 
+@pytest.mark.slow
 @given(
     st.integers(20, 60), st.integers(0, 200), st.integers(0, 200), st.integers(60, 300), st.data()
 )
@@ -342,6 +346,7 @@ def test_a_recipe_that_fails_is_named() -> None:
         load(FusedTransform(failing))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
 def test_a_recipe_gives_the_same_pixels_with_any_number_of_workers(
     mini_dataset: Path, num_workers: int

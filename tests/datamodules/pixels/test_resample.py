@@ -50,6 +50,7 @@ def both_ways(
 side = st.integers(1, 90)
 
 
+@pytest.mark.slow
 @given(
     st.tuples(side, side),
     st.tuples(st.integers(-120, 89), st.integers(1, 200)),

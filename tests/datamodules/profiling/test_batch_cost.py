@@ -110,6 +110,7 @@ def test_local_bytes_are_disk_bytes(folder: Path, num_workers: int) -> None:
     assert [batch.cost.fetch_s for batch in batches] == [0.0] * len(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_bytes_of_a_warm_cache_are_cache_bytes(
     folder: Path, url: str, tmp_path: Path, num_workers: int
@@ -141,6 +142,7 @@ def test_bytes_that_do_not_fit_into_the_cache_are_read_through(
     assert min(batch.cost.fetch_s for batch in batches) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_cold_bucket_is_read_through_at_first_and_then_from_the_cache(
     folder: Path, s3: S3, bucket: str, tmp_path: Path, num_workers: int
@@ -181,6 +183,7 @@ def test_a_cold_bucket_is_read_through_at_first_and_then_from_the_cache(
         assert bytes_of(epoch()).keys() == {"cache_bytes"}
 
 
+@pytest.mark.slow
 def test_only_the_first_window_is_read_through_if_the_cache_is_large_enough(
     folder: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:
@@ -232,6 +235,7 @@ class Slow:
         return image, target
 
 
+@pytest.mark.slow
 def test_seconds_are_counted_by_kind_of_work(folder: Path) -> None:
     for batch in loader(folder, transform=Slow(0.005)):
         cost = batch.cost
@@ -243,6 +247,7 @@ def test_seconds_are_counted_by_kind_of_work(folder: Path) -> None:
         assert cost.queue_depth == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_batch_knows_its_size_and_when_it_was_made(folder: Path, num_workers: int) -> None:
     """Worker and parent share the clock: a batch is made after it is asked for, before it comes."""
@@ -269,6 +274,7 @@ class Gated:
         return image, target
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_ready_is_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

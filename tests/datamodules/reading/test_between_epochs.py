@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_bytes_fetched_between_two_epochs_count_for_the_second(
     s3: S3, bucket: str, tmp_path: Path, num_workers: int

@@ -109,6 +109,7 @@ def writer(
         yield process
 
 
+@pytest.mark.slow
 def test_a_file_with_another_writer_is_reported_as_busy(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 1000)
     with writer(tmp_path, A):
@@ -121,6 +122,7 @@ def test_a_file_with_another_writer_is_reported_as_busy(tmp_path: Path) -> None:
         assert fill(cache, B), "another file is nobody's business"
 
 
+@pytest.mark.slow
 def test_waiting_for_another_writer_returns_its_file(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 1000)
     with writer(tmp_path, A, pause_s=0.3):
@@ -129,6 +131,7 @@ def test_waiting_for_another_writer_returns_its_file(tmp_path: Path) -> None:
     assert held(cache) == {A: SIZE}
 
 
+@pytest.mark.slow
 def test_promise_7_a_killed_writer_leaves_nothing_stale(tmp_path: Path) -> None:
     """Its lock is free at once, its half a file is never found, and is written anew."""
     cache = ShardCache(tmp_path, 1000)
@@ -143,6 +146,7 @@ def test_promise_7_a_killed_writer_leaves_nothing_stale(tmp_path: Path) -> None:
     assert (tmp_path / A[:2] / A).read_bytes() == A[:1].encode() * SIZE
 
 
+@pytest.mark.slow
 def test_half_a_file_of_a_killed_writer_counts_and_is_evicted_like_any_other(
     tmp_path: Path,
 ) -> None:
@@ -175,6 +179,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_race_for_a_file_write_it_once(tmp_path: Path) -> None:
     log, names = tmp_path / "log", [name_of(str(i)) for i in range(100)]
     command = [sys.executable, "-c", RACER, str(tmp_path / "cache"), str(log), *names]

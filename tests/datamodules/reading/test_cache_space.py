@@ -108,6 +108,7 @@ def test_a_file_being_written_counts_in_its_full_length_and_is_not_removed(tmp_p
     assert held(cache) == {B: SIZE, D: SIZE + 1}
 
 
+@pytest.mark.slow
 def test_a_file_renamed_while_space_is_counted_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_file_renamed_while_space_is_counted_is_counted(
 Step = tuple[str, str, int, frozenset[str]]
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(
@@ -262,6 +264,7 @@ def test_a_disk_that_stays_full_is_an_error_and_kept_files_stay(tmp_path: Path) 
     assert held(cache) == {A: SIZE, C: SIZE}
 
 
+@pytest.mark.slow
 def test_a_disk_that_holds_three_shards_serves_twelve(
     tmp_path: Path, disk: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -276,6 +279,7 @@ def test_a_disk_that_holds_three_shards_serves_twelve(
     assert len(warnings_in(caplog)) <= 1
 
 
+@pytest.mark.slow
 def test_a_disk_too_small_for_one_shard_reads_through_and_says_so_once(
     tmp_path: Path, disk: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,6 +313,7 @@ def test_a_disk_full_of_other_things_reads_through(
     assert len(warnings_in(caplog)) <= 1
 
 
+@pytest.mark.slow
 def test_samples_are_read_by_range_if_a_disk_has_no_space_for_locks(
     tmp_path: Path, disk: Callable[[str], Path]
 ) -> None:
@@ -319,6 +324,7 @@ def test_samples_are_read_by_range_if_a_disk_has_no_space_for_locks(
         assert streamed(url, small, epochs=1, cache_limit=1 << 30) == [hashes_of(folder, "train")]
 
 
+@pytest.mark.slow
 def test_a_limit_below_one_shard_reads_through_and_says_so_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -129,6 +129,7 @@ def assert_is_clear_error(
     assert outcome.samples == world.samples[: len(outcome.samples)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_bytes_are_read_the_way_a_test_names(world: FaultyWorld, tmp_path: Path, way: str) -> None:
     outcome = run(lambda: world.dataset(tmp_path, way))
@@ -150,6 +151,7 @@ def test_bytes_are_read_the_way_a_test_names(world: FaultyWorld, tmp_path: Path,
 # Faults that pass -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_promise_7_a_fault_that_passes_changes_no_sample(
     world: FaultyWorld, tmp_path: Path, calm_s: dict[str, float], kind: Kind
@@ -177,6 +179,7 @@ def test_promise_7_a_fault_that_passes_changes_no_sample(
             TABLE.note(kind, "once", outcome.name, outcome.seconds - calm_s[way])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_promise_7_a_fault_of_manifest_and_indexes_that_passes_changes_no_sample(
     world: FaultyWorld, tmp_path: Path, kind: Kind
@@ -206,6 +209,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> PausesOnly:
     return only_pauses_count(monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", BRIEFLY)
 def test_promise_7_a_fault_that_goes_on_for_seconds_changes_no_sample(
@@ -226,6 +230,7 @@ def test_promise_7_a_fault_that_goes_on_for_seconds_changes_no_sample(
         TABLE.note(kind, "for 5 s", outcome.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.json", f"{SHARDS[1]}.idx"])
 @pytest.mark.parametrize("kind", [k for k in BRIEFLY if k not in OF_RANGES | ALWAYS_THE_SAME])
 def test_promise_7_a_fault_of_manifest_or_index_that_goes_on_for_seconds_changes_no_sample(
@@ -252,6 +257,7 @@ def test_promise_7_a_flipped_bit_of_the_manifest_is_noticed(
     assert_is_undisturbed(run(lambda: data), world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_promise_7_shards_replaced_and_put_back_change_no_sample(
     world: FaultyWorld, tmp_path: Path, calm_s: dict[str, float], way: str
@@ -267,6 +273,7 @@ def test_promise_7_shards_replaced_and_put_back_change_no_sample(
     TABLE.note("replaced", "once", outcome.name, outcome.seconds - calm_s[way])
 
 
+@pytest.mark.slow
 def test_promise_7_a_shard_replaced_between_its_parts_is_fetched_from_its_beginning(
     world: FaultyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +301,7 @@ def test_a_missing_shard_is_not_asked_for_again(world: FaultyWorld, tmp_path: Pa
     TABLE.note("missing", "once", outcome.name, outcome.seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_promise_7_faults_of_all_kinds_at_random_change_no_sample(
     world: FaultyWorld, tmp_path: Path, seed: int
@@ -399,6 +407,7 @@ def test_promise_7_a_fault_of_manifest_or_index_that_lasts_is_a_clear_error_in_t
     assert world.proxy.hits >= len(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_promise_7_a_shard_replaced_for_good_is_a_clear_error(
     world: FaultyWorld, tmp_path: Path, way: str
@@ -417,6 +426,7 @@ def test_promise_7_a_shard_replaced_for_good_is_a_clear_error(
         TABLE.note("replaced", "lasting", outcome.name, outcome.attempts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_storage_that_goes_away_in_mid_run_is_a_clear_error_in_time(
     world: FaultyWorld, tmp_path: Path, clock: PausesOnly, way: str

@@ -128,6 +128,7 @@ def test_node_1_reads_three_samples_of_a_shard_of_node_0() -> None:
     assert first.keys() | second.keys() == {f"train-{i:06d}.tar" for i in range(6)}
 
 
+@pytest.mark.slow
 def test_promise_4_each_node_fetches_its_spans_once_and_only_a_part_of_the_shared_shard(
     nodes: list[Node],
 ) -> None:
@@ -167,6 +168,7 @@ def fill(node: Node) -> None:
     assert eventually(is_full)
 
 
+@pytest.mark.slow
 def test_bytes_of_both_nodes_are_those_of_all_shards_and_less_than_one_more(
     nodes: list[Node],
 ) -> None:
@@ -177,6 +179,7 @@ def test_bytes_of_both_nodes_are_those_of_all_shards_and_less_than_one_more(
     assert sum(sizes.values()) < held < sum(sizes.values()) + 0.25 * sizes["train-000002.tar"]
 
 
+@pytest.mark.slow
 def test_a_node_with_a_full_cache_downloads_nothing(nodes: list[Node]) -> None:
     """In any later epoch, and in another process: the manifest alone is read again."""
     for node in nodes:

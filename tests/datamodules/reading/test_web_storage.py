@@ -63,6 +63,7 @@ def test_a_dataset_on_a_web_server_gives_the_same_samples(
         assert samples(url, **options) == samples(local)
 
 
+@pytest.mark.slow
 def test_a_dataset_behind_tls_gives_the_same_samples(
     local: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_dataset_behind_tls_gives_the_same_samples(
             ShardDataset(url, fetch_timeout_s=0.3)  # whom nobody vouches for
 
 
+@pytest.mark.slow
 def test_workers_read_from_a_web_server(local: Path, options: dict[str, Any]) -> None:
     with web_server(local) as url:
         data = ShardDataset(url, window=1, **options)
@@ -97,6 +99,7 @@ def test_workers_read_from_a_web_server(local: Path, options: dict[str, Any]) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["cut-rst", "internal-error", "short-body", "html-200", "flip", "reset-before-headers"]
 )
@@ -110,6 +113,7 @@ def test_promise_7_a_fault_of_a_web_server_that_passes_changes_no_sample(
         assert proxy.hits == 4
 
 
+@pytest.mark.slow
 def test_promise_7_another_range_than_asked_for_is_noticed(local: Path, tmp_path: Path) -> None:
     """A web server's Content-Range is not looked at: the samples' CRC-32 tells."""
     with web_server(local) as web, fault_proxy(web) as proxy:

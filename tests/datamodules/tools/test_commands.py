@@ -50,6 +50,7 @@ def table_of(folder: Path, *splits: str) -> ShardTable:
 # plan -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plan_prints_what_one_node_downloads_and_caches(mini_dataset: Path) -> None:
     train = manifest_of(mini_dataset)["splits"]["train"]
     size, shards = human_bytes(train["num_bytes"]), len(train["shards"])
@@ -125,6 +126,7 @@ def test_plan_takes_every_option_and_gives_json(mini_dataset: Path, run_here: Ru
     assert found != forecast(table_of(mini_dataset, "train", "val"), replace(plan, seed=8))
 
 
+@pytest.mark.slow
 def test_plan_of_a_bucket_asks_for_the_manifest_alone_and_shows_no_secret(
     mini_dataset: Path, in_bucket: str, s3: S3, run_here: Run
 ) -> None:
@@ -149,6 +151,7 @@ MS = r"\d+\.\d ms"
 WORK = ", ".join(rf"{name} {MS} \(\d+%\)" for name in ("fetch", "decode", "transform", "collate"))
 
 
+@pytest.mark.slow
 def test_bench_prints_speed_and_costs_of_each_epoch(mini_dataset: Path) -> None:
     options = ("--workers", 2, "--batch-size", 4, "--image-size", 32, "--epochs", 2)
     done = shard_tool("bench", mini_dataset, *options)
@@ -194,6 +197,7 @@ def test_bench_gives_json_that_adds_up(mini_dataset: Path, run_here: Run) -> Non
     assert epoch["samples_per_s"] * 2 * epoch["wait_s"] <= 12 * (1 - 1 / 3) * 1.001
 
 
+@pytest.mark.slow
 def test_bench_of_a_bucket_fills_the_cache_and_shows_no_secret(
     mini_dataset: Path, in_bucket: str, s3: S3, tmp_path: Path
 ) -> None:
@@ -216,6 +220,7 @@ def test_bench_of_a_bucket_fills_the_cache_and_shows_no_secret(
     assert epochs[2]["cache_hits"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["plan", "bench"])
 def test_wrong_secret_is_an_error_that_shows_none(
     in_bucket: str, s3: S3, tmp_path: Path, verb: str
@@ -280,6 +285,7 @@ def test_a_folder_without_a_dataset_exits_1_with_a_way_out(
 # preview ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_preview_draws_samples_stored_and_epoch_after_epoch(
     run_here: Run, mini_dataset: Path, tmp_path: Path
 ) -> None:

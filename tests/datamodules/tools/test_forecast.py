@@ -81,6 +81,7 @@ def table_of(folder: Path) -> ShardTable:
     return ShardTable.of([root], [load_manifest(root)], [("train",)])
 
 
+@pytest.mark.slow
 def test_bytes_of_one_node_are_exact(
     mini_dataset: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_bytes_of_one_node_are_exact(
     )
 
 
+@pytest.mark.slow
 def test_cache_of_the_forecast_size_downloads_nothing_twice(
     mini_dataset: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_cache_of_the_forecast_size_downloads_nothing_twice(
     assert found.downloads == [sum(Traffic(mini_dataset).num_bytes.values()), 0]
 
 
+@pytest.mark.slow
 def test_bytes_of_two_nodes_are_exact_but_for_the_shard_cut_between_them(
     mini_dataset: Path, s3: S3, bucket: str, tmp_path: Path
 ) -> None:
@@ -124,6 +127,7 @@ def test_bytes_of_two_nodes_are_exact_but_for_the_shard_cut_between_them(
         assert off <= has_cut * 0.2 * max(traffic.num_bytes.values())
 
 
+@pytest.mark.slow
 def test_bytes_of_two_nodes_are_exact_where_no_shard_is_cut(
     s3: S3, bucket: str, tmp_path: Path
 ) -> None:
@@ -176,6 +180,7 @@ def runs(draw: st.DrawFn, /, **more: Any) -> tuple[ShardTable, RunPlan]:
     return table, RunPlan(**{**options, **more})
 
 
+@pytest.mark.slow
 @given(runs())
 def test_nodes_together_fetch_every_byte_once_and_no_epoch_but_the_first_fetches(
     run: tuple[ShardTable, RunPlan],
@@ -193,6 +198,7 @@ def test_nodes_together_fetch_every_byte_once_and_no_epoch_but_the_first_fetches
         assert 0 < node.window_bytes <= node.all_bytes
 
 
+@pytest.mark.slow
 @given(runs(), st.lists(st.integers(1, 60_000), min_size=2, max_size=4))
 def test_a_larger_cache_never_downloads_more(
     run: tuple[ShardTable, RunPlan], limits: list[int]
@@ -212,6 +218,7 @@ def with_limit(table: ShardTable, plan: RunPlan, limit: int) -> Forecast:
     return forecast(table, replace(plan, cache_limit=limit))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)  # each counts every position
 @given(runs())
 def test_the_least_cache_holds_the_windows_being_read_and_the_next_ones_at_every_position(
@@ -241,6 +248,7 @@ def indexes_of(table: ShardTable, plan: RunPlan, node: int) -> int:
     return sum(8 + 12 * int(table.arrays.num_samples[shard]) for shard in shards)
 
 
+@pytest.mark.slow
 @given(runs(epochs=1))
 def test_mixing_equals_a_count(run: tuple[ShardTable, RunPlan]) -> None:
     table, plan = run
@@ -257,6 +265,7 @@ def test_mixing_equals_a_count(run: tuple[ShardTable, RunPlan]) -> None:
     assert 0 < found.mixing.spread <= 1
 
 
+@pytest.mark.slow
 @given(tables(), st.integers(1, 40))
 def test_a_shuffle_of_all_samples_mixes_as_counting_its_batches_says(
     table: ShardTable, batch_size: int

@@ -61,6 +61,7 @@ def make(size: int) -> Any:
 # A batch has one size -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_promise_5_all_ranks_and_workers_draw_the_size_of_a_batch(
@@ -93,6 +94,7 @@ def test_another_epoch_and_another_seed_draw_other_sizes(root: Path) -> None:
     assert sizes(ShardLoader(data(root, seed=8), batch_size=2)) != epochs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_promise_6_a_resume_draws_what_would_have_been_drawn(root: Path, num_workers: int) -> None:
     workers = [0]
@@ -184,6 +186,7 @@ def test_lists_without_transforms_to_draw_are_refused(tmp_path: Path) -> None:
 # VOCDataModule --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_the_module_trains_at_sizes_drawn_and_evaluates_at_the_largest(
     root: Path, num_workers: int

@@ -40,13 +40,8 @@ class Server:
         connection.settimeout(_LIMIT_S)
         connection.connect(self._address)
         cores = [*os.sched_getaffinity(0)]
-        call = {
-            "executable": sys.executable,
-            "argv": ["-c", code],
-            "env": {},
-            "cwd": str(ROOT),
-            "cores": cores,
-        }
+        call = {"argv": ["-c", code], "executable": sys.executable, "env": {}, "cwd": str(ROOT)}
+        call["cores"] = cores
         content = json.dumps(call).encode()
         socket.send_fds(connection, [len(content).to_bytes(8, "little")], [stdin, 1, 2])
         connection.sendall(content[part])

@@ -173,6 +173,7 @@ def test_fault_of_unknown_kind_is_refused() -> None:
         Fault("cut")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_stalled_answer_ends_when_the_client_leaves(proxy: FaultProxy) -> None:
     proxy.inject(Fault("stall", times=None))
     num_threads = threading.active_count()

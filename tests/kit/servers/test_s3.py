@@ -52,6 +52,7 @@ def answers(endpoint_url: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_server_keeps_objects_with_ranges_and_etags(s3: S3, bucket: str) -> None:
     fs = file_system(s3)
     fs.pipe_file(f"{bucket}/voc/a.tar", CONTENT, chunksize=5 << 20)
@@ -78,6 +79,7 @@ def test_server_checks_conditions(s3: S3, bucket: str) -> None:
         fs.call_s3("put_object", Bucket=name, Key=key, Body=b"", IfNoneMatch="*")
 
 
+@pytest.mark.slow
 def test_server_lists_what_was_put_on_a_busy_machine_too(tmp_path: Path) -> None:
     """S3 always does (consistency model, since 2020); Swift would show what it has at hand."""
     with s3_server(tmp_path) as s3, ThreadPoolExecutor() as pool:
@@ -112,6 +114,7 @@ def test_helpers_put_and_find_what_lies_in_a_folder(s3: S3, bucket: str, tmp_pat
     assert objects(s3, f"{bucket}/nothing") == {}
 
 
+@pytest.mark.slow
 def test_server_is_at_rest_when_it_has_done_what_clients_that_are_gone_have_asked(
     tmp_path: Path,
 ) -> None:
@@ -139,6 +142,7 @@ def remove_and_go(s3: S3, url: str) -> None:
         connection.sendall("\r\n".join([*lines, "Content-Length: 0", "", ""]).encode())
 
 
+@pytest.mark.slow
 def test_faults_reach_a_client_of_the_real_server(s3: S3, bucket: str) -> None:
     put(s3, f"{bucket}/a.tar", CONTENT)
     with fault_proxy(s3.endpoint_url, sign=s3.sign) as proxy:
@@ -157,6 +161,7 @@ def test_faults_reach_a_client_of_the_real_server(s3: S3, bucket: str) -> None:
             assert fs.cat_file(f"{bucket}/a.tar", start=512, end=1024) == found
 
 
+@pytest.mark.slow
 def test_server_ends_with_the_test_and_is_one_process(tmp_path: Path) -> None:
     with s3_server(tmp_path) as s3:
         assert s3.pid is not None
@@ -166,6 +171,7 @@ def test_server_ends_with_the_test_and_is_one_process(tmp_path: Path) -> None:
         os.kill(s3.pid, 0)
 
 
+@pytest.mark.slow
 def test_server_finds_its_objects_again_under_a_new_secret(tmp_path: Path) -> None:
     with s3_server(tmp_path) as before:
         bucket = make_bucket(before)
@@ -177,6 +183,7 @@ def test_server_finds_its_objects_again_under_a_new_secret(tmp_path: Path) -> No
     assert not any(after.secret.encode() in path.read_bytes() for path in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["launcher", "parent"])
 def test_server_ends_with_a_killed(victim: str, tmp_path: Path) -> None:
     command = [str(SERVER), "--format", "json"]
@@ -207,6 +214,7 @@ def is_alive(group: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_server_tells_people_how_to_use_it(tmp_path: Path) -> None:
     command = [str(SERVER), "--bucket", "photos"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}

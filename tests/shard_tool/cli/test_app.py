@@ -51,6 +51,7 @@ def dataset(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Help and version -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_and_info_import_no_torch(dataset: Path) -> None:
     """Nor webdataset, Lightning or s3fs, each of which takes seconds to import."""
     heavy = "torch|torchvision|webdataset|pytorch_lightning|lightning|s3fs|botocore|datamodules"
@@ -65,6 +66,7 @@ def test_help_and_info_import_no_torch(dataset: Path) -> None:
         assert not re.findall(rf"\| +({heavy})$", done.stderr, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_help_lists_every_command_and_each_has_its_own_help(run_here: Run) -> None:
     overview = succeeds("--help")
     listed = re.findall(r"^  (\w+)  +[A-Z]", overview.partition("Commands:")[2], re.MULTILINE)
@@ -85,6 +87,7 @@ def test_no_arguments_show_the_help_and_exit_2(run_here: Run) -> None:
     assert run_here() == (2, "", text)
 
 
+@pytest.mark.slow
 def test_version_is_the_release() -> None:
     assert succeeds("--version") == f"shard-tool {RELEASE}\n"
 
@@ -92,6 +95,7 @@ def test_version_is_the_release() -> None:
 # Results --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_convert_prints_its_result_and_makes_the_same_bytes_as_the_library(
     tree: Path, dataset: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +107,7 @@ def test_convert_prints_its_result_and_makes_the_same_bytes_as_the_library(
     assert files_of(tmp_path / "voc") == files_of(dataset)
 
 
+@pytest.mark.slow
 def test_convert_takes_every_option_and_gives_json(
     tree: Path, tmp_path: Path, run_here: Run
 ) -> None:
@@ -136,6 +141,7 @@ def test_convert_takes_every_option_and_gives_json(
     assert run_here(*again)[1].startswith("train: 4 samples")
 
 
+@pytest.mark.slow
 def test_verify_says_ok_in_text_and_json(dataset: Path, run_here: Run) -> None:
     text = succeeds("verify", dataset, "--decode", "--workers", 1)
     assert re.fullmatch(rf"{dataset}: ok: 6 samples, 2 shards, {SIZE}\n", text)
@@ -152,6 +158,7 @@ def test_verify_says_ok_in_text_and_json(dataset: Path, run_here: Run) -> None:
     }
 
 
+@pytest.mark.slow
 def test_verify_lists_problems_on_stdout_and_exits_1(
     dataset: Path, tmp_path: Path, run_here: Run
 ) -> None:
@@ -168,6 +175,7 @@ def test_verify_lists_problems_on_stdout_and_exits_1(
     assert (status, document["ok"], document["problems"]) == (1, False, [problem])
 
 
+@pytest.mark.slow
 def test_info_shows_splits_and_classes(dataset: Path) -> None:
     manifest = manifest_of(dataset)
     lines = [line.split() for line in succeeds("info", dataset).splitlines()]
@@ -191,6 +199,7 @@ def test_info_as_json_is_the_manifest(dataset: Path, run_here: Run) -> None:
 # Failures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_failure_is_one_line_and_a_hint_on_stderr(dataset: Path, tree: Path) -> None:
     done = shard_tool("convert", tree, dataset)
     assert (done.returncode, done.stdout, done.stderr) == (
@@ -201,6 +210,7 @@ def test_failure_is_one_line_and_a_hint_on_stderr(dataset: Path, tree: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_failure_on_a_record_names_file_object_and_values(tmp_path: Path) -> None:
     tree = voc_tree(tmp_path, [Picture(key="000001", objects=(("cat", (1, 1, 21, 9)),))])
     done = shard_tool("convert", tree, tmp_path / "voc", "--workers", 2)  # through a worker

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_full_disk_prints_one_line_and_leaves_no_partial_file(tmp_path: Path) -> None:
     """A limit of file size stands in for a full disk: the write fails in the same place."""
     archive = many_pictures(tmp_path / "voc.tar", 200)
@@ -42,6 +43,7 @@ def test_full_disk_prints_one_line_and_leaves_no_partial_file(tmp_path: Path) ->
     assert files_of(tmp_path / "voc") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_exits_130_commits_nothing_and_prints_the_resuming_command(
     tmp_path: Path, workers: int

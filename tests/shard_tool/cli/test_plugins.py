@@ -76,6 +76,7 @@ def listed(text: str) -> list[str]:
     return re.findall(r"^  (\w+)  +[A-Z]", text.partition("Commands:")[2], re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_package_adds_a_verb_that_runs_like_the_others(
     install: Install, mini_dataset: Path
 ) -> None:

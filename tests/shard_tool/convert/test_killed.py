@@ -48,6 +48,7 @@ def finished(dest: Path) -> dict[str, int]:
     return {path.stem: (dest / path.stem).stat().st_ino for path in records}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_promise_2_killed_between_any_two_storage_calls(
     tree: Path, tmp_path: Path, when: str

@@ -64,6 +64,7 @@ def test_an_existing_dataset_stays_as_it_is(mini_dataset: Path) -> None:
     assert files_of(mini_dataset) == before
 
 
+@pytest.mark.slow
 def test_nodes_that_share_a_folder_make_one_dataset(
     mini_archive: Path, tmp_path: Path, conversions: list[ConvertReport]
 ) -> None:
@@ -74,6 +75,7 @@ def test_nodes_that_share_a_folder_make_one_dataset(
     assert not verify(Folder(str(tmp_path / "voc"))).problems
 
 
+@pytest.mark.slow
 def test_nodes_that_share_a_bucket_make_one_dataset(
     mini_archive: Path, s3: S3, bucket: str, conversions: list[ConvertReport]
 ) -> None:
@@ -84,6 +86,7 @@ def test_nodes_that_share_a_bucket_make_one_dataset(
     assert load_manifest(Folder(url, s3.storage_options)) == written[0].manifest
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_says_for_whom(
     mini_archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,6 +102,7 @@ def test_a_process_that_waits_says_for_whom(
     assert [(record.levelno, record.message) for record in of_make] == [(logging.WARNING, expected)]
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_goes_on_with_what_a_killed_one_left(
     mini_archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

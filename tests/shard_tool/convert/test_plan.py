@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ def plan_of(sizes: list[int], shard_bytes: int, seed: int = 0) -> ConversionPlan
     )
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=60), st.integers(1, 12_000))
 def test_shards_are_cut_before_the_record_that_would_pass_their_size(
     sizes: list[int], shard_bytes: int
@@ -74,6 +76,7 @@ def test_order_in_shards_is_pinned() -> None:
 PINNED = ["000007", "000006", "000001", "000002", "000005", "000000", "000004", "000003"]
 
 
+@pytest.mark.slow
 def test_plan_of_a_hundred_thousand_records_takes_few_bytes_a_record() -> None:
     """Only arrays grow with the records: about 100 bytes each, temporary ones included."""
     num = 100_000
@@ -87,6 +90,7 @@ def test_plan_of_a_hundred_thousand_records_takes_few_bytes_a_record() -> None:
     assert isinstance(plan.splits[0].keys, np.ndarray)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 3)), max_size=30),
 )

@@ -94,6 +94,7 @@ def test_folder_source_is_known_by_the_content_it_gave(tmp_path: Path, tree: Pat
 # 2: all or nothing ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_promise_2_killed_conversion_is_no_dataset_and_is_made_whole_by_another(
     mini_archive: Path, tmp_path: Path, workers: int
@@ -205,6 +206,7 @@ def test_promise_2_manifest_goes_first_and_comes_last(
     assert after[-1] == "remove plan.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_promise_2_readers_see_the_old_the_new_or_no_dataset_whatever_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

@@ -135,6 +135,7 @@ def test_json_names_the_lists_a_picture_stands_in(
         assert json.loads(parts["json"])["image_sets"] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own files
 def test_webdataset_reads_every_sample_and_agrees(real: Path, real_samples: Samples) -> None:
     """Promise 3: webdataset reads the shards without our code."""
@@ -156,6 +157,7 @@ def test_our_own_reading_agrees_with_tarfiles(real_samples: Samples) -> None:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decode", [False, True])
 def test_real_dataset_verifies(real: Path, decode: bool) -> None:
     report = verify(Folder(str(real)), decode=decode, workers=1)
@@ -328,6 +330,7 @@ def test_image_sets_name_the_lists_converted(tmp_path: Path, voc_sample: Path) -
         assert "Main/all_present" in json.loads(sample["json"])["image_sets"]
 
 
+@pytest.mark.slow
 def test_promise_1_the_real_archive_gives_the_same_bytes_for_any_number_of_workers(
     voc_sample: Path, tmp_path: Path
 ) -> None:

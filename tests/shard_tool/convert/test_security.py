@@ -171,6 +171,7 @@ def test_promise_8_id_that_would_be_a_path_or_no_key_is_refused(
         converted(tree, tmp_path / "out", shard_bytes=1)
 
 
+@pytest.mark.slow
 def test_promise_8_deep_annotation_neither_hangs_nor_crashes(tree: Path, tmp_path: Path) -> None:
     depth = 400_000
     write(tree / "Annotations/000002.xml", b"<annotation>" + b"<a>" * depth)
@@ -189,6 +190,7 @@ def shows_a_secret(*texts: str | bytes) -> list[str]:
     return [secret for secret in SECRETS if secret.encode() in joined]
 
 
+@pytest.mark.slow
 def test_promise_8_no_secret_in_anything_written_or_said(
     tree: Path, tmp_path: Path, s3: S3, bucket: str
 ) -> None:

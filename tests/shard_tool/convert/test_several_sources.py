@@ -227,6 +227,7 @@ def test_more_lists_than_can_be_noted_are_refused(trees: list[Path], tmp_path: P
         merged(tmp_path / "out", [tree], splits=tuple(names))
 
 
+@pytest.mark.slow
 def test_archive_behind_a_server_without_ranges_is_refused_with_the_way_out(
     mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +280,7 @@ def test_plan_of_one_source_is_the_same_however_many_records_a_shard_has(tmp_pat
 # Remote archives ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_archive_behind_http_gives_the_same_bytes_as_on_disk(
     mini_archive: Path, tmp_path: Path
 ) -> None:
@@ -294,6 +296,7 @@ def test_archive_behind_http_gives_the_same_bytes_as_on_disk(
     assert b"s3cr3t" not in b"".join(files_of(tmp_path / "1").values())
 
 
+@pytest.mark.slow
 def test_archive_in_a_bucket_gives_the_same_bytes_as_on_disk(
     mini_archive: Path, tmp_path: Path, s3: S3, bucket: str
 ) -> None:

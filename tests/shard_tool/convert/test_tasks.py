@@ -125,6 +125,7 @@ def test_promise_1_a_changed_class_list_changes_a_folder_s_digest(
     assert digests[0] != digests[1]
 
 
+@pytest.mark.slow
 def test_real_class_lists_agree_with_the_objects(voc_sample: Path, tmp_path: Path) -> None:
     """1: an object that is not difficult; 0: only difficult ones; -1: none."""
     archive = voc_sample / "VOCtrainval_sample-2007.tar"

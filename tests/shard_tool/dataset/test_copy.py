@@ -34,6 +34,7 @@ def test_copy_has_the_same_files_byte_for_byte(source: Path, tmp_path: Path, wor
     assert (report.num_kept_shards, report.manifest.num_samples) == (0, 18)
 
 
+@pytest.mark.slow
 def test_copy_goes_into_a_bucket_and_back(other: Path, tmp_path: Path, s3: S3, bucket: str) -> None:
     options = s3.storage_options
     copied(other, f"{bucket}/there", storage_options=options)
@@ -57,6 +58,7 @@ def test_copy_into_a_memory_filesystem_is_complete(source: Path, tmp_path: Path)
     assert files_of(tmp_path / "back") == files_of(source)
 
 
+@pytest.mark.slow
 def test_source_and_destination_have_options_of_their_own(
     other: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:

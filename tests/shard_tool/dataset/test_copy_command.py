@@ -110,6 +110,7 @@ def test_command_fails_with_a_hint(source: Path, mine: Path, tmp_path: Path, run
     assert (status, out, err) == (2, "", "error: --source-option: 'key' is not KEY=VALUE\n")
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_130_and_prints_the_resuming_command(
     tmp_path: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str], other: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_ctrl_c_exits_130_and_prints_the_resuming_command(
     assert files_of(tmp_path / "copy") == files_of(other)
 
 
+@pytest.mark.slow
 def test_no_secret_is_printed_or_stored(
     mine: Path, source: Path, tmp_path: Path, s3: S3, bucket: str, run_here: Run
 ) -> None:

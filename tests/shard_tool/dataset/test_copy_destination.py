@@ -31,6 +31,7 @@ def test_copy_refuses_to_replace_a_dataset_by_default(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
+@pytest.mark.slow
 def test_overwriting_removes_the_old_dataset_and_keeps_other_files(
     source: Path, other: Path, tmp_path: Path, s3: S3, bucket: str
 ) -> None:
@@ -59,6 +60,7 @@ def test_overwriting_never_replaces_tars_that_are_only_indexed(
     assert files_of(tmp_path / "tars") == before
 
 
+@pytest.mark.slow
 def test_unreachable_scheduler_leaves_the_old_dataset_alone(
     source: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ def test_source_bucket_under_another_spelling_is_refused_as_destination(
     assert objects(s3, f"{bucket}/voc") == files_of(source)
 
 
+@pytest.mark.slow
 def test_bucket_behind_another_address_is_not_overwritten_with_itself(
     source: Path, s3: S3, bucket: str, on_s3: dict[str, str]
 ) -> None:

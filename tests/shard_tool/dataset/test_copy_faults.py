@@ -26,6 +26,7 @@ FAULTS: dict[str, Kind] = dict(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".idx"])
 def test_copy_retries_damaged_and_cut_reads(
     source: Path,
@@ -44,6 +45,7 @@ def test_copy_retries_damaged_and_cut_reads(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [NAMES[1], f"{NAMES[1]}.idx"])
 def test_copy_retries_wrong_bytes_that_differ_each_time(
     source: Path,
@@ -87,6 +89,7 @@ def test_copy_retries_a_short_manifest_at_every_reading(
     assert files_of(tmp_path / "copy") == files_of(other)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_list_of_bad_records_is_noticed(
     mine: Path, tmp_path: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:
@@ -120,6 +123,7 @@ def test_bit_that_flips_at_every_reading_is_an_error_that_names_the_object(
     assert name not in files_of(tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_shard_replaced_between_two_requests_is_fetched_from_its_start(
     source: Path,
     tmp_path: Path,
@@ -151,6 +155,7 @@ def test_shard_replaced_between_two_requests_is_fetched_from_its_start(
     assert files_of(tmp_path / "copy") == files_of(source)
 
 
+@pytest.mark.slow
 def test_copy_retries_faults_of_the_destination(
     source: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:

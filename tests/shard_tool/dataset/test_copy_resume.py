@@ -81,6 +81,7 @@ def killed_copy(source: Path, dest: object, workers: int, **options: str) -> Ite
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_copy_is_no_dataset_and_finished_shards_are_not_written_again(
     source: Path, tmp_path: Path, workers: int
@@ -120,6 +121,7 @@ def test_killed_copy_into_a_bucket_resumes_without_putting_finished_shards_again
     assert objects(s3, dest) == files_of(source)
 
 
+@pytest.mark.slow
 def test_failed_copy_into_a_bucket_resumes_without_putting_finished_shards_again(
     mine: Path, source: Path, s3: S3, bucket: str, proxy: FaultProxy, on_s3: dict[str, str]
 ) -> None:

@@ -120,6 +120,7 @@ def test_tars_stay_although_a_killed_run_planned_to_clear_them(
     assert verify(Folder(str(folder)), workers=1).problems == ()
 
 
+@pytest.mark.slow
 def test_bucket_under_another_spelling_keeps_its_tars(
     mini_dataset: Path, s3: S3, bucket: str
 ) -> None:
@@ -136,6 +137,7 @@ def test_bucket_under_another_spelling_keeps_its_tars(
         assert entry.url == "train-000000.tar"
 
 
+@pytest.mark.slow
 def test_unfinished_upload_of_another_writer_tar_is_left_alone(
     mini_dataset: Path, s3: S3, bucket: str
 ) -> None:

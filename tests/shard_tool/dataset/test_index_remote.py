@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.kit.servers.s3 import S3
 
 
+@pytest.mark.slow
 def test_tars_in_a_bucket_are_indexed_into_a_local_folder_and_into_the_bucket(
     shards: list[Path], tmp_path: Path, s3: S3, bucket: str
 ) -> None:

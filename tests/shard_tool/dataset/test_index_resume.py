@@ -110,6 +110,7 @@ def test_resume_reads_a_replaced_file_of_the_same_size_and_time_again(
     assert verify(Folder(str(dest)), workers=1).problems == ()
 
 
+@pytest.mark.slow
 def test_resume_reads_only_replaced_objects_again(
     shards: list[Path], tmp_path: Path, s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "after"), [(1, 1), (1, 5), (1, 6), (2, 3)])
 def test_promise_2_killed_indexing_resumes_to_the_same_bytes(
     tmp_path: Path, workers: int, after: int

@@ -171,6 +171,7 @@ def test_a_run_that_lost_its_lock_leaves_its_successors_journal_alone(
     assert (tmp_path / "out/.conversion/plan.json").exists()
 
 
+@pytest.mark.slow
 def test_unreachable_cluster_takes_nothing_away(tree: Path, tmp_path: Path) -> None:
     converted(tree, tmp_path / "out")
     before = files_of(tmp_path / "out")

@@ -127,6 +127,7 @@ def test_contents_that_are_asked_for_come_with_their_sample() -> None:
 # What is cut, damaged or nothing of the kind --------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TARS)
 def test_tar_cut_at_any_byte_before_its_end_marker_is_an_error(kind: str) -> None:
     content = TARS[kind]

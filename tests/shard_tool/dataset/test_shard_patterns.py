@@ -39,6 +39,7 @@ def test_patterns_expand_in_the_order_of_the_arguments(shards: list[Path], tmp_p
     ]
 
 
+@pytest.mark.slow
 def test_alternative_ranges_are_not_multiplied(shards: list[Path], tmp_path: Path) -> None:
     """Two ranges of 2000 names are 4000 names, of which two exist, not four million."""
     folder = tmp_path / "shards"

@@ -46,6 +46,7 @@ def a_sign(state: str = "writing", beat: int = 7, dead: tuple[str, ...] = ()) ->
 # On a disk ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_locked_folder_is_refused_to_other_processes_until_its_holder_ends(
     tmp_path: Path,
 ) -> None:
@@ -146,6 +147,7 @@ def test_memory_is_held_within_one_process(monkeypatch: pytest.MonkeyPatch) -> N
 # On an object store ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_living_writer_is_left_alone(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     with lock_holder(folder.url, s3.storage_options, beat_s=BEAT_S, patience=LONG) as first:
@@ -170,6 +172,7 @@ def test_a_free_folder_is_held_without_waiting(s3: S3, bucket: str) -> None:
     assert objects(s3, folder.url) == {}
 
 
+@pytest.mark.slow
 def test_a_killed_writer_is_taken_for_dead(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     with lock_holder(folder.url, s3.storage_options) as first:
@@ -182,6 +185,7 @@ def test_a_killed_writer_is_taken_for_dead(s3: S3, bucket: str) -> None:
     assert objects(s3, folder.url) == {}
 
 
+@pytest.mark.slow
 def test_a_stopped_writer_that_was_taken_for_dead_finds_out(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     with lock_holder(folder.url, s3.storage_options) as first:
@@ -196,6 +200,7 @@ def test_a_stopped_writer_that_was_taken_for_dead_finds_out(s3: S3, bucket: str)
             assert list(signs(s3, folder)) == [f"{lock.token}.json"]
 
 
+@pytest.mark.slow
 def test_a_delayed_beat_of_a_writer_taken_for_dead_misleads_nobody(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     with hold_writer_lock(folder, beat_s=3600) as stopped:
@@ -209,6 +214,7 @@ def test_a_delayed_beat_of_a_writer_taken_for_dead_misleads_nobody(s3: S3, bucke
             assert "--on-existing resume" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_writer_that_lost_its_folder_removes_its_own_delayed_beat(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     with (
@@ -256,6 +262,7 @@ def test_a_lock_holder_that_was_taken_for_dead_withdraws(
     assert objects(s3, folder.url) == {}
 
 
+@pytest.mark.slow
 def test_an_unreadable_sign_counts_as_dead(s3: S3, bucket: str) -> None:
     folder = on_s3(s3, bucket)
     for name, content in {"a": b"", "b": b"[]", "c": b'{"beat": "x"}'}.items():
@@ -264,6 +271,7 @@ def test_an_unreadable_sign_counts_as_dead(s3: S3, bucket: str) -> None:
         assert sorted(lock.dead) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_", range(10))
 def test_one_of_several_that_start_together_goes_on(s3: S3, bucket: str, round_: int) -> None:
     """Whoever holds the folder stays until the others have been refused."""
@@ -290,6 +298,7 @@ def test_one_of_several_that_start_together_goes_on(s3: S3, bucket: str, round_:
     assert objects(s3, folder.url) == {}
 
 
+@pytest.mark.slow
 def test_faults_of_storage_do_not_end_a_writer(s3: S3, bucket: str) -> None:
     with fault_proxy(s3.endpoint_url) as proxy:
         folder = Folder(f"{bucket}/voc", s3.through(proxy).storage_options)

@@ -67,6 +67,7 @@ def test_bytes_are_those_of_webdatasets_writer_with_mtime_zero(records: Records)
     assert written(records)[0] == file.getvalue()
 
 
+@pytest.mark.slow
 @given(RECORDS)
 @settings(max_examples=50)
 def test_records_come_back_from_our_walk_from_tarfile_and_from_webdataset(records: Records) -> None:

@@ -124,6 +124,7 @@ def test_reencoding_twice_changes_nothing_more() -> None:
     assert reencoded(wanted(23), *once, place=PLACE) == once
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes() -> None:
     members = {"jpg": encoded(scene(90, 120))}
     members["class.png"] = encoded(Image.fromarray(scene(90, 120, 1)), "PNG")

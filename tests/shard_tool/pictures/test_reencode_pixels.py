@@ -87,6 +87,7 @@ def test_the_profile_and_the_exif_block_stay_and_the_rotation_is_not_applied() -
     assert found.getexif()[0x0112] == 6
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(17, 90), st.sampled_from("LP"), st.data())
 def test_a_mask_is_scaled_by_the_pixel_at_each_centre(
     short: int, longer: int, mode: str, data: st.DataObject

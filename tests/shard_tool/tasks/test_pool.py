@@ -136,6 +136,7 @@ def test_worker_that_dies_is_a_clear_error() -> None:
     )
 
 
+@pytest.mark.slow
 def test_run_that_ends_early_waits_for_running_tasks_and_starts_no_more(tmp_path: Path) -> None:
     """Not even those that the executor has queued for its processes and cannot cancel."""
     with open_pool("local", 2) as pool:
@@ -147,6 +148,7 @@ def test_run_that_ends_early_waits_for_running_tasks_and_starts_no_more(tmp_path
     assert len(numbers_of(tmp_path, "begun")) == 3
 
 
+@pytest.mark.slow
 def test_block_that_raises_ends_the_run_in_order(tmp_path: Path) -> None:
     """The traceback of an exception in the loop's body keeps the run alive."""
     pools: list[Pool] = []
@@ -170,6 +172,7 @@ def stopped(pool: Pool) -> Callable[[], bool]:
 # Ctrl-C ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_running_tasks_and_starts_no_more(tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), "0"]
     with group_of_processes(command) as process:
@@ -184,6 +187,7 @@ def test_ctrl_c_waits_for_running_tasks_and_starts_no_more(tmp_path: Path) -> No
         assert eventually(lambda: group_is_gone(process))
 
 
+@pytest.mark.slow
 def test_second_ctrl_c_ends_the_tasks_at_once(tmp_path: Path) -> None:
     """The tasks would wait for ever, and the parent lives on."""
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), "300"]

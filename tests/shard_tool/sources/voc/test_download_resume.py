@@ -48,6 +48,7 @@ def test_partial_file_is_hashed_before_it_is_continued_and_counts_as_progress(
     assert seen[-1] == ("got", SIZE, SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

@@ -25,6 +25,7 @@ def test_options_may_be_nested() -> None:
     assert folder.names() == []
 
 
+@pytest.mark.slow
 def test_what_is_put_is_there(folder: Folder) -> None:
     assert folder.names() == []
     assert folder.sizes() == {}
@@ -83,6 +84,7 @@ def test_many_objects_are_removed_together(folder: Folder) -> None:
     assert folder.names() == ["a b", "d"]
 
 
+@pytest.mark.slow
 def test_an_object_is_read_by_itself(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     only_pauses_count(monkeypatch)
     folder.put("a", CONTENT)

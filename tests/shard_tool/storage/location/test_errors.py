@@ -99,6 +99,7 @@ def test_refused_access_is_final(
     assert caught.value.hint.endswith(f"or may not {to_do} this")
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_any_error_or_log(
     s3: S3, on_s3: Folder, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.kit.faults.kinds import Kind
 
 
+@pytest.mark.slow
 def test_a_listing_of_several_pages_is_whole(on_s3: Folder) -> None:
     for name in ("a", "b", "c", "d/e", "f/g"):
         on_s3.put(name, name.encode())
@@ -56,6 +57,7 @@ def test_objects_are_removed_one_by_one_if_bulk_removal_is_not_supported(
     assert on_s3.names() == ["c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PASSING)
 def test_listing_measuring_and_removing_are_retried_after_faults(
     on_s3: Folder, proxy: FaultProxy, kind: Kind

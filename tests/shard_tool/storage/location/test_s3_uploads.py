@@ -36,6 +36,7 @@ SENDING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PASSING)
 def test_an_upload_is_retried_after_faults(
     s3: S3, on_s3: Folder, proxy: FaultProxy, kind: Kind
@@ -46,6 +47,7 @@ def test_an_upload_is_retried_after_faults(
     assert objects(s3, on_s3.url) == {"a.tar": CONTENT}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("kind", PASSING)
 @pytest.mark.parametrize("step", SENDING)
@@ -62,6 +64,7 @@ def test_every_step_of_an_upload_in_parts_is_retried_after_faults(
     assert len(sent) == (5 if step == "part" else 3)  # what had arrived is not sent again
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("step", SENDING)
 def test_an_upload_that_keeps_failing_is_an_error_and_leaves_nothing(
@@ -85,6 +88,7 @@ def ctrl_c_as_usual() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_parts", "ctrl_c_as_usual")
 @pytest.mark.parametrize("thread", ["any", "another"])
 def test_ctrl_c_aborts_an_upload(s3: S3, on_s3: Folder, proxy: FaultProxy, thread: str) -> None:
@@ -108,6 +112,7 @@ def test_ctrl_c_aborts_an_upload(s3: S3, on_s3: Folder, proxy: FaultProxy, threa
     assert eventually(lambda: unfinished_uploads(s3, on_s3.url) == [])
 
 
+@pytest.mark.slow
 def test_a_stalled_upload_is_retried(s3: S3, on_s3: Folder, proxy: FaultProxy) -> None:
     released, asked = threading.Event(), list[str]()
 
@@ -151,6 +156,7 @@ def test_every_upload_carries_the_md5_of_its_content(on_s3: Folder, proxy: Fault
     assert proxy.requests[0].headers["content-md5"] == "DMF1ucDxtqgxw5niaXcmYQ=="
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_parts")
 def test_a_part_that_is_not_what_was_sent_is_sent_again(
     s3: S3, on_s3: Folder, monkeypatch: pytest.MonkeyPatch
@@ -162,6 +168,7 @@ def test_a_part_that_is_not_what_was_sent_is_sent_again(
     assert objects(s3, on_s3.url) == {"a.tar": LONG}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_parts")
 def test_parts_joined_by_a_request_whose_answer_was_lost_are_not_sent_again(
     s3: S3, on_s3: Folder, monkeypatch: pytest.MonkeyPatch
@@ -248,6 +255,7 @@ def test_missing_space_for_staging_is_reported(on_s3: Folder) -> None:
         raise OSError(28, "No space left on device")
 
 
+@pytest.mark.slow
 def test_only_our_unfinished_uploads_in_the_folder_are_aborted(
     s3: S3, bucket: str, on_s3: Folder
 ) -> None:

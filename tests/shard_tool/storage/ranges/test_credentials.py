@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.kit.servers.s3 import S3
 
 
+@pytest.mark.slow
 def test_refused_access_is_retried_once_and_then_an_error(
     store: Store, assert_no_secret: Callable[[BaseException], None]
 ) -> None:
@@ -60,6 +61,7 @@ def test_renewed_credentials_are_read(
     assert [request.status for request in on_s3.proxy.requests] == [403, 206]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay_s", [0, 9])
 def test_credentials_that_cannot_be_renewed_are_an_error_in_time(
     on_s3: Store, monkeypatch: pytest.MonkeyPatch, delay_s: float
@@ -81,6 +83,7 @@ def test_credentials_that_cannot_be_renewed_are_an_error_in_time(
         read_part(replace(on_s3.folder, timeout_s=SHORT_S))
 
 
+@pytest.mark.slow
 def test_requests_refused_together_read_credentials_together(
     on_s3: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tests.kit.faults.kinds import Kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BREAKS)
 def test_a_fault_that_lasts_is_an_error_when_the_time_is_up(
     store: Store, kind: Kind, clock: PausesOnly, assert_no_secret: Callable[[BaseException], None]
@@ -112,6 +113,7 @@ def test_a_missing_object_is_requested_once(
     assert_no_secret(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "cause"),
     [("internal-error", "OSError: InternalError"), ("slow-down", "OSError: SlowDown")],

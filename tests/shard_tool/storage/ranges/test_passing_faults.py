@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.kit.faults.kinds import Kind, Request
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "at"),
     [
@@ -46,6 +47,7 @@ def test_an_answer_with_another_range_is_retried(on_s3: Store) -> None:
     assert on_s3.proxy.hits == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("at", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ["cut-fin", "cut-rst", "stall", "short-body", "slow-down"])

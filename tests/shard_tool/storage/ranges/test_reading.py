@@ -78,6 +78,7 @@ def test_requests_run_concurrently_up_to_a_limit(store: Store, in_flight: int) -
     assert most_at_once(store.proxy.requests) == in_flight
 
 
+@pytest.mark.slow
 def test_a_folder_requests_sixteen_ranges_at_a_time(store: Store) -> None:
     store.proxy.latency_s = 0.1
     wanted = [(NAME, start, start + 100) for start in range(0, 4_000, 100)]
