@@ -36,8 +36,9 @@ def run_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
 
 @pytest.mark.slow
 def test_pixels_measures_every_kind_on_one_core_and_two(
-    run_main: Callable[..., dict[str, Any]],
+    run_main: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pixels, "_LONG_S", 0.02)
     found = run_main(pixels, "--only", "ssd,segmentation,resize 300,resize alone")
 
     own = {"torchvision after decode_jpeg", "torchvision after Pillow"}

@@ -75,7 +75,7 @@ def through_torchvision(mask: torch.Tensor, plan: Plan, fill: int = 0) -> torch.
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(cases())
 @example(((10, 10), (0, 0, 10, 10), Plan(View(0, 0, 10, 10), (7, 13))))
 @example(((10, 10), (9, 9, 10, 10), Plan(View(0, 0, 10, 10), (90, 90), is_flipped=True)))
@@ -177,7 +177,7 @@ def test_pictures_are_decoded_smaller_by_powers_of_two(view: View, factor: int) 
 
 BOXES = boxes_of((10, 20, 60, 90), (100, 40, 180, 140), (5, 5, 12, 10), (150, 10, 199, 60))
 SIZE = (150, 200)
-DRAWS = 4000
+DRAWS = 2000
 
 
 def quantiles(values: Any) -> NDArray[np.float64]:

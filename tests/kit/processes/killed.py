@@ -17,15 +17,17 @@ from shard_tool.storage.location import Folder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BEAT_S = 0.05
-"""Seconds between two heartbeats in these tests; short, so that a dead process is soon known."""
+BEAT_S = 0.2
+"""Seconds between two heartbeats in these tests; short, so that a dead process is soon known.
+
+Only the dead are waited for in them, so no beat can come late."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def shorten_lock_timeouts() -> None:
-    """Let this process take others for dead after a second."""
-    publication.hold_writer_lock = partial(hold_writer_lock, beat_s=BEAT_S, patience=20)  # type: ignore[assignment]
+    """Let this process take others for dead after 0.4 s."""
+    publication.hold_writer_lock = partial(hold_writer_lock, beat_s=BEAT_S, patience=2)  # type: ignore[assignment]
 
 
 def killed_conversion(options: dict[str, Any], *, call_number: int, when: str) -> bool:
