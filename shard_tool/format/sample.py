@@ -22,6 +22,9 @@ VOC_CLASSES = (
 )
 """VOC's twenty classes in alphabetical order; the label of the first is 1, 0 is background."""
 
+PICTURES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+"""Extension of a sample's picture to Pillow's name of its format. A sample has one of them."""
+
 MAX_PIXELS = 89_000_000
 """A picture with more pixels is refused by its header. So many pixels are 267 MB of RGB, just less
 than where Pillow starts to warn of a decompression bomb."""
@@ -40,8 +43,10 @@ class SampleObject:
     """One annotated object."""
 
     name: str
+    """Its class; empty in tars of others that say a label alone."""
     label: int
-    """1-based number of the class in the manifest's order; 0 is background."""
+    """1-based number of the class in the manifest's order; 0 in tars of others that say a name
+    alone."""
     bbox: Box | None = None
     """None for an object that has only a `point`."""
     difficult: bool | None = None
@@ -66,10 +71,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Everything that VOC says about one picture, without its pixels."""
+    """Everything that a source says about one picture, without its pixels."""
 
     key: str
     width: int
+    """Pixels of the upright picture, as `orientation` turns it; 0 in tars of others that do not say
+    it."""
     height: int
     objects: tuple[SampleObject, ...]
     segmented: bool | None
@@ -82,12 +89,18 @@ class Sample:
     listed_objects: tuple[int, ...] | None = None
     """For layout and action: the objects that the split's lists name, counted from 1 in the order
     of `objects`. None if no list has numbers, and for other tasks."""
+    file: str | None = None
+    """The picture's path below the source; None for ``JPEGImages/<key>.jpg``."""
+    orientation: int = 1
+    """EXIF orientation, 1 … 8, by which the stored picture has to be turned. Width, height, boxes,
+    points and masks are those of the turned picture. 1: it is stored as it is meant."""
 
 
 def encode_sample(sample: Sample) -> bytes:
     """Encode ``key.json``: one line of UTF-8, fields in the order of the classes above.
 
-    The last two fields are written only if they are not None.
+    `image_labels`, `listed_objects`, `file` and `orientation` are written only where they say
+    something.
     """
     document: dict[str, Any] = {
         "key": sample.key,
@@ -102,6 +115,10 @@ def encode_sample(sample: Sample) -> bytes:
         document["image_labels"] = sample.image_labels
     if sample.listed_objects is not None:
         document["listed_objects"] = list(sample.listed_objects)
+    if sample.file is not None:
+        document["file"] = sample.file
+    if sample.orientation != 1:
+        document["orientation"] = sample.orientation
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode() + b"\n"
 
@@ -109,22 +126,29 @@ def encode_sample(sample: Sample) -> bytes:
 def parse_sample(content: bytes, *, place: str) -> Sample:
     """Parse ``key.json``.
 
+    Tars of others need `objects` alone, and of an object its `name` or `label`.
+
     Raises:
         SampleError: It is not JSON, or a field is missing or has another type.
     """
     try:
         document = json.loads(content)
-        source = document["source"]
+        said = document.get
+        source = said("source") or {}
         return Sample(
-            key=_text(document["key"]),
-            width=_whole(document["width"]),
-            height=_whole(document["height"]),
+            key=_text(said("key", "")),
+            width=_whole(said("width", 0)),
+            height=_whole(said("height", 0)),
             objects=tuple([_object_from_json(item) for item in document["objects"]]),
-            segmented=_flag(document["segmented"]),
-            image_sets=tuple([_text(name) for name in document["image_sets"]]),
-            source=Source(year=_text(source["year"]), archive=_whole(source["archive"])),
-            image_labels=_image_labels(document.get("image_labels")),
-            listed_objects=_wholes(document.get("listed_objects")),
+            segmented=_flag(said("segmented")),
+            image_sets=tuple([_text(name) for name in said("image_sets", ())]),
+            source=Source(
+                year=_text(source.get("year", "unknown")), archive=_whole(source.get("archive", 0))
+            ),
+            image_labels=_image_labels(said("image_labels")),
+            listed_objects=_wholes(said("listed_objects")),
+            file=None if said("file") is None else _text(said("file")),
+            orientation=_orientation(said("orientation", 1)),
         )
     except KeyError as exc:
         raise SampleError(place, f"field {exc.args[0]!r} is missing") from exc
@@ -149,19 +173,22 @@ def _object_to_json(item: SampleObject) -> dict[str, Any]:
 
 
 def _object_from_json(item: dict[str, Any]) -> SampleObject:
-    parts, point = item["parts"], item["point"]
+    said = item.get
+    parts, point, bbox, pose = said("parts"), said("point"), said("bbox"), said("pose")
+    if "label" not in item:
+        _text(item["name"])  # one of the two must be there
     return SampleObject(
-        name=_text(item["name"]),
-        label=_whole(item["label"]),
-        bbox=None if item["bbox"] is None else _box(item["bbox"]),
-        difficult=_flag(item["difficult"]),
-        truncated=_flag(item["truncated"]),
-        occluded=_flag(item["occluded"]),
-        pose=None if item["pose"] is None else _text(item["pose"]),
+        name=_text(said("name", "")),
+        label=_whole(said("label", 0)),
+        bbox=None if bbox is None else _box(bbox),
+        difficult=_flag(said("difficult")),
+        truncated=_flag(said("truncated")),
+        occluded=_flag(said("occluded")),
+        pose=None if pose is None else _text(pose),
         parts=None
         if parts is None
         else tuple(Part(name=_text(part["name"]), bbox=_box(part["bbox"])) for part in parts),
-        actions=item["actions"],
+        actions=said("actions"),
         point=None if point is None else _point(point),
     )
 
@@ -197,6 +224,13 @@ def _image_labels(values: dict[str, int] | None) -> dict[str, int] | None:
         message = f"image_labels {values!r} are not -1, 0 or 1"
         raise TypeError(message)
     return values
+
+
+def _orientation(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= 8:
+        message = f"orientation {value!r} is not one of EXIF's 1 … 8"
+        raise ValueError(message)
+    return value
 
 
 def _wholes(values: list[int] | None) -> tuple[int, ...] | None:

@@ -88,13 +88,28 @@ def with_object(**changes: Any) -> bytes:
     return document(objects=[json.loads(encode_sample(SAMPLE))["objects"][0] | changes])
 
 
-@pytest.mark.parametrize("field", json.loads(encode_sample(SAMPLE)))
-def test_missing_field_is_named(field: str) -> None:
-    content = json.loads(encode_sample(SAMPLE))
-    del content[field]
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [({"key": "a"}, "objects"), ({"objects": [{"bbox": [0, 0, 1, 1]}]}, "name")],
+)
+def test_missing_field_is_named(content: dict[str, Any], field: str) -> None:
     with pytest.raises(SampleError) as caught:
         parse_sample(json.dumps(content).encode(), place="a.json")
     assert str(caught.value) == f"a.json: field {field!r} is missing"
+
+
+def test_tars_of_others_need_objects_with_a_name_or_a_label_alone() -> None:
+    objects = [{"name": "cat", "bbox": [0, 0, 1, 1]}, {"label": 3, "bbox": [0, 0, 1, 1]}]
+    found = parse_sample(json.dumps({"objects": objects}).encode(), place="a.json")
+    assert [(item.name, item.label) for item in found.objects] == [("cat", 0), ("", 3)]
+    assert (found.key, found.width, found.height, found.orientation) == ("", 0, 0, 1)
+
+
+def test_file_and_orientation_are_written_only_where_they_say_something() -> None:
+    assert b'"file"' not in encode_sample(SAMPLE)
+    assert b'"orientation"' not in encode_sample(SAMPLE)
+    turned = replace(SAMPLE, file="images/a b.jpg", orientation=6)
+    assert parse_sample(encode_sample(turned), place="a.json") == turned
 
 
 @pytest.mark.parametrize(
@@ -103,6 +118,7 @@ def test_missing_field_is_named(field: str) -> None:
         pytest.param(b"", id="empty"),
         pytest.param(b"\xff\xfe", id="no text"),
         pytest.param(b"[]", id="a list"),
+        pytest.param(document(orientation=9), id="no EXIF orientation"),
         pytest.param(b"[" * 100_000, id="nested without end"),
         pytest.param(document(key=5), id="key is a number"),
         pytest.param(document(width="wide"), id="width is text"),
