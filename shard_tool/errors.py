@@ -52,11 +52,11 @@ class DataError(ShardToolError):
 
 
 class SourceError(DataError):
-    """An archive or a folder is not a VOC devkit, or is cut short."""
+    """An archive or a folder holds nothing that can be converted, or is cut short."""
 
 
 class AnnotationError(DataError):
-    """An annotation does not follow the VOC format."""
+    """An annotation does not follow its format."""
 
 
 class BoxError(AnnotationError):
@@ -66,8 +66,9 @@ class BoxError(AnnotationError):
         place: The annotation file.
         object_index: 0-based number of the object in its file; printed 1-based.
         name: The object's class name.
-        corners: (xmin, ymin, xmax, ymax) as found: 1-based, both corners inside.
+        corners: (xmin, ymin, xmax, ymax) as found.
         size_wh: Width and height of the picture in pixels.
+        convention: 'devkit' (from 1, both corners inside) or 'corners' (from zero).
     """
 
     def __init__(
@@ -77,24 +78,33 @@ class BoxError(AnnotationError):
         name: str,
         corners: tuple[float, float, float, float],
         size_wh: tuple[int, int],
+        convention: str = "devkit",
     ) -> None:
-        Exception.__init__(self, place, object_index, name, corners, size_wh)
+        Exception.__init__(self, place, object_index, name, corners, size_wh, convention)
         self.place, self.object_index, self.name = place, object_index, name
-        self.corners, self.size_wh = corners, size_wh
-        self.hint = "correct the file, or convert with --on-bad-record skip"
+        self.corners, self.size_wh, self.convention = corners, size_wh, convention
+        self.hint = (
+            "correct the file, or convert with --bad-boxes clip or drop, "
+            "or with --on-bad-record skip"
+        )
 
     @property
     def problem(self) -> str:  # type: ignore[override]  # made from the fields
         """The first rule that the corners break, with the values of the file."""
         xmin, ymin, xmax, ymax = self.corners
         width, height = self.size_wh
+        first = 1 if self.convention == "devkit" else 0
+        because = " (VOC counts pixels from 1)" if first else ""
         rules = [
-            (xmin < 1, f"xmin {_plain(xmin)} is below 1 (VOC counts pixels from 1)"),
-            (ymin < 1, f"ymin {_plain(ymin)} is below 1 (VOC counts pixels from 1)"),
+            (xmin > xmax, f"xmin {_plain(xmin)} lies right of xmax {_plain(xmax)}"),
+            (ymin > ymax, f"ymin {_plain(ymin)} lies below ymax {_plain(ymax)}"),
+            (xmin - first >= xmax, f"xmin {_plain(xmin)} is xmax: the box is empty"),
+            (ymin - first >= ymax, f"ymin {_plain(ymin)} is ymax: the box is empty"),
+            (xmin < first - 1, f"xmin {_plain(xmin)} is below {first}{because}"),
+            (ymin < first - 1, f"ymin {_plain(ymin)} is below {first}{because}"),
             (xmax > width, f"xmax {_plain(xmax)} is outside width {width}"),
             (ymax > height, f"ymax {_plain(ymax)} is outside height {height}"),
-            (xmin - 1 >= xmax, f"xmin {_plain(xmin)} lies right of xmax {_plain(xmax)}"),
-            (ymin - 1 >= ymax, f"ymin {_plain(ymin)} lies below ymax {_plain(ymax)}"),
+            (xmin >= width or ymin >= height, "the box begins outside the picture"),
         ]
         broken = next((text for is_broken, text in rules if is_broken), "the box is not finite")
         return f"object {self.object_index + 1} {self.name!r}: {broken}"

@@ -1,16 +1,17 @@
-"""Defines the verbs ``convert`` and ``download``, which make datasets from VOC."""
+"""Defines the verb ``convert``, which makes datasets of annotated pictures."""
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shard_tool.cli.convert_output import print_conversion, print_look, print_sources
+from shard_tool.cli.download import Mirror, fetched, missing_archives, print_downloads
 from shard_tool.cli.options import (
     Dest,
     Engine,
@@ -21,30 +22,28 @@ from shard_tool.cli.options import (
     SourceOption,
     StorageOption,
     Workers,
-    print_json,
     repeating_command,
     resuming_command,
     say,
     storage_options,
 )
 from shard_tool.cli.progress import progress
+from shard_tool.convert.look import Look, look
 from shard_tool.convert.options import ConvertOptions
+from shard_tool.convert.rules import Choices
 from shard_tool.convert.run import convert, prepare
-from shard_tool.dataset.publication import BAD_RECORDS_NAME
 from shard_tool.errors import OptionError
-from shard_tool.sources.voc.named import archives_folder, download_archives, wanted_archives
-from shard_tool.storage.location import Folder
+from shard_tool.sources.classes import ClassOptions
+from shard_tool.sources.report import LEFT_OUT
+from shard_tool.sources.voc.named import archives_folder
 from shard_tool.tasks.local_processes import start_early
-from shard_tool.units import human_bytes, parse_size
+from shard_tool.units import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from shard_tool.convert.plan import ConversionPlan
-    from shard_tool.convert.results import ConvertProgress, ConvertReport
-    from shard_tool.sources.voc.named import WantedArchive
+    from shard_tool.convert.results import ConvertProgress
 
-_RELEASE = re.compile(r"voc(\d{4})")
+_STRICT_STATUS = 3
 
 
 class Task(StrEnum):
@@ -64,10 +63,62 @@ class OnBadRecord(StrEnum):
     skip = "skip"
 
 
-Mirror = Annotated[
-    list[str],
-    typer.Option("--mirror", metavar="URL", help="Folder of archives to try first; repeatable."),
-]
+class OtherClasses(StrEnum):
+    """What to do with objects of other classes."""
+
+    fail = "fail"
+    drop = "drop"
+
+
+class Boxes(StrEnum):
+    """Convention of the numbers of boxes."""
+
+    auto = "auto"
+    devkit = "devkit"
+    corners = "corners"
+
+
+class BadBoxes(StrEnum):
+    """What to do with boxes outside their picture."""
+
+    fail = "fail"
+    clip = "clip"
+    drop = "drop"
+
+
+class SizeMismatch(StrEnum):
+    """What to do where an annotation says another size than its picture has."""
+
+    fail = "fail"
+    scale = "scale"
+    ignore = "ignore"
+
+
+class Exif(StrEnum):
+    """Which pixels boxes belong to in pictures with an EXIF orientation."""
+
+    auto = "auto"
+    upright = "upright"
+    stored = "stored"
+    bake = "bake"
+
+
+class Unlabelled(StrEnum):
+    """What to do with pictures without annotation."""
+
+    auto = "auto"
+    fail = "fail"
+    drop = "drop"
+    background = "background"
+
+
+class SourceFormat(StrEnum):
+    """Format of the sources."""
+
+    auto = "auto"
+    voc = "voc"
+    voc_flat = "voc-flat"
+    masks = "masks"
 
 
 def convert_command(
@@ -75,8 +126,9 @@ def convert_command(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A VOC tar (path or URL, read in place), a VOC folder, or a name from voc2007 to "
-            "voc2012, which is downloaded first. Several sources become one dataset.",
+            help="A folder, or a tar, tar.gz or zip (path or URL), of pictures with VOC's XML or "
+            "masks, or a name from voc2007 to voc2012, which is downloaded first. Several sources "
+            "become one dataset.",
         ),
     ],
     dest: Dest,
@@ -89,8 +141,62 @@ def convert_command(
         ),
     ] = [],  # noqa: B006  (typer copies it)
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the dataset. [default: vocYEAR]")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the dataset. [default: vocYEAR, or the source]"),
     ] = None,
+    source_format: Annotated[
+        SourceFormat, typer.Option(help="Format that the sources must have.")
+    ] = SourceFormat.auto,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="a,b,c|FILE",
+            help="Classes in label order, or a file with one a line. [default: VOC's, or the names "
+            "found, sorted]",
+        ),
+    ] = None,
+    other_classes: Annotated[
+        OtherClasses, typer.Option(help="What to do with objects of other classes.")
+    ] = OtherClasses.fail,
+    rename: Annotated[
+        list[str],
+        typer.Option(metavar="OLD=NEW", help="Rename a class, or merge it; repeatable."),
+    ] = [],  # noqa: B006
+    boxes: Annotated[
+        Boxes,
+        typer.Option(
+            help="How boxes count: devkit (from 1, both corners inside) or corners (from 0). "
+            "[auto: devkit where the classes are VOC's]"
+        ),
+    ] = Boxes.auto,
+    bad_boxes: Annotated[
+        BadBoxes, typer.Option(help="What to do with boxes that leave their picture.")
+    ] = BadBoxes.fail,
+    size_mismatch: Annotated[
+        SizeMismatch,
+        typer.Option(
+            help="What to do where an annotation says another size than its picture has: fail, "
+            "scale its boxes, or ignore what it says."
+        ),
+    ] = SizeMismatch.fail,
+    exif: Annotated[
+        Exif,
+        typer.Option(
+            help="Boxes are of the picture as EXIF turns it (upright), or as it is stored; bake "
+            "writes upright pictures. [auto: the size in the annotation tells]"
+        ),
+    ] = Exif.auto,
+    unlabelled: Annotated[
+        Unlabelled,
+        typer.Option(
+            help="What to do with pictures without annotation. [auto: fail where a list names "
+            "them, else drop]"
+        ),
+    ] = Unlabelled.auto,
+    split_file: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=FILE", help="A list of a split's pictures; repeatable."),
+    ] = [],  # noqa: B006
     shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest size of a shard, such as 256MiB.")
     ] = "64MiB",
@@ -129,14 +235,23 @@ def convert_command(
             help="Folder for downloaded archives. [default: ~/.cache/voc-shards/archives]",
         ),
     ] = None,
+    strict: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--strict", help="Exit with status 3 if a record or an object was left out."),
+    ] = False,
     dry_run: Annotated[  # noqa: FBT002
-        bool, typer.Option("--dry-run", help="Print what would be done and write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Read every annotation and every picture's header, print what would be done and "
+            "all problems, and write nothing.",
+        ),
     ] = False,
     format_: FormatOption = Format.text,
     storage_option: StorageOption = [],  # noqa: B006
     source_option: SourceOption = [],  # noqa: B006
 ) -> None:
-    """Convert VOC archives or folders into shards with a manifest."""
+    """Convert annotated pictures into shards with a manifest."""
     folder = archive_dir or archives_folder()
     options = ConvertOptions(  # checks its values before anything is downloaded
         source=source,
@@ -144,6 +259,20 @@ def convert_command(
         task=task.value,
         splits=tuple(split),
         name=name,
+        format=source_format.value,
+        classes=ClassOptions(
+            classes=_class_names(classes),
+            other_classes=other_classes.value,
+            rename=tuple(_pairs(rename, "--rename", "OLD=NEW").items()),
+        ),
+        choices=Choices(
+            boxes=boxes.value,
+            bad_boxes=bad_boxes.value,
+            size_mismatch=size_mismatch.value,
+            exif=exif.value,
+            unlabelled=unlabelled.value,
+        ),
+        split_files=_pairs(split_file, "--split-file", "NAME=FILE"),
         shard_bytes=parse_size(shard_size, "--shard-size"),
         engine=engine,
         seed=seed,
@@ -156,18 +285,19 @@ def convert_command(
         source_options=storage_options(source_option, "--source-option"),
         **({} if workers is None else {"workers": workers}),
     )
-    if dry_run and (missing := _missing(source, folder, mirror)):
-        _print_downloads(missing, folder, format_)
+    if dry_run and (missing := missing_archives(source, folder, mirror)):
+        print_downloads(missing, folder, format_)
         return
     try:
-        options = replace(options, source=_fetched(source, folder, mirror))
+        options = replace(options, source=fetched(source, folder, mirror))
+        if dry_run:
+            print_look(options, _looked(options), format_)
+            return
         plan = _scanned(options)
     except KeyboardInterrupt:
         say(f"interrupted: nothing was written; start again with\n{repeating_command(sys.argv)}")
         raise
-    if dry_run:
-        _print_plan(options, plan, format_)
-        return
+    print_sources(plan)
     try:
         with progress("converting", unit="samples") as advance:
 
@@ -179,75 +309,32 @@ def convert_command(
     except KeyboardInterrupt:
         say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise
-    _print_conversion(report, dest, format_)
+    print_conversion(report, dest, format_)
+    if strict and LEFT_OUT & report.manifest.report.keys():
+        raise typer.Exit(_STRICT_STATUS)
 
 
-def download_command(
-    dataset: Annotated[str, typer.Argument(metavar="voc2007|…|voc2012", help="Year to download.")],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the archives.")],
-    set_: Annotated[
-        str | None,
-        typer.Option(
-            "--set",
-            help="Archive to download: trainval or test. [default: every one of the year]",
-        ),
-    ] = None,
-    mirror: Mirror = [],  # noqa: B006
-    format_: FormatOption = Format.text,
-) -> None:
-    """Download the official VOC archives of one year.
-
-    Interrupted downloads are resumed, and every archive is verified by its MD5.
-    """
-    match = _RELEASE.fullmatch(dataset)
-    if not match:
-        raise OptionError(repr(dataset), "is not a VOC release", "choose one of voc2007 to voc2012")
-    try:
-        paths = _fetched_release(match[1], dest, mirror, set_=set_)
-    except KeyboardInterrupt:
-        say(f"interrupted: downloaded bytes are kept; continue with\n{repeating_command(sys.argv)}")
-        raise
-    if format_ is Format.json:
-        print_json({"archives": paths})
-    else:
-        typer.echo("\n".join(paths))
+def _class_names(given: str | None) -> tuple[str, ...]:
+    """Names with commas between them, or the lines of a file."""
+    if given is None:
+        return ()
+    path = Path(given)
+    if path.is_file():
+        lines = path.read_text("utf-8-sig").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+    return tuple(name.strip() for name in given.split(","))
 
 
-# Sources ------------------------------------------------------------------------------------
-
-
-def _missing(sources: Sequence[str], folder: Path, mirrors: Sequence[str]) -> list[WantedArchive]:
-    """Official archives that are not in the folder yet."""
-    years = [match[1] for source in sources if (match := _RELEASE.fullmatch(source))]
-    wanted = [item for year in years for item in wanted_archives(year, folder, mirrors=mirrors)]
-    return [item for item in wanted if not item.is_there]
-
-
-def _fetched(sources: Sequence[str], folder: Path, mirrors: Sequence[str]) -> tuple[str, ...]:
-    """Download what sources name, and replace names like voc2012 by paths of archives."""
-    found: list[str] = []
-    for source in sources:
-        match = _RELEASE.fullmatch(source)
-        if not match:
-            found.append(source)
-            continue
-        found += _fetched_release(match[1], folder, mirrors)
-    return tuple(found)
-
-
-def _fetched_release(
-    year: str, folder: Path, mirrors: Sequence[str], *, set_: str | None = None
-) -> list[str]:
-    """Download the archives of a year and return their paths."""
-    with progress(f"voc{year}", unit="bytes") as advance:
-        paths = download_archives(
-            year,
-            folder,
-            set_=set_,
-            mirrors=mirrors,
-            on_progress=lambda what, done, total: advance(done, total, what=what),
-        )
-    return [str(path) for path in paths]
+def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise OptionError(option, f"{pair!r} is not {form}")
+        if name in found:
+            raise OptionError(option, f"{name!r} is given twice")
+        found[name] = value
+    return found
 
 
 def _scanned(options: ConvertOptions) -> ConversionPlan:
@@ -256,81 +343,7 @@ def _scanned(options: ConvertOptions) -> ConversionPlan:
         return prepare(options, on_scan=lambda _, done, total: advance(done, total))
 
 
-# Results ------------------------------------------------------------------------------------
-
-
-def _print_downloads(missing: Sequence[WantedArchive], folder: Path, format_: Format) -> None:
-    if format_ is Format.json:
-        documents = [
-            {"file": item.archive.file, "url": item.url, "num_bytes": item.archive.num_bytes}
-            for item in missing
-        ]
-        print_json({"dry_run": True, "archives_dir": str(folder), "downloads": documents})
-        return
-    for item in missing:
-        size = item.archive.num_bytes
-        told = "unknown size" if size is None else human_bytes(size)
-        typer.echo(f"would download {item.url} ({told}) into {folder}")
-    typer.echo("the plan depends on what these archives hold: download them and run this again")
-
-
-def _print_plan(options: ConvertOptions, plan: ConversionPlan, format_: Format) -> None:
-    dest = Folder(options.dest)
-    if format_ is Format.json:
-        print_json(
-            {
-                "dry_run": True,
-                "dest": str(dest),
-                "sources": [devkit.source.shown for devkit in plan.devkits],
-                "num_duplicates": len(plan.duplicates),
-                "splits": {
-                    split.split: {
-                        "num_shards": split.num_shards,
-                        "num_samples": len(split.keys),
-                        "num_bytes": split.num_bytes,
-                    }
-                    for split in plan.splits
-                },
-            }
-        )
-        return
-    for devkit in plan.devkits:
-        typer.echo(f"from {devkit.source.shown}: VOC{devkit.year}")
-    for split in plan.splits:
-        size = human_bytes(split.num_bytes)
-        typer.echo(
-            f"{split.split}: {len(split.keys)} samples, {split.num_shards} shards, about {size}"
-        )
-    if plan.duplicates:
-        typer.echo(f"{len(plan.duplicates)} pictures are left out: another source has them too")
-    typer.echo(f"{dest}: nothing is written (--dry-run)")
-
-
-def _print_conversion(report: ConvertReport, dest: str, format_: Format) -> None:
-    manifest = report.manifest
-    folder, num_bad = Folder(dest), len(report.bad_records)
-    if num_bad:
-        say(f"{num_bad} bad records skipped; listed in {folder.place(BAD_RECORDS_NAME)}")
-    if report.num_kept_shards:
-        say(f"{report.num_kept_shards} shards of an earlier run are kept")
-    if manifest.duplicates:
-        say(f"{len(manifest.duplicates)} pictures are left out: another source has them too")
-    if format_ is Format.json:
-        document = {
-            "dest": str(folder),
-            "fingerprint": manifest.fingerprint,
-            "num_bad_records": num_bad,
-            "num_duplicates": len(manifest.duplicates),
-            "num_kept_shards": report.num_kept_shards,
-            "seconds": round(report.seconds, 3),
-            "splits": {
-                name: {"num_shards": len(split.shards), "num_samples": split.num_samples}
-                for name, split in manifest.splits.items()
-            },
-        }
-        print_json(document)
-        return
-    for name, split in manifest.splits.items():
-        size = human_bytes(split.num_bytes)
-        typer.echo(f"{name}: {split.num_samples} samples, {len(split.shards)} shards, {size}")
-    typer.echo(f"{folder}: done in {report.seconds:.1f} s")
+def _looked(options: ConvertOptions) -> Look:
+    start_early(options.engine, options.workers)
+    with progress("looking", unit="samples") as advance:
+        return look(options, on_progress=lambda done, total: advance(done, total))

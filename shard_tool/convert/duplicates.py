@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shard_tool.sources.archive import FileSpan
-from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from shard_tool.sources.voc.devkit import Devkit
+    from shard_tool.sources.archive import SourceFiles
 
-_FOLDER = "JPEGImages"
 _PROBE_BYTES = 256
 _AT_A_TIME = 64
 
 
 def duplicates_of(
-    devkits: Sequence[Devkit],
-    keys: NDArray[np.bytes_],
+    files: Sequence[SourceFiles],
+    sizes: NDArray[np.int64],
     sources: NDArray[np.int16],
+    image_of: Callable[[int], FileSpan],
     *,
     rank: NDArray[np.int16],
 ) -> list[tuple[int, int]]:
     """Find records whose picture another source has as well.
 
     Args:
-        devkits: The sources, by number.
-        keys: [records].
+        files: The sources, by number.
+        sizes: [records]: bytes of each picture; -1 for a missing one.
         sources: [records]: number of the source of each.
+        image_of: Returns where the picture of a row lies.
         rank: [records]: of equal pictures the one with the lowest rank stays, then the first one.
 
     Returns:
@@ -48,12 +48,11 @@ def duplicates_of(
     Raises:
         SourceError: A source cannot be read.
     """
-    rows = _of_shared_size(_sizes(devkits, keys, sources), sources)
-    spans = _spans(devkits, keys, sources, rows)
+    spans = {row: image_of(row) for row in _of_shared_size(sizes, sources).tolist()}
     groups = [list(spans)]
     for probe_bytes in (_PROBE_BYTES, None):
         some = [row for group in groups for row in group]
-        digests = _digests(devkits, spans, some, sources, probe_bytes)
+        digests = _digests(files, spans, some, sources, probe_bytes)
         values = ((spans[row].size, digest) for row, digest in zip(some, digests, strict=True))
         groups = _groups(some, values, sources)
     found = []
@@ -61,18 +60,6 @@ def duplicates_of(
         stays = min(group, key=lambda row: (int(rank[row]), int(sources[row]), row))
         found += [(row, stays) for row in group if sources[row] != sources[stays]]
     return sorted(found)
-
-
-def _sizes(
-    devkits: Sequence[Devkit], keys: NDArray[np.bytes_], sources: NDArray[np.int16]
-) -> NDArray[np.int64]:
-    """Length in bytes of each picture; -1 for a missing one."""
-    sizes = np.full(len(keys), -1, np.int64)
-    for number, devkit in enumerate(devkits):
-        of_source = np.flatnonzero(sources == number)
-        files = devkit.files
-        sizes[of_source] = files.sizes(_FOLDER, files.rows(_FOLDER, keys[of_source]))
-    return sizes
 
 
 def _of_shared_size(sizes: NDArray[np.int64], sources: NDArray[np.int16]) -> NDArray[np.int64]:
@@ -87,23 +74,6 @@ def _of_shared_size(sizes: NDArray[np.int64], sources: NDArray[np.int16]) -> NDA
     return np.sort(order[np.repeat(is_mixed, lengths) & (sizes >= 0)])
 
 
-def _spans(
-    devkits: Sequence[Devkit],
-    keys: NDArray[np.bytes_],
-    sources: NDArray[np.int16],
-    rows: NDArray[np.int64],
-) -> dict[int, FileSpan]:
-    """Positions of the pictures of these rows."""
-    found: dict[int, FileSpan] = {}
-    for number, devkit in enumerate(devkits):
-        of_source = rows[sources[rows] == number]
-        files = devkit.files.folders[_FOLDER]
-        for row, at in zip(of_source.tolist(), files.rows(keys[of_source]).tolist(), strict=True):
-            name = f"{_FOLDER}/{keys[row].decode('utf-8', 'surrogateescape')}"
-            found[row] = FileSpan(name + SUFFIX_OF_FOLDER[_FOLDER], *files.place(at))
-    return dict(sorted(found.items()))
-
-
 def _groups(
     rows: Iterable[int], values: Iterable[object], sources: NDArray[np.int16]
 ) -> list[list[int]]:
@@ -115,7 +85,7 @@ def _groups(
 
 
 def _digests(
-    devkits: Sequence[Devkit],
+    files: Sequence[SourceFiles],
     spans: dict[int, FileSpan],
     rows: Sequence[int],
     sources: NDArray[np.int16],
@@ -123,17 +93,17 @@ def _digests(
 ) -> list[bytes]:
     """Digest each picture, or the bytes in its middle."""
     found: dict[int, bytes] = {}
-    for number, devkit in enumerate(devkits):
-        source = devkit.source
+    for number, source in enumerate(files):
         of_source = [row for row in rows if sources[row] == number]
         with source.opened() as read:
             for first in range(0, len(of_source), _AT_A_TIME):
                 some = of_source[first : first + _AT_A_TIME]
                 wanted = [spans[row] for row in some]
-                if probe_bytes is not None and source.is_archive:
+                reads_parts = source.is_archive and all(span.packed is None for span in wanted)
+                if probe_bytes is not None and reads_parts:
                     wanted = [_middle(span, probe_bytes) for span in wanted]
                 for row, content in zip(some, read(wanted), strict=True):
-                    if probe_bytes is not None and not source.is_archive:
+                    if probe_bytes is not None and not reads_parts:
                         middle = _middle(FileSpan("", 0, len(content)), probe_bytes)
                         content = content[middle.offset :][: middle.size]
                     found[row] = sha256(content).digest()

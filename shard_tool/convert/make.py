@@ -37,7 +37,7 @@ def make_dataset(
 
     Args:
         dest: Folder or URL of the dataset.
-        source: The VOC tar or folder to convert; None: the official trainval archive of `year`,
+        source: The archive or folder to convert; None: the official trainval archive of `year`,
             which is downloaded into ``<dest>.archives``.
         year: '2007' … '2012'; used only without `source`.
         task: What the dataset is for, as in `ConvertOptions`.

@@ -7,15 +7,18 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from shard_tool.convert.rules import Choices
 from shard_tool.dataset.publication import OnExisting
 from shard_tool.errors import OptionError
 from shard_tool.pictures.reencode import Reencoding
-from shard_tool.sources.voc.imagesets import TASK_FOLDERS
+from shard_tool.sources.classes import ClassOptions
+from shard_tool.sources.open import FORMATS
 from shard_tool.tasks.engines import check_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+TASKS = ("detection", "segmentation", "classification", "layout", "action")
 OnBadRecord = Literal["fail", "skip"]
 
 
@@ -28,14 +31,16 @@ class ConvertOptions:
     """
 
     source: str | Sequence[str]
-    """A VOC tar, as a path or URL, or a folder that holds a devkit; one or several."""
+    """An archive, as a path or URL, or a folder that holds pictures and annotations; one or several
+    become one dataset."""
     dest: str
     """Folder or URL of the dataset; created if missing."""
     task: str = "detection"
     splits: tuple[str, ...] = ()
     """Empty: those of train, val and test that the sources have."""
     name: str | None = None
-    """Name of the dataset; None: 'voc' and the year, or 'voc07+12' for several years."""
+    """Name of the dataset; None: 'voc' and the year, or 'voc07+12', for VOC's own sets, else the
+    name of the first source."""
     shard_bytes: int = 64 << 20
     """Largest size of a shard, in bytes; a single record may exceed it."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -52,6 +57,12 @@ class ConvertOptions:
     """Most pixels of a picture's longer side; larger pictures are scaled down. None: no limit."""
     quality: int | None = None
     """JPEG quality, 1 to 100, of every picture; None: re-encode scaled pictures only, at 90."""
+    format: str = "auto"
+    """Format that all sources must be of; 'auto': whatever each is found to be."""
+    classes: ClassOptions = field(default_factory=ClassOptions)
+    choices: Choices = field(default_factory=Choices)
+    split_files: Mapping[str, str] = field(default_factory=dict)
+    """Split to the path of a local list of its pictures; in place of the source's own lists."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec's options for `dest`, and for sources reached by the same protocol."""
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -62,7 +73,8 @@ class ConvertOptions:
             raise OptionError("SOURCE", "is empty" if self.sources else "none is given")
         if not self.dest:
             raise OptionError("DEST", "is empty")
-        _check_choice("--task", self.task, tuple(TASK_FOLDERS))
+        _check_choice("--task", self.task, TASKS)
+        _check_choice("--format", self.format, ("auto", *FORMATS))
         _check_choice("--on-existing", self.on_existing, get_args(OnExisting))
         _check_choice("--on-bad-record", self.on_bad_record, get_args(OnBadRecord))
         if self.workers < 1:
@@ -76,8 +88,10 @@ class ConvertOptions:
             raise OptionError("--max-bad-records", problem, "add --on-bad-record skip")
         if self.name == "":
             raise OptionError("--name", "is empty")
-        for number, split in enumerate(self.splits):
-            if split in self.splits[:number]:
+        if self.split_files and len(self.sources) > 1:
+            raise OptionError("--split-file", "takes one source, several are given")
+        for number, split in enumerate((*self.splits, *self.split_files)):
+            if split in self.splits[:number] and number < len(self.splits):
                 raise OptionError("--split", f"{split!r} is given twice")
             if not re.fullmatch(r"[A-Za-z0-9_+-]+", split):
                 raise OptionError("--split", f"{split!r} cannot name a list and its shards")

@@ -3,36 +3,32 @@
 The plan follows from the sources' lists, the sizes of their files and the options. So each shard is
 a task of its own, any worker may write it, and its bytes do not depend on the worker. With several
 sources, pictures of equal size are also read, to leave out duplicates. A plan takes tens of bytes a
-record; `ConversionPlan.shard_task` makes the records of one shard when a worker needs them.
+record; the records lie in a `Spool`.
 """
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shard_tool.convert.duplicates import duplicates_of
-from shard_tool.errors import OptionError, SourceError
-from shard_tool.format.sample import VOC_CLASSES
-from shard_tool.format.tar import BLOCK
+from shard_tool.convert.survey import Read
+from shard_tool.errors import SourceError
 from shard_tool.keyed_random import permutation
-from shard_tool.sources.archive import FileSpan
-from shard_tool.sources.voc.devkit import SUFFIX_OF_FOLDER, Devkit
-from shard_tool.sources.voc.imagesets import TASK_FOLDERS, sorted_ids
-from shard_tool.sources.voc.record import Record
-from shard_tool.sources.voc.split_lists import class_labels, listed_objects, lists_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-_IMAGE, _XML = "JPEGImages", "Annotations"
-_MASKS = ("SegmentationClass", "SegmentationObject")
-_MOST_LISTS = 64
-_NUMBERED_TASKS = ("layout", "action")
+    from shard_tool.convert.rules import Rules
+    from shard_tool.convert.spool import Spool
+    from shard_tool.convert.survey import Columns, Surveyed
+    from shard_tool.errors import DataError
+    from shard_tool.sources.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,14 @@ class ShardTask:
 
     split: str
     shard_name: str
-    records: tuple[Record, ...]
+    records: tuple[bytes, ...]
+    """Each a pickled `Read`."""
+    labels: tuple[tuple[int, ...], ...] | None = None
+    """Classification: -1, 0 or 1 for each class, of each record; None: no list says it."""
+
+    def reads(self) -> list[Read]:
+        """The records with their parsed annotations."""
+        return [Read(*pickle.loads(blob)) for blob in self.records]
 
 
 @dataclass(slots=True)
@@ -49,31 +52,30 @@ class SplitPlan:
     """The records of one split, in the order of its shards."""
 
     split: str
-    keys: NDArray[np.bytes_]
-    """UTF-8 [records]."""
-    sources: NDArray[np.int16]
-    """[records]: number of the source."""
-    sets: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
-    """[records]: bit i is set if list i of `ConversionPlan.set_names` names the record."""
+    columns: Columns
     labels: NDArray[np.int8] | None = None
-    """Classification: -1, 0 or 1 [records, 20]."""
-    listed: dict[tuple[int, str], tuple[int, ...]] = field(default_factory=dict)
-    """Layout and action: (source, key) to the numbers of the objects that the lists name."""
+    """Classification: -1, 0 or 1 [records, classes]."""
     starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
     """[shards + 1]: row of each shard's first record, then the number of records."""
-    num_bytes: int = 0
-    """Estimated size of its shards: counts the XML in place of the JSON made from it."""
+
+    @property
+    def num_records(self) -> int:
+        """Number of its records."""
+        return len(self.columns.ids)
 
     @property
     def num_shards(self) -> int:
         """Number of its shards."""
         return len(self.starts) - 1
 
+    @property
+    def num_bytes(self) -> int:
+        """Estimated size of its shards: counts the annotation in place of the JSON made from it."""
+        return int(self.columns.sizes.sum())
+
     def keep(self, rows: NDArray[Any]) -> None:
         """Select and reorder rows."""
-        self.keys, self.sources = self.keys[rows], self.sources[rows]
-        if len(self.sets):
-            self.sets = self.sets[rows]
+        self.columns = type(self.columns)(*(column[rows] for column in self.columns))
         if self.labels is not None:
             self.labels = self.labels[rows]
 
@@ -82,13 +84,15 @@ class SplitPlan:
 class ConversionPlan:
     """All shards of a conversion."""
 
-    devkits: tuple[Devkit, ...]
-    task: str
+    sources: tuple[Source, ...]
+    rules: Rules
     splits: tuple[SplitPlan, ...]
-    set_names: tuple[str, ...]
-    """Lists ('Main/train') in the order of the bits of `SplitPlan.sets`."""
+    surveyed: Surveyed
+    spool: Spool
     duplicates: tuple[dict[str, Any], ...] = ()
     """Pictures left out, since another source has the same bytes."""
+    questions: tuple[DataError, ...] = ()
+    """What the user has to decide before the sources can be converted."""
 
     @property
     def num_shards(self) -> int:
@@ -98,7 +102,7 @@ class ConversionPlan:
     @property
     def num_records(self) -> int:
         """Number of records of all splits."""
-        return sum(len(split.keys) for split in self.splits)
+        return sum(split.num_records for split in self.splits)
 
     @property
     def num_bytes(self) -> int:
@@ -115,9 +119,16 @@ class ConversionPlan:
         """Make the task of a shard; shards are numbered over all splits."""
         for split in self.splits:
             if number < split.num_shards:
-                rows = np.arange(split.starts[number], split.starts[number + 1])
-                name = f"{split.split}-{number:06d}.tar"
-                return ShardTask(split.split, name, tuple(self._records(split, rows)))
+                rows = slice(int(split.starts[number]), int(split.starts[number + 1]))
+                its = split.columns
+                spans = zip(its.offsets[rows].tolist(), its.lengths[rows].tolist(), strict=True)
+                labels = None if split.labels is None else split.labels[rows].tolist()
+                return ShardTask(
+                    split.split,
+                    f"{split.split}-{number:06d}.tar",
+                    tuple(self.spool.read(*span) for span in spans),
+                    None if labels is None else tuple(map(tuple, labels)),
+                )
             number -= split.num_shards
         raise IndexError(number)
 
@@ -129,199 +140,156 @@ class ConversionPlan:
             number -= split.num_shards
         raise IndexError(number)
 
-    def _records(self, split: SplitPlan, rows: NDArray[np.int64]) -> Iterator[Record]:
-        keys, sources = split.keys[rows], split.sources[rows]
-        spans = {folder: self._spans(folder, keys, sources) for folder in _folders(self.task)}
-        missing = [None] * len(rows)
-        for at, row in enumerate(rows.tolist()):
-            key, source = keys[at].decode("utf-8", "surrogateescape"), int(sources[at])
-            labels = split.labels
-            yield Record(
-                key=key,
-                source=source,
-                image=spans[_IMAGE][at],
-                annotation=spans[_XML][at],
-                class_mask=spans.get(_MASKS[0], missing)[at],
-                object_mask=spans.get(_MASKS[1], missing)[at],
-                image_sets=self._names(int(split.sets[row])),
-                needs_mask=self.task == "segmentation",
-                image_labels=None if labels is None else tuple(labels[row].tolist()),
-                listed_objects=split.listed.get((source, key)),
-            )
 
-    def _spans(
-        self, folder: str, keys: NDArray[np.bytes_], sources: NDArray[np.int16]
-    ) -> list[FileSpan | None]:
-        found: list[FileSpan | None] = [None] * len(keys)
-        for source in np.unique(sources).tolist():
-            files = self.devkits[source].files.folders.get(folder)
-            if files is None:
-                continue
-            of_source = np.flatnonzero(sources == source)
-            for at, row in zip(of_source, files.rows(keys[of_source]).tolist(), strict=True):
-                if row >= 0:
-                    stem = keys[at].decode("utf-8", "surrogateescape")
-                    name = f"{folder}/{stem}{SUFFIX_OF_FOLDER[folder]}"
-                    found[at] = FileSpan(name, *files.place(row))
-        return found
-
-    def _names(self, bits: int) -> tuple[str, ...]:
-        return tuple(name for i, name in enumerate(self.set_names) if bits >> i & 1)
-
-
-def plan_conversion(
-    devkits: Sequence[Devkit], *, task: str, splits: Sequence[str], shard_bytes: int, seed: int
-) -> ConversionPlan:
+def plan_splits(
+    sources: Sequence[Source],
+    splits: Sequence[str],
+    columns: Sequence[Columns],
+    spool: Spool,
+    *,
+    rules: Rules,
+    shard_bytes: int,
+    seed: int,
+) -> tuple[tuple[SplitPlan, ...], tuple[dict[str, Any], ...]]:
     """Merge the sources' splits and cut them into shards.
 
     A picture that several sources have is converted once. The records of a split are shuffled with
     (seed, split) as the key, so neighbours in a shard are not neighbours in the source; a shard
     ends before the record that would pass `shard_bytes`.
 
+    Returns:
+        The splits, and a description of the pictures that are left out.
+
     Raises:
-        SourceError: A split list is missing or empty, two splits share a picture, or two different
-            pictures have one id.
+        SourceError: A split has no picture, two splits share one, or two different pictures have
+            one id.
     """
-    plans = [_split_plan(devkits, task, split) for split in splits]
-    duplicates: tuple[dict[str, Any], ...] = ()
-    if len(devkits) > 1:
-        duplicates = _without_duplicates(devkits, plans)
-        _check_not_empty(devkits, plans)
-    _check_keys(devkits, task, plans)
-    set_names = _note_sets(devkits, plans, splits)
+    plans = [SplitPlan(split, its) for split, its in zip(splits, columns, strict=True)]
     for plan in plans:
-        if task == "classification":
-            plan.labels = _class_labels(devkits, plan)
-        elif task in _NUMBERED_TASKS:
-            plan.listed = {
-                (devkit.source.number, key): numbers
-                for devkit in devkits
-                for key, numbers in listed_objects(devkit, task, plan.split).items()
-            }
-        plan.keep(permutation(len(plan.keys), ("convert", seed, plan.split)))
-        _cut(devkits, task, plan, shard_bytes)
-    return ConversionPlan(tuple(devkits), task, tuple(plans), set_names, duplicates)
-
-
-def _folders(task: str) -> tuple[str, ...]:
-    return (_IMAGE, _XML, *(_MASKS if task == "segmentation" else ()))
-
-
-def _split_plan(devkits: Sequence[Devkit], task: str, split: str) -> SplitPlan:
-    """The records of a split, sorted by id and source."""
-    folder = TASK_FOLDERS[task]
-    having = [d for d in devkits if d.names_pictures(folder, split)] or devkits[:1]
-    ids = [devkit.split_ids(folder, split) for devkit in having]
-    numbers = [np.full(len(of), d.source.number) for d, of in zip(having, ids, strict=True)]
-    keys, sources = np.concatenate(ids), np.concatenate(numbers).astype(np.int16)
-    plan = SplitPlan(split, keys, sources)
-    if len(having) > 1:
-        plan.keep(np.lexsort((sources, keys)))
-    return plan
+        plan.keep(np.lexsort((plan.columns.sources, plan.columns.ids)))
+    duplicates: tuple[dict[str, Any], ...] = ()
+    if len(sources) > 1:
+        duplicates = _without_duplicates(sources, plans, spool)
+    _check_not_empty(sources, plans, is_filtered=bool(duplicates))
+    _check_ids(sources, plans, spool, rules.task)
+    for plan in plans:
+        if rules.task == "classification":
+            plan.labels = _class_labels(sources, plan, rules)
+        plan.keep(permutation(plan.num_records, ("convert", seed, plan.split)))
+        _cut(plan, shard_bytes)
+    return tuple(plans), duplicates
 
 
 def _without_duplicates(
-    devkits: Sequence[Devkit], plans: Sequence[SplitPlan]
+    sources: Sequence[Source], plans: Sequence[SplitPlan], spool: Spool
 ) -> tuple[dict[str, Any], ...]:
     """Drop pictures that another source has as well, and describe them."""
-    which = np.repeat(np.arange(len(plans)), [len(plan.keys) for plan in plans])
-    keys = np.concatenate([plan.keys for plan in plans])
-    sources = np.concatenate([plan.sources for plan in plans])
+    which = np.repeat(np.arange(len(plans)), [plan.num_records for plan in plans])
+    ids, numbers, sizes, offsets, lengths = (
+        np.concatenate([getattr(plan.columns, name) for plan in plans])
+        for name in ("ids", "sources", "picture_sizes", "offsets", "lengths")
+    )
     # Test pictures stay, so a test set is complete and no training set shares its pictures.
     # Otherwise the picture of the first source stays.
     is_test = np.array([plan.split == "test" for plan in plans])[which]
-    found = duplicates_of(devkits, keys, sources, rank=np.where(is_test, -1, sources))
-    dropped = np.zeros(len(keys), np.bool_)
+
+    def image_of(row: int) -> Any:
+        return _read(spool, int(offsets[row]), int(lengths[row])).record.image
+
+    files = [source.files for source in sources]
+    rank = np.where(is_test, -1, numbers)
+    found = duplicates_of(files, sizes, numbers, image_of, rank=rank)
+    dropped = np.zeros(len(ids), np.bool_)
     dropped[[row for row, _ in found]] = True
     first = 0
-    for plan in plans:
-        plan.keep(np.flatnonzero(~dropped[first : first + len(plan.keys)]))
-        first += int((which == plans.index(plan)).sum())
+    for number, plan in enumerate(plans):
+        plan.keep(np.flatnonzero(~dropped[first : first + plan.num_records]))
+        first += int((which == number).sum())
 
     def spelled(row: int) -> dict[str, Any]:
-        split = plans[int(which[row])].split
-        return {"key": keys[row].decode(), "split": split, "source": int(sources[row])}
+        key = _read(spool, int(offsets[row]), int(lengths[row])).record.key
+        return {"key": key, "split": plans[int(which[row])].split, "source": int(numbers[row])}
 
     return tuple({**spelled(row), "same_as": spelled(kept)} for row, kept in found)
 
 
-def _check_not_empty(devkits: Sequence[Devkit], plans: Sequence[SplitPlan]) -> None:
-    """Refuse a split without pictures: all are in splits of other sources."""
+def _read(spool: Spool, offset: int, length: int) -> Read:
+    return Read(*pickle.loads(spool.read(offset, length)))
+
+
+def _check_not_empty(
+    sources: Sequence[Source], plans: Sequence[SplitPlan], *, is_filtered: bool
+) -> None:
+    """Refuse a split without pictures."""
     for plan in plans:
-        if not len(plan.keys):
-            places = ", ".join(devkit.source.shown for devkit in devkits)
-            problem = f"every picture of split {plan.split!r} is in another source's split as well"
-            raise SourceError(places, problem, "leave a source out, or name the splits")
+        if not plan.num_records:
+            places = ", ".join(dict.fromkeys(source.files.shown for source in sources))
+            if is_filtered:
+                problem = f"every picture of split {plan.split!r} is in another source's split"
+                raise SourceError(places, f"{problem} as well", "leave a source out")
+            problem = f"no picture of split {plan.split!r} has an annotation"
+            raise SourceError(places, problem, "take them by --unlabelled background")
 
 
-def _check_keys(devkits: Sequence[Devkit], task: str, plans: Sequence[SplitPlan]) -> None:
-    """Refuse a key of two pictures, or of two splits."""
-    keys = np.concatenate([plan.keys for plan in plans])
-    which = np.repeat(np.arange(len(plans)), [len(plan.keys) for plan in plans])
-    sources = np.concatenate([plan.sources for plan in plans])
-    order = np.argsort(keys, kind="stable")
-    again = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+def _check_ids(
+    sources: Sequence[Source], plans: Sequence[SplitPlan], spool: Spool, task: str
+) -> None:
+    """Refuse an id of two pictures, or of two splits."""
+    ids, numbers, offsets, lengths = (
+        np.concatenate([getattr(plan.columns, name) for plan in plans])
+        for name in ("ids", "sources", "offsets", "lengths")
+    )
+    which = np.repeat(np.arange(len(plans)), [plan.num_records for plan in plans])
+    order = np.argsort(ids, kind="stable")
+    again = np.flatnonzero(ids[order][1:] == ids[order][:-1])
     if not len(again):
         return
-    one, other = order[again[0]], order[again[0] + 1]
-    key = keys[one].decode("utf-8", "surrogateescape")
-    splits = [plans[int(which[row])].split for row in (one, other)]
-    places = [devkits[int(sources[row])] for row in (one, other)]
-    if sources[one] != sources[other]:
-        first = places[0].place(f"JPEGImages/{key}.jpg")
-        problem = f"another picture than {first}, under the same id"
-        hint = "rename one of them; ids are keys"
-        raise SourceError(places[1].place(f"JPEGImages/{key}.jpg"), problem, hint)
-    place = places[1].place(f"ImageSets/{TASK_FOLDERS[task]}/{splits[1]}.txt")
-    problem = f"picture {key!r} is in split {splits[0]!r} as well"
+    rows = [int(order[again[0]]), int(order[again[0] + 1])]
+    records = [_read(spool, int(offsets[row]), int(lengths[row])).record for row in rows]
+    its = [sources[int(numbers[row])] for row in rows]
+    places = [
+        source.files.place(record.image or record.expected_image)
+        for source, record in zip(its, records, strict=True)
+    ]
+    if its[0] is not its[1]:
+        problem = f"another picture than {places[0]}, under the same id"
+        raise SourceError(places[1], problem, "rename one of them; ids are keys")
+    splits = [plans[int(which[row])].split for row in rows]
+    place = its[1].split_place(task, splits[1])
+    problem = f"picture {records[0].id!r} is in split {splits[0]!r} as well"
     raise SourceError(place, problem, "convert splits that share no picture")
 
 
-def _note_sets(
-    devkits: Sequence[Devkit], plans: Sequence[SplitPlan], splits: Sequence[str]
-) -> tuple[str, ...]:
-    """Note for each record which lists name it; returns the lists' names."""
-    lists = {devkit.source.number: lists_of(devkit, splits) for devkit in devkits}
-    names = tuple(sorted({name for of in lists.values() for name in of}))
-    if len(names) > _MOST_LISTS:
-        problem = f"with {len(splits)} splits there are {len(names)} lists (most: {_MOST_LISTS})"
-        raise OptionError("--split", problem, "convert fewer splits at a time")
-    for plan in plans:
-        plan.sets = np.zeros(len(plan.keys), np.uint64)
-    for devkit in devkits:
-        for name, span in lists[devkit.source.number].items():
-            ids = sorted_ids(devkit.read(span), place=devkit.place(span))
-            if not len(ids):
-                continue
-            bit = np.uint64(1 << names.index(name))
-            for plan in plans:
-                at = np.minimum(np.searchsorted(ids, plan.keys), len(ids) - 1)
-                is_in = (ids[at] == plan.keys) & (plan.sources == devkit.source.number)
-                plan.sets[is_in] |= bit
-    return names
+def _class_labels(
+    sources: Sequence[Source], plan: SplitPlan, rules: Rules
+) -> NDArray[np.int8] | None:
+    """int8 [records, classes]; None where no list says which pictures show a class.
+
+    Raises:
+        SourceError: A source has such lists and another one has none.
+    """
+    labels = np.zeros((plan.num_records, len(rules.classes.names)), np.int8)
+    silent = []
+    for number, source in enumerate(sources):
+        rows = np.flatnonzero(plan.columns.sources == number)
+        found = source.class_labels(plan.split, plan.columns.ids[rows], rules.classes.names)
+        if found is None and len(rows):
+            silent.append(source)
+        elif found is not None:
+            labels[rows] = found
+    if not silent:
+        return labels
+    if len(silent) < len(sources):
+        problem = "has no lists of classes, and another source has them"
+        raise SourceError(silent[0].files.shown, problem, "convert them apart")
+    return None
 
 
-def _class_labels(devkits: Sequence[Devkit], plan: SplitPlan) -> NDArray[np.int8]:
-    """int8 [records, 20]."""
-    labels = np.zeros((len(plan.keys), len(VOC_CLASSES)), np.int8)
-    for devkit in devkits:
-        rows = np.flatnonzero(plan.sources == devkit.source.number)
-        labels[rows] = class_labels(devkit, plan.split, plan.keys[rows])
-    return labels
-
-
-def _cut(devkits: Sequence[Devkit], task: str, plan: SplitPlan, shard_bytes: int) -> None:
+def _cut(plan: SplitPlan, shard_bytes: int) -> None:
     """Set where shards begin: a record that would pass `shard_bytes` begins the next shard."""
-    sizes = np.zeros(len(plan.keys), np.int64)
-    for devkit in devkits:
-        rows = np.flatnonzero(plan.sources == devkit.source.number)
-        for folder in _folders(task):
-            there = devkit.files.rows(folder, plan.keys[rows])
-            size = devkit.files.sizes(folder, there)
-            sizes[rows] += np.where(size < 0, 0, BLOCK + -(-size // BLOCK) * BLOCK)
-    ends, starts = np.cumsum(sizes), [0]
-    while starts[-1] < len(sizes):
+    ends, starts = np.cumsum(plan.columns.sizes), [0]
+    while starts[-1] < len(ends):
         filled = int(ends[starts[-1] - 1]) if starts[-1] else 0
         stop = int(np.searchsorted(ends, filled + shard_bytes, side="right"))
         starts.append(max(stop, starts[-1] + 1))
-    plan.starts, plan.num_bytes = np.array(starts, np.int64), int(sizes.sum())
+    plan.starts = np.array(starts, np.int64)

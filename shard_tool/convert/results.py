@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.convert.identity import byte_options, dataset_name
-from shard_tool.convert.source_digests import FileDigests
+from shard_tool.convert.source_digests import ReadFiles
 from shard_tool.dataset.publication import BAD_RECORDS_NAME
 from shard_tool.errors import DataError
 from shard_tool.format.counts import SplitCounts
 from shard_tool.format.manifest import Manifest, ShardEntry, Split
 from shard_tool.release import RELEASE
-from shard_tool.sources.voc.record import LABELS
+from shard_tool.sources.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,8 @@ class ConvertReport:
     """What a conversion did."""
 
     manifest: Manifest
-    bad_records: tuple[dict[str, str], ...]
+    bad_records: tuple[dict[str, Any], ...]
+    """Records that were skipped, and objects that were dropped because they are bad."""
     seconds: float
     num_kept_shards: int = 0
     """Shards kept from an earlier run."""
@@ -52,16 +53,20 @@ class Results:
         options: ConvertOptions,
         on_progress: Callable[[ConvertProgress], None] | None,
     ) -> None:
-        self.digests = FileDigests(plan)
+        self.files = ReadFiles()
+        self.files.merge(plan.surveyed.files.as_json())
+        self.report = Report()
+        """What was dropped or read otherwise."""
+        self.report.merge(plan.surveyed.report.as_json())
         self.num_kept = 0
         """Shards kept from an earlier run."""
         self.committed: Manifest
         """The manifest, once it is published."""
         self._plan, self._options, self._on_progress = plan, options, on_progress
-        self._names = list(plan.shard_names())
+        self._names, classes = list(plan.shard_names()), plan.rules.classes.names
         self._entries: dict[int, ShardEntry] = {}
-        self._counts = {split.split: SplitCounts(options.task) for split in plan.splits}
-        self._bad: dict[int, list[dict[str, str]]] = {}
+        self._counts = {split.split: SplitCounts(options.task, classes) for split in plan.splits}
+        self._bad: dict[int, list[dict[str, Any]]] = {}
         self._samples = self._num_bytes = self._num_bad = self._shards = 0
 
     def add(self, number: int, report: dict[str, Any], *, is_kept: bool) -> None:
@@ -73,9 +78,10 @@ class Results:
         if report["entry"]:
             self._entries[number] = ShardEntry(**report["entry"])
         self._counts[self._names[number][0]].merge(report)
-        if report["bad_records"]:
-            self._bad[number] = report["bad_records"]
-        self.digests.add(number, report)
+        if bad := [*report["bad_records"], *report["dropped"]]:
+            self._bad[number] = bad
+        self.files.merge(report["files"])
+        self.report.merge(report["notes"])
         self._check_bad(report["bad_records"])
         self._samples += self._plan.num_records_of(number)
         self._num_bytes += report["entry"]["num_bytes"] if report["entry"] else 0
@@ -92,8 +98,8 @@ class Results:
                 )
             )
 
-    def bad_records(self) -> tuple[dict[str, str], ...]:
-        """The skipped records in the order of their shards."""
+    def bad_records(self) -> tuple[dict[str, Any], ...]:
+        """The skipped records and dropped objects in the order of their shards."""
         return tuple(bad for number in sorted(self._bad) for bad in self._bad[number])
 
     def manifest(self, sources: Sequence[dict[str, Any]]) -> Manifest:
@@ -106,16 +112,24 @@ class Results:
         return Manifest(
             name=dataset_name(options, plan),
             task=options.task,
-            classes=LABELS,
+            classes=plan.rules.classes.labels,
             sources=tuple(sources),
             release=RELEASE,
-            options=byte_options(options),
+            options=byte_options(options, plan),
             splits={split.split: self._split(split.split) for split in plan.splits},
             num_bad_records=self._num_bad,
             duplicates=plan.duplicates,
+            report=self._whole_report().as_json(),
         )
 
-    def _check_bad(self, bad: list[dict[str, str]]) -> None:
+    def _whole_report(self) -> Report:
+        found = Report()
+        found.merge(self.report.as_json())
+        place = next((bad["error"] for of in self._bad.values() for bad in of), "")
+        found.add("bad-record-skipped", place, self._num_bad)
+        return found
+
+    def _check_bad(self, bad: list[dict[str, Any]]) -> None:
         self._num_bad += len(bad)
         limit = self._options.max_bad_records
         if limit is not None and self._num_bad > limit:
@@ -123,7 +137,7 @@ class Results:
             raise DataError(self._place(), f"{problem}; among them: {bad[0]['error']}")
 
     def _place(self) -> str:
-        return ", ".join(devkit.source.shown for devkit in self._plan.devkits)
+        return ", ".join(dict.fromkeys(source.files.shown for source in self._plan.sources))
 
     def _split(self, split: str) -> Split:
         entries = tuple(

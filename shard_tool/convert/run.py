@@ -1,8 +1,8 @@
-"""Converts sources into a dataset: plans, writes the shards in a pool, publishes the manifest.
+"""Converts sources into a dataset: surveys, plans, writes the shards in a pool, publishes.
 
-`plan` decides what each shard holds. One task writes one shard, on a process of this machine or of
-a cluster; `publication` publishes the manifest last. The bytes depend neither on who wrote which
-shard nor on how often the conversion was interrupted.
+`survey` reads all annotations, `plan` decides what each shard holds. One task writes one shard, on
+a process of this machine or of a cluster; `publication` publishes the manifest last. The bytes
+depend neither on who wrote which shard nor on how often the conversion was interrupted.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
+from shard_tool.convert.decide import decide_rules
 from shard_tool.convert.identity import identity, identity_of_manifest
-from shard_tool.convert.plan import ConversionPlan, plan_conversion
+from shard_tool.convert.plan import ConversionPlan, plan_splits
 from shard_tool.convert.results import ConvertReport, Results
 from shard_tool.convert.source_digests import archive_sha256, source_entries
+from shard_tool.convert.spool import Spool
+from shard_tool.convert.survey import survey
 from shard_tool.convert.write_shard import ShardJob, make_shard
 from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import BAD_RECORDS_NAME, check_shards_are_own, publishing
 from shard_tool.errors import ObjectExists, OptionError
-from shard_tool.sources.voc.devkit import open_devkit
-from shard_tool.sources.voc.split_lists import resolve_splits
+from shard_tool.sources.open import open_source, resolve_splits
+from shard_tool.sources.source import Source
 from shard_tool.storage.location import Folder
 from shard_tool.tasks.engines import LOCAL
 from shard_tool.tasks.pool import open_pool
@@ -32,38 +35,84 @@ if TYPE_CHECKING:
     from shard_tool.convert.options import ConvertOptions
     from shard_tool.convert.results import ConvertProgress
     from shard_tool.dataset.publication import Publication
+    from shard_tool.errors import DataError
     from shard_tool.format.manifest import Manifest
     from shard_tool.tasks.pool import Pool
 
 
 def prepare(
-    options: ConvertOptions, *, on_scan: Callable[[str, int, int], None] | None = None
+    options: ConvertOptions,
+    *,
+    on_scan: Callable[[str, int, int], None] | None = None,
+    on_survey: Callable[[int], None] | None = None,
+    asks: bool = True,
 ) -> ConversionPlan:
-    """Scan the sources and plan the shards; writes nothing.
+    """Scan the sources, read all annotations and plan the shards; writes nothing.
 
     Args:
         options: What to convert.
         on_scan: Called with (source, bytes read, all bytes) while a remote archive is streamed.
+        on_survey: Called with the number of annotations read.
+        asks: Whether what the user has to decide, and bad annotations, are errors; else the plan
+            says so (`ConversionPlan.questions`), for a report of everything at once.
 
     Raises:
         ShardToolError: A source is missing or unusable.
     """
-    devkits = []
-    for number, source in enumerate(options.sources):
+    sources = list[Source]()
+    for source in options.sources:
 
         def scanned(done: int, total: int, source: str = source) -> None:
             if on_scan:
                 on_scan(source, done, total)
 
-        its_options = options.options_of(source)
-        devkits.append(open_devkit(source, options=its_options, number=number, on_progress=scanned))
-    return plan_conversion(
-        devkits,
+        sources += open_source(
+            source,
+            options=options.options_of(source),
+            number=len(sources),
+            split_files=options.split_files,
+            format_=options.format,
+            on_progress=scanned,
+        )
+    splits = options.splits or tuple(options.split_files)
+    splits = resolve_splits(sources, options.task, splits)
+    for its in sources:
+        its.check_unlisted()
+    spool = Spool()
+    columns, surveyed = survey(
+        sources,
+        splits,
         task=options.task,
-        splits=resolve_splits(devkits, options.task, options.splits),
+        unlabelled=options.choices.unlabelled,
+        spool=spool,
+        workers=options.workers,
+        on_progress=on_survey,
+    )
+    rules, questions = decide_rules(options, sources, surveyed)
+    if asks and questions:
+        raise questions[0]
+    if asks and surveyed.errors and not rules.skips:
+        raise _with_more(surveyed.errors[0], surveyed.num_errors - 1)
+    planned, duplicates = plan_splits(
+        sources,
+        splits,
+        columns,
+        spool,
+        rules=rules,
         shard_bytes=options.shard_bytes,
         seed=options.seed,
     )
+    return ConversionPlan(
+        tuple(sources), rules, planned, surveyed, spool, duplicates, tuple(questions)
+    )
+
+
+def _with_more(error: DataError, num_more: int) -> DataError:
+    """The first error, which says how many more there are."""
+    if num_more:
+        more = f"{num_more} more annotations cannot be read: --dry-run lists them all by kind"
+        error.hint = f"{error.hint}; {more}" if error.hint else more
+    return error
 
 
 def convert(
@@ -131,29 +180,28 @@ def _convert(
     on_progress: Callable[[ConvertProgress], None] | None,
 ) -> Results:
     dest, results = publication.journal.folder, Results(plan, options, on_progress)
-    with source_entries(plan.devkits) as entries:
-        for number, report, is_kept in _reports(pool, plan, options, publication):
+    with source_entries(plan.sources) as entries:
+        for number, report, is_kept in _reports(pool, plan, publication):
             results.add(number, report, is_kept=is_kept)
         splits = [split.split for split in plan.splits]
-        sources = entries(results.digests, options.task, splits)
+        sources = entries(results.files, options.task, splits)
     bad_records = results.bad_records()
     if bad_records:
         with dest.publish(BAD_RECORDS_NAME) as file:
             file.writelines(json.dumps(bad).encode() + b"\n" for bad in bad_records)
-    for devkit in plan.devkits:
-        devkit.source.check_unchanged()
+    for source in plan.sources:
+        source.files.check_unchanged()
     results.committed = results.manifest(sources)
     publication.commit(results.committed)
     return results
 
 
 def _reports(
-    pool: Pool, plan: ConversionPlan, options: ConvertOptions, publication: Publication
+    pool: Pool, plan: ConversionPlan, publication: Publication
 ) -> Iterator[tuple[int, dict[str, Any], bool]]:
     """Write the shards and yield (number, report, whether it existed) as each is finished."""
-    sources = tuple(devkit.source for devkit in plan.devkits)
-    skip = options.on_bad_record == "skip"
-    job = ShardJob(options.task, sources, publication.journal, skip, options.reencoding())
+    sources = tuple(source.files for source in plan.sources)
+    job = ShardJob(plan.rules, sources, publication.journal)
     is_local = publication.journal.folder.local is not None
     numbers = []
     for number, (_, name) in enumerate(plan.shard_names()):
@@ -175,9 +223,9 @@ def _check_sources(dest: Folder, plan: ConversionPlan, manifest: Manifest) -> No
     Raises:
         ObjectExists: It was made from others.
     """
-    for devkit, entry in zip(plan.devkits, manifest.sources, strict=True):
-        if devkit.source.is_archive and archive_sha256(devkit) != entry["sha256"]:
-            problem = f"the dataset there was made of other content than {devkit.source.shown} has"
+    for source, entry in zip(plan.sources, manifest.sources, strict=True):
+        if source.files.is_archive and archive_sha256(source) != entry["sha256"]:
+            problem = f"the dataset there was made of other content than {source.files.shown} has"
             raise ObjectExists(str(dest), problem, "use --on-existing overwrite, or another DEST")
 
 
@@ -188,7 +236,7 @@ def _is_of_splits(name: str, plan: ConversionPlan) -> bool:
     return bool(is_known and dash and re.fullmatch(r"\d{6,}\.tar", rest))
 
 
-def _bad_records_of(dest: Folder) -> tuple[dict[str, str], ...]:
+def _bad_records_of(dest: Folder) -> tuple[dict[str, Any], ...]:
     if BAD_RECORDS_NAME not in dest.names():
         return ()
     return tuple(json.loads(line) for line in dest.read(BAD_RECORDS_NAME).splitlines())

@@ -8,126 +8,104 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from shard_tool.sources.voc.split_lists import lists_of, numbered_lists_of
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from shard_tool.convert.plan import ConversionPlan
-    from shard_tool.sources.voc.devkit import Devkit
+    from shard_tool.sources.archive import FileSpan
+    from shard_tool.sources.source import Source
 
 _HASH_CHUNK_BYTES = 1 << 23
-_DIGEST_BYTES = 32
+_MODULUS = 2**256
 
 
-class FileDigests:
-    """Collects the SHA-256 of each converted file of a folder, in 33 bytes a file."""
+class ReadFiles:
+    """Counts and digests the files that were read of folders, in any order and in a few bytes."""
 
-    def __init__(self, plan: ConversionPlan) -> None:
-        self._plan = plan
-        self._of: dict[tuple[int, str], tuple[NDArray[np.uint8], NDArray[np.bool_]]] = {}
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[int, int]] = {}
 
-    def add(self, number: int, report: dict[str, Any]) -> None:
-        """Add the digests in a shard's report: those of its good records, in order."""
-        if not report["digests"]:
-            return
-        bad = {record["key"] for record in report["bad_records"]}
-        digests = np.frombuffer(bytes.fromhex(report["digests"]), np.uint8)
-        rows = iter(digests.reshape(-1, _DIGEST_BYTES))
-        for record in self._plan.shard_task(number).records:
-            files = self._plan.devkits[record.source].files
-            if self._plan.devkits[record.source].source.is_archive or record.key in bad:
-                continue
-            for span in record.spans:
-                folder, _, name = span.name.rpartition("/")
-                stem = np.array([name[:-4].encode("utf-8", "surrogateescape")], np.bytes_)
-                row = int(files.rows(folder, stem)[0])
-                found, is_used = self._columns(record.source, folder)
-                found[row], is_used[row] = next(rows), True
-
-    def sha256(self, devkit: Devkit, task: str, splits: Sequence[str]) -> tuple[int, str]:
-        """Digest all that was read of a folder.
-
-        Returns:
-            (number of files, digest of their names, sizes and digests): first the lists that decide
-            what is converted, then the converted files by folder and name.
-        """
-        total, count = hashlib.sha256(), 0
-        lists = {*lists_of(devkit, splits).values(), *numbered_lists_of(devkit, task, splits)}
-        for span in sorted(lists):
-            digest = hashlib.sha256(devkit.read(span)).hexdigest()
-            total.update(f"{span.name} {span.size} {digest}\n".encode())
+    def add(self, source: int, spans: Sequence[FileSpan], contents: Sequence[bytes]) -> None:
+        """Add files: the digest is a sum over those of name and content."""
+        count, total = self._of.get(source, (0, 0))
+        for span, content in zip(spans, contents, strict=True):
+            name = span.name.encode("utf-8", "surrogateescape")
+            digest = hashlib.sha256(name + b"\0" + hashlib.sha256(content).digest())
+            total = (total + int.from_bytes(digest.digest(), "big")) % _MODULUS
             count += 1
-        number = devkit.source.number
-        for folder in sorted(name for source, name in self._of if source == number):
-            digests, is_used = self._of[number, folder]
-            files = devkit.files.folders[folder]
-            for row in np.flatnonzero(is_used).tolist():
-                name = folder.encode() + b"/" + bytes(files.stems[row])
-                size, digest = int(files.sizes[row]), digests[row].tobytes().hex()
-                total.update(name + f" {size} {digest}\n".encode())
-                count += 1
-        return count, total.hexdigest()
+        self._of[source] = count, total
 
-    def _columns(self, source: int, folder: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        columns = self._of.get((source, folder))
-        if columns is None:
-            length = len(self._plan.devkits[source].files.folders[folder].stems)
-            columns = (np.zeros((length, _DIGEST_BYTES), np.uint8), np.zeros(length, np.bool_))
-            self._of[source, folder] = columns
-        return columns
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add the files of another `as_json`."""
+        for source, (count, total) in other.items():
+            its = self._of.get(int(source), (0, 0))
+            self._of[int(source)] = its[0] + count, (its[1] + int(total, 16)) % _MODULUS
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts and digests as plain values."""
+        return {str(source): [count, f"{total:x}"] for source, (count, total) in self._of.items()}
+
+    def of(self, source: int) -> tuple[int, str]:
+        """(number of files, digest) of one source."""
+        count, total = self._of.get(source, (0, 0))
+        return count, f"{total:064x}"
 
 
 @contextmanager
 def source_entries(
-    devkits: Sequence[Devkit],
-) -> Iterator[Callable[[FileDigests, str, Sequence[str]], list[dict[str, Any]]]]:
+    sources: Sequence[Source],
+) -> Iterator[Callable[[ReadFiles, str, Sequence[str]], list[dict[str, Any]]]]:
     """Describe the sources for the manifest; hash local archives in a thread meanwhile.
 
     Leaving the block early cancels the hashing.
 
     Yields:
-        A function of (digests of files, task, splits) that returns the manifest's entries.
+        A function of (files read, task, splits) that returns the manifest's entries.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1) as thread:
-        hashed = {
-            devkit.source.number: thread.submit(_sha256, path, stop)
-            for devkit in devkits
-            if devkit.source.is_archive
-            and devkit.sha256 is None
-            and (path := devkit.source.archive.local) is not None
-        }
+        paths = {path for source in sources if (path := _to_hash(source))}
+        hashed = {path: thread.submit(_sha256, path, stop) for path in sorted(paths)}
 
         def entry(
-            devkit: Devkit, digests: FileDigests, task: str, splits: Sequence[str]
+            source: Source, files: ReadFiles, task: str, splits: Sequence[str]
         ) -> dict[str, Any]:
-            if not devkit.source.is_archive:
-                count, digest = digests.sha256(devkit, task, splits)
-                found = {"kind": "folder", "year": devkit.year, "num_files": count}
-                return {**found, "sha256": digest}
-            found = {"kind": "archive", "year": devkit.year, "num_bytes": devkit.num_bytes}
-            return {**found, "sha256": devkit.sha256 or hashed[devkit.source.number].result()}
+            found = {"kind": "archive" if source.files.is_archive else "folder"}
+            found |= {"year": source.year} if source.year != "unknown" else {}
+            found |= (
+                {}
+                if source.format == "voc" and source.year != "unknown"
+                else {"format": source.format}
+            )
+            if source.files.is_archive:
+                path = _to_hash(source)
+                digest = hashed[path].result() if path else source.sha256
+                return {**found, "num_bytes": source.num_bytes, "sha256": digest}
+            number = source.files.number
+            lists = source.lists(task, splits)
+            files.add(number, lists, [source.files.read(span) for span in lists])
+            count, digest = files.of(number)
+            return {**found, "num_files": count, "sha256": digest}
 
         try:
-            yield lambda digests, task, splits: [
-                entry(devkit, digests, task, splits) for devkit in devkits
+            yield lambda files, task, splits: [
+                entry(source, files, task, splits) for source in sources
             ]
         finally:
             stop.set()
 
 
-def archive_sha256(devkit: Devkit) -> str:
+def _to_hash(source: Source) -> Path | None:
+    """Path of a local archive that no scan has hashed."""
+    if not source.files.is_archive or source.sha256 is not None:
+        return None
+    return source.files.archive.local
+
+
+def archive_sha256(source: Source) -> str:
     """SHA-256 of an archive, as hex digits; reads a local one for it."""
-    path = devkit.source.archive.local
-    if devkit.sha256 or path is None:
-        return devkit.sha256 or ""
-    return _sha256(path, threading.Event())
+    path = _to_hash(source)
+    return (source.sha256 or "") if path is None else _sha256(path, threading.Event())
 
 
 def _sha256(path: Path, stop: threading.Event) -> str:

@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from shard_tool.convert.build import Builder
+from shard_tool.convert.source_digests import ReadFiles
 from shard_tool.errors import DataError
 from shard_tool.format.counts import SplitCounts
 from shard_tool.format.tar import INDEX_SUFFIX, ShardWriter
-from shard_tool.sources.voc.record import build_sample, check_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from shard_tool.convert.build import BuiltSample
     from shard_tool.convert.plan import ShardTask
+    from shard_tool.convert.rules import Rules
+    from shard_tool.convert.survey import Read
     from shard_tool.dataset.journal import Journal
-    from shard_tool.pictures.reencode import Reencoding
     from shard_tool.sources.archive import FileSpan, SourceFiles
-    from shard_tool.sources.voc.record import BuiltSample, Record
+    from shard_tool.sources.source import Record
     from shard_tool.storage.location import Folder
 
 _FETCHED_TOGETHER = 32
 """Records whose files are requested together from a remote archive."""
+_HEADER_BYTES = 1 << 16
+"""So many bytes of a picture hold its header and EXIF, mostly; else all are read."""
+
+Readers = "Sequence[Callable[[Sequence[FileSpan]], list[bytes]]]"
 
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
     """What all tasks of a conversion share; pickled, it goes to the workers."""
 
-    task: str
+    rules: Rules
     sources: tuple[SourceFiles, ...]
     journal: Journal
-    skip: bool
-    reencoding: Reencoding | None
 
 
 def make_shard(
@@ -48,14 +53,59 @@ def make_shard(
         known: The report of an earlier run that wrote it to a local disk; None: it was not written.
 
     Returns:
-        The shard's report (sizes, entry, counts, bad records, digests of a folder's files), and
-        whether the existing shard was kept.
+        The shard's report (sizes, entry, counts, bad records, what was dropped or read otherwise,
+        digests of a folder's files), and whether the existing shard was kept.
     """
     if known is not None and _is_as_recorded(job.journal.folder, known):
         return known, True
     report = _write_shard(job, task)
     job.journal.record(task.shard_name, report)
     return report, False
+
+
+def check_records(
+    rules: Rules, sources: tuple[SourceFiles, ...], task: ShardTask
+) -> dict[str, Any]:
+    """Check the records of a shard without writing it. Runs in a worker.
+
+    Returns:
+        What `make_shard` would report of bad records, and of what is dropped or read otherwise.
+    """
+    builder, counts = Builder(rules, sources), SplitCounts(rules.task)
+    bad_records = list[dict[str, Any]]()
+    with ExitStack() as stack:
+        readers = [stack.enter_context(source.opened()) for source in sources]
+        for read in task.reads():
+            try:
+                counts.add(_checked(builder, readers, read))
+            except DataError as exc:
+                bad_records.append(_described(task.split, read.record, exc) | {"hint": exc.hint})
+    return {
+        "bad_records": bad_records,
+        "dropped": builder.dropped,
+        "notes": builder.report.as_json(),
+        **counts.as_json(),
+    }
+
+
+def _checked(builder: Builder, readers: Any, read: Read) -> Any:
+    if read.error is not None:
+        raise read.error
+    spans = _pictures(read.record)
+    is_archive = builder.sources[read.record.source].is_archive
+    heads = [
+        span._replace(size=min(span.size, _HEADER_BYTES), crc=None)
+        if is_archive and span.packed is None
+        else span
+        for span in spans
+    ]
+    try:
+        return builder.checked(read.record, read.annotation, readers[read.record.source](heads))
+    except DataError:
+        if heads == spans:
+            raise
+    # The header may be longer than expected.
+    return builder.checked(read.record, read.annotation, readers[read.record.source](spans))
 
 
 def _is_as_recorded(folder: Folder, known: dict[str, Any]) -> bool:
@@ -73,23 +123,29 @@ def _is_as_recorded(folder: Folder, known: dict[str, Any]) -> bool:
     return True
 
 
+def _described(split: str, record: Record, exc: DataError) -> dict[str, Any]:
+    # Without the hint, which is to skip the record.
+    return {"split": split, "key": record.key, "error": f"{exc.place}: {exc.problem}"}
+
+
 def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
-    counts, bad_records, digests = SplitCounts(job.task), list[dict[str, str]](), list[str]()
+    rules, builder = job.rules, Builder(job.rules, job.sources)
+    counts, bad_records = SplitCounts(rules.task), list[dict[str, Any]]()
+    files = ReadFiles()
 
     def bad(record: Record, exc: DataError) -> None:
-        if not job.skip:
+        if not rules.skips:
             raise exc
-        error = f"{exc.place}: {exc.problem}"  # without the hint, which is to skip the record
-        bad_records.append({"split": task.split, "key": record.key, "error": error})
+        bad_records.append(_described(task.split, record, exc))
 
-    built = _built(job, task, bad)
+    built = _built(job, builder, task, bad)
     with suppress(_NothingToPublishError), job.journal.publish(task.shard_name) as file:
         writer = ShardWriter(file)
         for record, contents, sample in built:
             writer.write(record.key, sample.members)
             counts.add(sample.sample)
             if not job.sources[record.source].is_archive:
-                digests += [hashlib.sha256(content).hexdigest() for content in contents]
+                files.add(record.source, _pictures(record), contents)
         written = writer.finish()
         if not written.num_samples:
             raise _NothingToPublishError
@@ -98,7 +154,9 @@ def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
         "entry": None,
         **counts.as_json(),
         "bad_records": bad_records,
-        "digests": "".join(digests),
+        "dropped": [{"split": task.split, **dropped} for dropped in builder.dropped],
+        "notes": builder.report.as_json(),
+        "files": files.as_json(),
     }
     if written.num_samples:
         index = written.index.to_bytes()
@@ -122,41 +180,39 @@ class _NothingToPublishError(Exception):
 
 
 def _built(
-    job: ShardJob, task: ShardTask, bad: Callable[[Record, DataError], None]
+    job: ShardJob, builder: Builder, task: ShardTask, bad: Callable[[Record, DataError], None]
 ) -> Iterator[tuple[Record, list[bytes], BuiltSample]]:
-    """Yield each good record of a task with its files' bytes and its sample, in order."""
+    """Yield each good record of a task with its pictures' bytes and its sample, in order."""
     is_local = all(source.is_local for source in job.sources)
     together = 1 if is_local else _FETCHED_TOGETHER
+    reads, labels = task.reads(), task.labels or (None,) * len(task.records)
     with ExitStack() as stack:
         readers = [stack.enter_context(source.opened()) for source in job.sources]
-        for first in range(0, len(task.records), together):
-            some, problems = task.records[first : first + together], dict[int, DataError]()
-            for at, record in enumerate(some):
+        for first in range(0, len(reads), together):
+            some = reads[first : first + together]
+            contents = iter(_contents(readers, [read.record for read in some if not read.error]))
+            for read, its_labels in zip(some, labels[first : first + together], strict=True):
                 try:
-                    check_record(job.sources[record.source], record)
+                    if read.error is not None:
+                        raise read.error
+                    its = next(contents)
+                    built = builder.built(read.record, read.annotation, its, its_labels)
                 except DataError as exc:
-                    problems[at] = exc
-            good = [record for at, record in enumerate(some) if at not in problems]
-            contents = iter(_contents(readers, good))
-            for at, record in enumerate(some):
-                try:
-                    if at in problems:
-                        raise problems[at]
-                    its, source = next(contents), job.sources[record.source]
-                    built = build_sample(source, record, its, job.reencoding)
-                except DataError as exc:
-                    bad(record, exc)
+                    bad(read.record, exc)
                 else:
-                    yield record, its, built
+                    yield read.record, its, built
 
 
-def _contents(
-    readers: Sequence[Callable[[Sequence[FileSpan]], list[bytes]]], records: Sequence[Record]
-) -> Iterator[list[bytes]]:
-    """Yield the bytes of each record's files; requests all files of a source together."""
+def _pictures(record: Record) -> list[FileSpan]:
+    """The files of a record but its annotation."""
+    return replace(record, annotation=None).spans
+
+
+def _contents(readers: Any, records: Sequence[Record]) -> Iterator[list[bytes]]:
+    """Yield the bytes of each record's pictures; requests all files of a source together."""
     wanted: dict[int, list[FileSpan]] = {}
     for record in records:
-        wanted.setdefault(record.source, []).extend(record.spans)
+        wanted.setdefault(record.source, []).extend(_pictures(record))
     found = {source: iter(readers[source](spans)) for source, spans in wanted.items()}
     for record in records:
-        yield [next(found[record.source]) for _ in record.spans]
+        yield [next(found[record.source]) for _ in _pictures(record)]

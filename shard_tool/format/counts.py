@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shard_tool.format.sample import VOC_CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from shard_tool.format.sample import Sample
 
@@ -22,10 +22,11 @@ class SplitCounts:
 
     Args:
         task: Name of the task; any other name counts objects alone.
+        classes: Names that come first, in this order; the others follow, sorted.
     """
 
-    def __init__(self, task: str) -> None:
-        self._task = task
+    def __init__(self, task: str, classes: Sequence[str] = VOC_CLASSES) -> None:
+        self._task, self._classes = task, classes
         self.objects: Counter[str] = Counter()
         self.difficult: Counter[str] = Counter()
         self.counts: dict[str, Counter[str]] = {}
@@ -47,12 +48,16 @@ class SplitCounts:
             self.counts.setdefault(what, Counter()).update(counted)
 
     def as_json(self) -> dict[str, Any]:
-        """The counts as plain values: VOC's classes in their order, then other names sorted."""
+        """The counts as plain values: the classes in their order, then other names sorted."""
         return {
-            "objects": _in_order(self.objects),
-            "difficult": _in_order(self.difficult),
-            "counts": {what: _in_order(self.counts[what]) for what in sorted(self.counts)},
+            "objects": self._in_order(self.objects),
+            "difficult": self._in_order(self.difficult),
+            "counts": {what: self._in_order(self.counts[what]) for what in sorted(self.counts)},
         }
+
+    def _in_order(self, counted: Counter[str]) -> dict[str, int]:
+        names = [name for name in self._classes if name in counted]
+        return {name: counted[name] for name in [*names, *sorted(counted.keys() - {*names})]}
 
     def _of_task(self, sample: Sample) -> Iterator[tuple[str, str]]:
         if self._task == "classification":
@@ -68,8 +73,3 @@ class SplitCounts:
                     yield "points", item.name
                 done = [name for name, is_done in (item.actions or {}).items() if is_done]
                 yield from (("actions", name) for name in done)
-
-
-def _in_order(counted: Counter[str]) -> dict[str, int]:
-    names = [name for name in VOC_CLASSES if name in counted]
-    return {name: counted[name] for name in [*names, *sorted(counted.keys() - {*names})]}

@@ -84,6 +84,8 @@ class Manifest:
     duplicates: tuple[dict[str, Any], ...] = ()
     """Pictures that were left out because another source has the same bytes: `key`, `split` and
     `source` of each, and in `same_as` those of the picture that was kept."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """What was dropped, altered or read otherwise than written: code to `count` and `examples`."""
 
     @property
     def fingerprint(self) -> str:
@@ -166,6 +168,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     }
     if len(manifest.sources) > 1:
         document["duplicates"] = list(manifest.duplicates)
+    if manifest.report:
+        document["report"] = manifest.report
     document["sha256"] = _digest(document)
     return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
 
@@ -236,6 +240,7 @@ def _manifest_from_json(document: dict[str, Any]) -> Manifest:
         splits={name: _split_from_json(name, s) for name, s in document["splits"].items()},
         num_bad_records=_count(document["num_bad_records"]),
         duplicates=tuple(dict(item) for item in document.get("duplicates", ())),
+        report=dict(document.get("report", {})),
     )
 
 

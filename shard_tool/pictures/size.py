@@ -13,18 +13,18 @@ from shard_tool.pictures.jpeg_header import jpeg_size
 
 
 def picture_size(content: bytes, format_: str, place: str) -> tuple[int, int]:
-    """Read (width, height) in pixels from the header of a JPEG or PNG.
+    """Read (width, height) in pixels from the header of a picture.
 
     Args:
         content: The file's bytes.
-        format_: 'JPEG' or 'PNG'.
+        format_: Pillow's name of the format, such as 'JPEG'.
         place: Name of the file in errors.
 
     Raises:
         DataError: The file is not of that format, or has no or more than `MAX_PIXELS` pixels.
     """
     if format_ == "JPEG" and (size_wh := jpeg_size(content)):
-        return _checked_size(size_wh, place)
+        return checked_size(size_wh, place)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded
@@ -34,10 +34,15 @@ def picture_size(content: bytes, format_: str, place: str) -> tuple[int, int]:
         raise DataError(place, f"is absurdly large: {exc}") from exc
     except (OSError, ValueError, SyntaxError) as exc:
         raise DataError(place, f"not a {format_} picture ({len(content)} bytes)") from exc
-    return _checked_size(size_wh, place)
+    return checked_size(size_wh, place)
 
 
-def _checked_size(size_wh: tuple[int, int], place: str) -> tuple[int, int]:
+def checked_size(size_wh: tuple[int, int], place: str) -> tuple[int, int]:
+    """The size, if a picture may have it.
+
+    Raises:
+        DataError: It has no pixels or more than `MAX_PIXELS`.
+    """
     if size_wh[0] < 1 or size_wh[1] < 1:
         raise DataError(place, f"is {size_wh[0]} x {size_wh[1]} px")
     if size_wh[0] * size_wh[1] > MAX_PIXELS:

@@ -50,6 +50,8 @@ class FileSpan(NamedTuple):
     """Length in bytes."""
     crc: int | None = None
     """CRC-32 of the content, if the scan read it."""
+    packed: int | None = None
+    """Its length in the archive, if it is packed there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,7 @@ class SourceFiles:
     def place(self, span: FileSpan | str) -> str:
         """Name of a file in messages."""
         name = span if isinstance(span, str) else span.name
-        prefix = f"{self.shown}:{self.inner}" if self.is_archive else self.shown
-        return f"{prefix}/{name}"
+        return f"{self.shown}{':' if self.is_archive else '/'}{name}"
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[Sequence[FileSpan]], list[bytes]]]:
@@ -321,3 +322,15 @@ def os_errors_named(source: str) -> Iterator[None]:
         raise
     except OSError as exc:
         raise SourceError(source, f"cannot be read: {exc.strerror or exc}") from exc
+
+
+def scan_tree(root: Path, note: Callable[[FileSpan], None]) -> str:
+    stamp = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            stat = path.stat()
+            rel = path.relative_to(root).as_posix()
+            note(FileSpan(rel, 0, stat.st_size))
+            stamp += int.from_bytes(sha256(f"{rel} {stat.st_mtime_ns}".encode()).digest(), "big")
+    return f"{stamp % 2**256:x}"

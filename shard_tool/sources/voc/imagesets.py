@@ -39,6 +39,14 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 CLASS_LABELS = (-1, 0, 1)
 """Numbers in the list of a class: no object, difficult ones only, at least one other."""
 
+NAMES_OF_SPLIT = {
+    "train": ("train", "training", "default"),
+    "val": ("val", "valid", "validation"),
+    "trainval": ("trainval",),
+    "test": ("test", "testing"),
+}
+"""Split to the lists that may hold it. CVAT and Datumaro call a list without a name 'default'."""
+
 
 def parse_ids(content: bytes, *, place: str) -> list[str]:
     r"""Parse the ids of a list, in its order, each once.
@@ -61,11 +69,25 @@ def sorted_ids(content: bytes, *, place: str) -> NDArray[np.bytes_]:
     >>> sorted_ids(b"000007\n000005\n000007\n", place="train.txt").tolist()
     [b'000005', b'000007']
     """
+    return np.unique(_ids(content, place))
+
+
+def num_repeated(content: bytes, *, place: str) -> int:
+    """How many lines of a list name a picture that an earlier line names.
+
+    Raises:
+        SourceError: The list is not text.
+    """
+    ids = _ids(content, place)
+    return len(ids) - len(np.unique(ids))
+
+
+def _ids(content: bytes, place: str) -> NDArray[np.bytes_]:
     longest = max((len(fields[0].encode()) for fields in _lines(content, place)), default=1)
     ids = bytearray()  # fixed length: one object for each id would need ten times the memory
     for fields in _lines(content, place):
         ids += fields[0].encode().ljust(longest, b"\0")
-    return np.unique(np.frombuffer(ids, f"S{longest}"))
+    return np.frombuffer(ids, f"S{longest}")
 
 
 def names_any(content: bytes, *, place: str) -> bool:
@@ -129,7 +151,9 @@ def _lines(content: bytes, place: str) -> Iterator[list[str]]:
 
 
 def has_labels(content: bytes, *, place: str) -> bool:
-    r"""Whether a list has a second column, as the list of a class does.
+    r"""Whether the second column of a list says which pictures *lack* something.
+
+    The list of a class does. A second column of ones, or of other paths, says nothing of the kind.
 
     Raises:
         SourceError: The list is not text.
@@ -137,4 +161,13 @@ def has_labels(content: bytes, *, place: str) -> bool:
     >>> has_labels(b"000004 -1\n000007  1\n", place="cat_train.txt")
     True
     """
-    return any(len(fields) > 1 for fields in _lines(content, place))
+    return any(len(fields) > 1 and fields[1] in ("-1", "0") for fields in _lines(content, place))
+
+
+def num_with_more(content: bytes, *, place: str) -> int:
+    """How many lines of a list hold more than an id.
+
+    Raises:
+        SourceError: The list is not text.
+    """
+    return sum(len(fields) > 1 for fields in _lines(content, place))

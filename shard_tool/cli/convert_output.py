@@ -1,0 +1,186 @@
+"""Prints what a conversion would do, and what it did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from shard_tool.cli.options import Format, print_json, say
+from shard_tool.convert.look import sorted_problems
+from shard_tool.dataset.publication import BAD_RECORDS_NAME
+from shard_tool.sources.report import Report
+from shard_tool.storage.location import Folder
+from shard_tool.units import human_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shard_tool.convert.look import Look
+    from shard_tool.convert.options import ConvertOptions
+    from shard_tool.convert.plan import ConversionPlan
+    from shard_tool.convert.results import ConvertReport
+
+_MOST_CLASSES = 20
+_MOST_PROBLEMS = 25
+
+
+def print_sources(plan: ConversionPlan) -> None:
+    """Say on stderr what the sources were found to be: format, classes, box convention."""
+    for source in plan.sources:
+        say(f"{source.files.shown}: {described(source)}")
+    say(classes_line(plan.rules.classes.names, plan.surveyed.names))
+    if any(evidence.num_boxes for evidence in plan.surveyed.evidence.values()):
+        say(boxes_line(plan))
+
+
+def described(source: object) -> str:
+    """A source's format and evidence."""
+    year = getattr(source, "year", "unknown")
+    known = f"VOC{year}, " if year != "unknown" else ""
+    return f"{known}format {source.format} ({source.evidence})"  # type: ignore[attr-defined]
+
+
+def classes_line(names: tuple[str, ...], counts: Mapping[str, int]) -> str:
+    """The class table with the number of objects of each."""
+    told = [
+        f"{name} {counts[name]}" if counts.get(name) else name for name in names[:_MOST_CLASSES]
+    ]
+    more = f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
+    noun = "class" if len(names) == 1 else "classes"
+    return f"{len(names)} {noun}: {', '.join(told)}{more}"
+
+
+def boxes_line(plan: ConversionPlan) -> str:
+    """The box convention and what speaks for or against it."""
+    evidence = list(plan.surveyed.evidence.values())
+    boxes, zero, fractions = (
+        sum(getattr(its, name) for its in evidence)
+        for name in ("num_boxes", "num_zero", "num_fractions")
+    )
+    rules = plan.rules
+    how = (
+        "as --boxes says"
+        if rules.choices.boxes != "auto"
+        else (
+            "since the classes are VOC's"
+            if rules.classes.is_voc
+            else "since the classes are not VOC's"
+        )
+    )
+    seen = f"{boxes} boxes, {zero} with a 0, {fractions} with fractions"
+    return f"boxes: {rules.convention_shown()}, {how} ({seen})"
+
+
+def print_look(options: ConvertOptions, look: Look, format_: Format) -> None:
+    """Print everything that a conversion would meet."""
+    plan, dest = look.plan, Folder(options.dest)
+    if format_ is Format.json:
+        print_json(_look_as_json(look, str(dest)))
+        return
+    for source in plan.sources:
+        typer.echo(f"from {source.files.shown}: {described(source)}")
+    typer.echo(classes_line(plan.rules.classes.names, plan.surveyed.names))
+    typer.echo(boxes_line(plan))
+    for split in plan.splits:
+        size = human_bytes(split.num_bytes)
+        typer.echo(
+            f"{split.split}: {split.num_records} samples, {split.num_shards} shards, about {size}"
+        )
+    if plan.duplicates:
+        typer.echo(f"{len(plan.duplicates)} pictures are left out: another source has them too")
+    _print_lines("read otherwise, or left out:", look.report.lines())
+    problems = [f"{problem}" for problem in plan.questions]
+    for problem in sorted_problems(look.problems.values()):
+        way = f"; {problem.hint}" if problem.hint else ""
+        problems.append(f"{problem.count} x {problem.example}{way}")
+    if len(problems) > _MOST_PROBLEMS:
+        more = len(problems) - _MOST_PROBLEMS
+        problems = [*problems[:_MOST_PROBLEMS], f"and {more} more kinds: see --format json"]
+    _print_lines("problems:", problems)
+    if not problems:
+        typer.echo("nothing is in the way: run this again without --dry-run")
+    elif not plan.questions:
+        typer.echo("mend them as said, or add --on-bad-record skip to leave bad records out")
+    typer.echo(f"{dest}: nothing is written (--dry-run)")
+
+
+def _print_lines(title: str, lines: list[str]) -> None:
+    if lines:
+        typer.echo(title)
+    for line in lines:
+        typer.echo(f"  {line}")
+
+
+def _look_as_json(look: Look, dest: str) -> dict[str, object]:
+    plan = look.plan
+    return {
+        "dry_run": True,
+        "dest": dest,
+        "sources": [source.files.shown for source in plan.sources],
+        "formats": [
+            {"format": source.format, "evidence": source.evidence} for source in plan.sources
+        ],
+        "num_duplicates": len(plan.duplicates),
+        "classes": [
+            {"name": name, "label": label, "num_objects": plan.surveyed.names.get(name, 0)}
+            for name, label in plan.rules.classes.labels.items()
+        ],
+        "boxes": list(plan.rules.conventions),
+        "splits": {
+            split.split: {
+                "num_shards": split.num_shards,
+                "num_samples": split.num_records,
+                "num_bytes": split.num_bytes,
+                "objects": look.objects.get(split.split, {}),
+            }
+            for split in plan.splits
+        },
+        "report": look.report.as_json(),
+        "questions": [
+            {"place": error.place, "problem": error.problem, "hint": error.hint}
+            for error in plan.questions
+        ],
+        "problems": [problem.as_json() for problem in sorted_problems(look.problems.values())],
+    }
+
+
+def print_conversion(report: ConvertReport, dest: str, format_: Format) -> None:
+    """Print what a conversion did."""
+    manifest = report.manifest
+    folder, num_bad = Folder(dest), manifest.num_bad_records
+    if report.bad_records:
+        num_objects = sum("object" in bad for bad in report.bad_records)
+        objects = f" and {num_objects} bad objects dropped" if num_objects else ""
+        place = folder.place(BAD_RECORDS_NAME)
+        say(f"{num_bad} bad records skipped{objects}; listed in {place}")
+    if report.num_kept_shards:
+        say(f"{report.num_kept_shards} shards of an earlier run are kept")
+    if manifest.duplicates:
+        say(f"{len(manifest.duplicates)} pictures are left out: another source has them too")
+    met = Report()
+    met.merge(manifest.report)
+    for line in met.lines():
+        say(line)
+    if format_ is Format.json:
+        document = {
+            "dest": str(folder),
+            "fingerprint": manifest.fingerprint,
+            "num_bad_records": num_bad,
+            "num_duplicates": len(manifest.duplicates),
+            "num_kept_shards": report.num_kept_shards,
+            "seconds": round(report.seconds, 3),
+            "splits": {
+                name: {"num_shards": len(split.shards), "num_samples": split.num_samples}
+                for name, split in manifest.splits.items()
+            },
+            "classes": list(manifest.classes),
+            "boxes": manifest.options.get("boxes"),
+            "report": manifest.report,
+        }
+        print_json(document)
+        return
+    for name, split in manifest.splits.items():
+        size = human_bytes(split.num_bytes)
+        typer.echo(f"{name}: {split.num_samples} samples, {len(split.shards)} shards, {size}")
+    typer.echo(f"{folder}: done in {report.seconds:.1f} s")

@@ -1,0 +1,435 @@
+"""Turns one annotated picture into a sample.
+
+Every rule about content is here: the bytes give the size, only the dataset's classes have a label,
+boxes lie inside the picture, a mask has the size of its picture. What is dropped or read otherwise
+is reported.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from shard_tool.errors import AnnotationError, BoxError, DataError, SourceError
+from shard_tool.format.sample import Part, Sample, SampleObject, encode_sample
+from shard_tool.format.sample import Source as SampleSource
+from shard_tool.pictures.header import Header, read_header
+from shard_tool.pictures.masks import check_object_mask
+from shard_tool.pictures.recode import EXTENSIONS, stored_form
+from shard_tool.pictures.reencode import reencoded
+from shard_tool.pictures.size import picture_size
+from shard_tool.sources.boxes import DEVKIT, box_of, placed
+from shard_tool.sources.keys import MAX_KEY_BYTES
+from shard_tool.sources.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from shard_tool.convert.rules import Rules
+    from shard_tool.sources.archive import SourceFiles
+    from shard_tool.sources.source import Record
+    from shard_tool.sources.voc.annotation import Annotation, ObjectAnnotation
+
+_MAX_FILE_BYTES = 1 << 29
+"""A larger picture or mask is refused before it is read."""
+_VOC_DATABASE = re.compile(r"The (PASCAL )?VOC ?20\d\d Database", re.IGNORECASE)
+_SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",)}
+_SUFFIXES |= {"BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",)}
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltSample:
+    """A sample and the members that go into a shard."""
+
+    sample: Sample
+    members: dict[str, bytes]
+    """Extension to content. Pictures and masks are the source's own bytes unless re-encoded."""
+
+
+@dataclass(slots=True)
+class Builder:
+    """Builds samples of one shard; collects what it drops and reads otherwise."""
+
+    rules: Rules
+    sources: Sequence[SourceFiles]
+    report: Report = field(default_factory=Report)
+    dropped: list[dict[str, object]] = field(default_factory=list)
+    """The objects that were dropped because they are bad: key, number and error of each."""
+
+    def built(
+        self,
+        record: Record,
+        annotation: Annotation | None,
+        contents: Sequence[bytes],
+        labels: Sequence[int] | None = None,
+    ) -> BuiltSample:
+        """Turn a record's files into a sample.
+
+        Args:
+            record: A record that `check_files` accepted.
+            annotation: What its annotation says; None: it has none.
+            contents: The bytes of each of its files but the annotation: picture, class mask,
+                object mask.
+            labels: Classification: -1, 0 or 1 for each class, as lists say it; None: none does.
+
+        Raises:
+            DataError: A file breaks a rule; names it.
+        """
+        assert record.image is not None
+        source = self.sources[record.source]
+        place = source.place(record.image)
+        header = read_header(contents[0], place)
+        is_turned = self._is_turned(record, annotation, header, contents)
+        size_wh = header.upright_wh if is_turned else header.size_wh
+        sample = self._sample(record, annotation, header, size_wh, is_turned=is_turned)
+        if labels is not None:
+            named = dict(zip(self.rules.classes.names, labels, strict=True))
+            sample = replace(sample, image_labels=named)
+        members = self._members(record, contents, header, size_wh, is_turned=is_turned)
+        if self.rules.reencoding:
+            members, sample = reencoded(self.rules.reencoding, members, sample, place=place)
+        members["json"] = encode_sample(sample)
+        return BuiltSample(sample, members)
+
+    def checked(
+        self, record: Record, annotation: Annotation | None, contents: Sequence[bytes]
+    ) -> Sample:
+        """Check a record by its annotation and the headers of its pictures, as `built` would.
+
+        Args:
+            record: As for `built`.
+            annotation: As for `built`.
+            contents: The first bytes of each file, as many as a header takes.
+        """
+        assert record.image is not None
+        header = read_header(contents[0], self.sources[record.source].place(record.image))
+        is_turned = self._is_turned(record, annotation, header, contents)
+        size_wh = header.upright_wh if is_turned else header.size_wh
+        self._note_form(record, header)
+        return self._sample(record, annotation, header, size_wh, is_turned=is_turned)
+
+    # The picture ----------------------------------------------------------------------------------
+
+    def _members(
+        self,
+        record: Record,
+        contents: Sequence[bytes],
+        header: Header,
+        size_wh: Size,
+        *,
+        is_turned: bool,
+    ) -> dict[str, bytes]:
+        assert record.image is not None
+        source = self.sources[record.source]
+        bakes = is_turned and self._is_baked(header)
+        self._note_form(record, header)
+        form = stored_form(contents[0], header, source.place(record.image), turn=bakes)
+        members = {form.extension: form.content}
+        rest = iter(contents[1:])
+        if record.class_mask is not None:
+            place = source.place(record.class_mask)
+            read = self.rules.colors[record.source].read(next(rest), size_wh, place)
+            members["class.png"] = read.content
+            if read.note:
+                self.report.add(read.note, place)
+        if record.object_mask is not None:
+            members["object.png"] = next(rest)
+            place = source.place(record.object_mask)
+            check_object_mask(members["object.png"], size_wh, place)
+        return members
+
+    def _is_baked(self, header: Header) -> bool:
+        """Whether a turned picture is written upright: on request, or as it is written anyway."""
+        is_new = header.format not in EXTENSIONS or self.rules.reencoding is not None
+        return self.rules.choices.exif == "bake" or is_new
+
+    def _note_form(self, record: Record, header: Header) -> None:
+        assert record.image is not None
+        place = self.sources[record.source].place(record.image)
+        suffix = f".{record.image.name.rpartition('.')[2].lower()}"
+        if suffix not in _SUFFIXES[header.format]:
+            self.report.add("content-other-than-name", f"{place}: {header.format}")
+        if header.format not in EXTENSIONS:
+            self.report.add("picture-recoded", f"{place}: {header.format}")
+        if record.key != record.id:
+            self.report.add("name-encoded", f"{place}: {record.key}")
+
+    def _is_turned(
+        self,
+        record: Record,
+        annotation: Annotation | None,
+        header: Header,
+        contents: Sequence[bytes],
+    ) -> bool:
+        """Whether boxes and masks belong to the picture as EXIF turns it."""
+        if header.orientation == 1:
+            return False
+        assert record.image is not None
+        source, exif = self.sources[record.source], self.rules.choices.exif
+        place = source.place(record.image)
+        found = {"upright": True, "bake": True, "stored": False}.get(exif)
+        if found is None:
+            found = self._tells_turned(record, annotation, header, contents)
+        if found is None:
+            problem = (
+                f"has EXIF orientation {header.orientation}, and nothing tells whether its "
+                f"annotation is about the picture as stored or as turned"
+            )
+            raise DataError(place, problem, "say it by --exif upright or --exif stored")
+        code = "exif-baked" if exif == "bake" else "exif-upright" if found else "exif-ignored"
+        self.report.add(code, f"{place}: orientation {header.orientation}")
+        return found
+
+    def _tells_turned(
+        self,
+        record: Record,
+        annotation: Annotation | None,
+        header: Header,
+        contents: Sequence[bytes],
+    ) -> bool | None:
+        database = annotation.source.database if annotation and annotation.source else None
+        if database and _VOC_DATABASE.fullmatch(database):
+            return False  # the devkit reads pictures by MATLAB's imread, which did not turn them
+        declared = declared_size(annotation)
+        mask = record.class_mask or record.object_mask
+        if declared is None and mask is not None:
+            declared = picture_size(contents[1], "PNG", self.sources[record.source].place(mask))
+        if not header.is_transposed or header.size_wh[0] == header.size_wh[1]:
+            has_objects = annotation is not None and bool(annotation.objects)
+            return None if has_objects or mask is not None else True
+        if declared is None:
+            return None
+        if declared in (header.size_wh, header.upright_wh):
+            return declared == header.upright_wh
+        is_wide = declared[0] > declared[1]
+        return is_wide == (header.upright_wh[0] > header.upright_wh[1])
+
+    # The annotation -------------------------------------------------------------------------------
+
+    def _sample(
+        self,
+        record: Record,
+        annotation: Annotation | None,
+        header: Header,
+        size_wh: Size,
+        *,
+        is_turned: bool,
+    ) -> Sample:
+        source = self.sources[record.source]
+        objects: list[SampleObject] = []
+        if annotation is not None:
+            assert record.annotation is not None
+            place = source.place(record.annotation)
+            self._note_annotation(annotation, place)
+            scale = self._scale(annotation, size_wh, place)
+            objects = list(self._objects(record, annotation, size_wh, scale, place))
+            self._check_listed(record, annotation, place)
+        assert record.image is not None
+        return Sample(
+            key=record.key,
+            width=size_wh[0],
+            height=size_wh[1],
+            objects=tuple(objects),
+            segmented=None if annotation is None else annotation.segmented,
+            image_sets=record.image_sets,
+            source=SampleSource(year=self.rules.years[record.source], archive=record.source),
+            listed_objects=record.listed_objects,
+            file=None if record.is_plain else record.image.name,
+            orientation=header.orientation if is_turned and not self._is_baked(header) else 1,
+        )
+
+    def _note_annotation(self, annotation: Annotation, place: str) -> None:
+        if not annotation.objects and not annotation.bad_objects:
+            self.report.add("background", place)
+        if declared_size(annotation) is None:
+            self.report.add("size-absent", place)
+
+    def _scale(
+        self, annotation: Annotation, size_wh: Size, place: str
+    ) -> tuple[float, float] | None:
+        """Factors by which boxes have to be scaled; None: the declared size is the picture's."""
+        declared = declared_size(annotation)
+        if declared is None or declared == size_wh or not annotation.objects:
+            return None
+        told = f"says {declared[0]} x {declared[1]} px, its picture has {size_wh[0]} x {size_wh[1]}"
+        choice = self.rules.choices.size_mismatch
+        if choice == "ignore":
+            self.report.add("size-ignored", f"{place}: {told}")
+            return None
+        is_alike = abs(declared[0] * size_wh[1] - declared[1] * size_wh[0]) <= max(
+            *declared, *size_wh
+        )
+        if choice == "scale" and is_alike:
+            self.report.add("size-scaled", f"{place}: {told}")
+            return size_wh[0] / declared[0], size_wh[1] / declared[1]
+        if choice == "scale":
+            raise AnnotationError(place, f"{told}: another aspect, which scaling does not mend")
+        ways = "--size-mismatch scale (boxes are of the declared size) or ignore (of the picture)"
+        hint = ways if is_alike else "--size-mismatch ignore (boxes are of the picture's size)"
+        raise AnnotationError(place, told, f"add {hint}")
+
+    def _objects(
+        self,
+        record: Record,
+        annotation: Annotation,
+        size_wh: Size,
+        scale: tuple[float, float] | None,
+        place: str,
+    ) -> Iterator[SampleObject]:
+        """The good objects, in their order."""
+        num_bad = 0
+        for bad in annotation.bad_objects:
+            num_bad += 1
+            self._bad_object(record, bad.index, bad.problem)
+        num_good = 0
+        for item in annotation.objects:
+            try:
+                found = self._object(item, record.source, size_wh, scale, place)
+            except AnnotationError as exc:
+                num_bad += 1
+                self._bad_object(record, item.index, exc)
+                continue
+            if found is not None:
+                num_good += 1
+                yield found
+        if num_bad and not num_good:
+            raise AnnotationError(place, f"none of its {num_bad} objects can be read")
+
+    def _bad_object(self, record: Record, index: int, exc: AnnotationError) -> None:
+        """Drop an object if the options say so; else raise its error."""
+        if isinstance(exc, BoxError) and self.rules.choices.bad_boxes == "drop":
+            code = "bad-box-dropped"
+        elif self.rules.skips:
+            code = "bad-object-dropped"
+        else:
+            raise exc
+        error = f"{exc.place}: {exc.problem}"
+        self.report.add(code, error)
+        self.dropped.append({"key": record.key, "object": index + 1, "error": error})
+
+    def _object(
+        self,
+        item: ObjectAnnotation,
+        source: int,
+        size_wh: Size,
+        scale: tuple[float, float] | None,
+        place: str,
+    ) -> SampleObject | None:
+        """The object; None where it is of a class that the user drops."""
+        rules, convention = self.rules, self.rules.conventions[source]
+        name = rules.classes.rename.get(item.name, item.name)
+        label = rules.classes.labels.get(name)
+        if label is None:
+            if not rules.classes.drops_others:
+                raise _no_class(item, place)
+            self.report.add("other-class-dropped", f"{place}: {name!r}")
+            return None
+        if name != item.name:
+            self.report.add("renamed", f"{item.name} to {name}")
+        bbox = None
+        if item.corners is not None:
+            found = placed(
+                item.corners,
+                convention=convention,
+                size_wh=size_wh,
+                scale=scale,
+                clips=rules.choices.bad_boxes == "clip",
+                place=place,
+                object_index=item.index,
+                name=name,
+            )
+            bbox = found.box
+            if found.code:
+                self.report.add(found.code, f"{place}: object {item.index + 1} {item.corners}")
+        first = 1 if convention == DEVKIT else 0
+        x_scale, y_scale = scale or (1.0, 1.0)
+        return SampleObject(
+            name=name,
+            label=label,
+            bbox=bbox,
+            difficult=item.difficult,
+            truncated=item.truncated,
+            occluded=item.occluded,
+            pose=item.pose,
+            parts=None
+            if item.parts is None
+            else tuple(
+                Part(name=part.name, bbox=_scaled(box_of(part.corners, convention), scale))
+                for part in item.parts
+            ),
+            actions=item.actions,
+            point=None
+            if item.point is None
+            else ((item.point[0] - first) * x_scale, (item.point[1] - first) * y_scale),
+        )
+
+    @staticmethod
+    def _check_listed(record: Record, annotation: Annotation, place: str) -> None:
+        count = len(annotation.objects) + len(annotation.bad_objects)
+        for number in record.listed_objects or ():
+            if not 1 <= number <= count:
+                problem = f"has {count} objects, a list of the split names object {number}"
+                raise AnnotationError(place, problem)
+
+
+def check_files(source: SourceFiles, record: Record, task: str) -> None:
+    """Refuse a record whose files cannot make a sample, before any is read.
+
+    Raises:
+        DataError: The key is too long, or a file is missing or too large; names it.
+    """
+    length = len(record.key.encode("utf-8", "surrogateescape"))
+    if length > MAX_KEY_BYTES:
+        problem = f"cannot be a sample's key: {length} bytes (most: {MAX_KEY_BYTES})"
+        raise DataError(source.place(record.expected_image), problem, "rename the picture")
+    missing = [
+        (record.image is None, record.expected_image, "an annotation without its picture"),
+        (
+            record.annotation is None and record.expected_annotation is not None,
+            record.expected_annotation or "",
+            "a picture without its annotation",
+        ),
+    ]
+    lists = f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
+    if all(is_missing for is_missing, _, _ in missing):
+        problem = f"is missing: there is no such file ({lists})"
+        raise SourceError(source.place(record.expected_image), problem)
+    for is_missing, name, what in missing:
+        if is_missing:
+            hint = "leave it out by --unlabelled drop, or take it as background"
+            raise SourceError(
+                source.place(name),
+                f"is missing: {what} ({lists})",
+                hint if "annotation" in what[:20] and record.image else "",
+            )
+    if task == "segmentation" and record.class_mask is None:
+        place = source.place(record.expected_image)
+        raise SourceError(place, f"is missing: a picture without mask ({lists})")
+    for span in record.spans:
+        if span.size > _MAX_FILE_BYTES:
+            place = source.place(span)
+            raise DataError(place, f"{span.size} bytes are too many (most: {_MAX_FILE_BYTES})")
+
+
+def declared_size(annotation: Annotation | None) -> Size | None:
+    """The picture's size as its annotation says it; None if it says none, or 0."""
+    if annotation is None or annotation.size_whd is None:
+        return None
+    width, height = annotation.size_whd[:2]
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _scaled(
+    box: tuple[float, float, float, float], scale: tuple[float, float] | None
+) -> tuple[float, float, float, float]:
+    if scale is None:
+        return box
+    return (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+
+
+def _no_class(item: ObjectAnnotation, place: str) -> AnnotationError:
+    problem = f"object {item.index + 1}: {item.name!r} is not one of the dataset's classes"
+    return AnnotationError(place, problem, "use --classes, --rename or --other-classes drop")

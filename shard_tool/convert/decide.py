@@ -1,0 +1,95 @@
+"""Decides the rules of a conversion by the user's options and by what all annotations told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shard_tool.convert.rules import Rules
+from shard_tool.errors import DataError
+from shard_tool.pictures.masks import VOC_COLORS, MaskColors, voc_color
+from shard_tool.sources.boxes import CORNERS, DEVKIT
+from shard_tool.sources.classes import ClassTable, decide_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shard_tool.convert.options import ConvertOptions
+    from shard_tool.convert.survey import Surveyed
+    from shard_tool.sources.source import Source
+
+
+def decide_rules(
+    options: ConvertOptions, sources: Sequence[Source], surveyed: Surveyed
+) -> tuple[Rules, list[DataError]]:
+    """Decide the rules.
+
+    Returns:
+        The rules, and what the user has to decide instead. If there is any, the rules hold what
+        would be taken where the user insists.
+    """
+    questions = list[DataError]()
+    place = ", ".join(dict.fromkeys(source.files.shown for source in sources))
+    names = dict(surveyed.names) or _names_of_masks(sources)
+    try:
+        classes = decide_classes(names, options.classes, place=place)
+    except DataError as exc:
+        questions.append(exc)
+        classes = ClassTable(options.classes.classes or tuple(sorted(names)))
+    conventions = []
+    for source in sources:
+        convention, question = _convention(options, source, classes, surveyed)
+        conventions.append(convention)
+        questions += [question] if question else []
+    rules = Rules(
+        task=options.task,
+        classes=classes,
+        choices=options.choices,
+        conventions=tuple(conventions),
+        colors=tuple(_colors(source, classes) for source in sources),
+        years=tuple(source.year for source in sources),
+        skips=options.on_bad_record == "skip",
+        reencoding=options.reencoding(),
+    )
+    return rules, questions
+
+
+def _names_of_masks(sources: Sequence[Source]) -> dict[str, int]:
+    """The classes that masks alone have, by their colours; none counted."""
+    return {
+        name: 0
+        for source in sources
+        if source.format == "masks" and source.colors != VOC_COLORS
+        for name in source.colors
+        if name
+    }
+
+
+def _convention(
+    options: ConvertOptions, source: Source, classes: ClassTable, surveyed: Surveyed
+) -> tuple[str, DataError | None]:
+    """The convention of a source's boxes, and the question where its numbers speak against it."""
+    if options.choices.boxes != "auto" or len(source.conventions) == 1:
+        chosen = options.choices.boxes if len(source.conventions) > 1 else source.conventions[0]
+        return chosen, None
+    if not classes.is_voc:
+        return CORNERS, None
+    evidence = surveyed.evidence.get(source.files.number)
+    if evidence is None or not evidence.num_zero:
+        return DEVKIT, None
+    problem = (
+        f"{evidence.num_zero} of {evidence.num_boxes} boxes have a 0 or less for xmin or ymin "
+        f"(such as {evidence.first_zero}), and VOC's devkit counts pixels from 1"
+    )
+    hint = (
+        "add --boxes corners if the numbers count from zero, as labelImg, CVAT and Roboflow write "
+        "them; or --boxes devkit if these boxes are mistakes, to be clipped"
+    )
+    return DEVKIT, DataError(source.files.shown, problem, hint)
+
+
+def _colors(source: Source, classes: ClassTable) -> MaskColors:
+    """The colours of masks: the source's own, or VOC's by number for classes that are not VOC's."""
+    if source.colors != VOC_COLORS or classes.is_voc:
+        return MaskColors(classes.names, source.colors)
+    colors = {name: voc_color(label) for label, name in enumerate(classes.names[:254], start=1)}
+    return MaskColors(classes.names, colors)

@@ -1,0 +1,124 @@
+"""Looks at all that a conversion would meet, and writes nothing: what ``--dry-run`` shows.
+
+Every annotation is read, and the header of every picture. Problems are counted by kind, so that
+one look is enough for one correction.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from shard_tool.convert.run import prepare
+from shard_tool.convert.write_shard import check_records
+from shard_tool.sources.report import Report
+from shard_tool.tasks.engines import LOCAL
+from shard_tool.tasks.pool import open_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from shard_tool.convert.options import ConvertOptions
+    from shard_tool.convert.plan import ConversionPlan
+
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_NUMBERS = re.compile(r"\([-+\d., e]+\)|[-+]?\d+(\.\d+)?")
+_MOST_KINDS = 1000
+
+
+@dataclass(slots=True)
+class Problem:
+    """One kind of problem: bad records, or bad objects of records that are good but for them."""
+
+    count: int
+    example: str
+    hint: str
+    """The way out; names the option."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The problem as plain values."""
+        return {"count": self.count, "example": self.example, "hint": self.hint}
+
+
+@dataclass(slots=True)
+class Look:
+    """What a conversion would meet."""
+
+    plan: ConversionPlan
+    problems: dict[str, Problem] = field(default_factory=dict)
+    """By kind."""
+    report: Report = field(default_factory=Report)
+    """What is dropped or read otherwise."""
+    objects: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Split to class to number of good objects."""
+    num_bad: int = 0
+
+    def add(self, split: str, found: dict[str, Any]) -> None:
+        """Add what a task found."""
+        self.report.merge(found["notes"])
+        for bad in found["bad_records"]:
+            self.num_bad += 1
+            self.count(bad["error"], bad["hint"])
+        its = self.objects.setdefault(split, {})
+        for name, count in found["objects"].items():
+            its[name] = its.get(name, 0) + count
+
+    def count(self, error: str, hint: str, count: int = 1) -> None:
+        """Count a problem."""
+        kind = kind_of(error.partition(": ")[2])
+        known = self.problems.get(kind)
+        if known is not None:
+            known.count += count
+        elif len(self.problems) < _MOST_KINDS:
+            self.problems[kind] = Problem(count, error, hint)
+
+
+def kind_of(problem: str) -> str:
+    """A problem without its names and numbers.
+
+    >>> kind_of("object 3 'dog': xmax 11 is outside width 10")
+    'object # …: xmax # is outside width #'
+    """
+    return _NUMBERS.sub("#", _QUOTED.sub("…", problem))
+
+
+def look(
+    options: ConvertOptions,
+    *,
+    on_scan: Callable[[str, int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Look:
+    """Read all annotations and all pictures' headers.
+
+    Args:
+        options: What would be converted.
+        on_scan: As for `prepare`.
+        on_progress: Called with (records checked, all records).
+
+    Raises:
+        ShardToolError: A source is missing or damaged as a whole.
+    """
+    plan = prepare(options, on_scan=on_scan, asks=False)
+    found = Look(plan)
+    found.report.merge(plan.surveyed.report.as_json())
+    names = list(plan.shard_names())
+    files = tuple(source.files for source in plan.sources)
+    is_small = plan.num_records < 2000 or options.workers == 1
+    with open_pool(LOCAL, 1 if is_small else options.workers) as pool:
+        tasks = ((plan.rules, files, plan.shard_task(n)) for n in range(len(names)))
+        done = 0
+        results = dict[int, dict[str, Any]]()
+        for number, result in pool.run(check_records, tasks):
+            results[number] = result
+            done += plan.num_records_of(number)
+            if on_progress:
+                on_progress(done, plan.num_records)
+    for number in sorted(results):  # the examples do not depend on who was first
+        found.add(names[number][0], results[number])
+    return found
+
+
+def sorted_problems(problems: Iterable[Problem]) -> list[Problem]:
+    """The most frequent ones first."""
+    return sorted(problems, key=lambda problem: (-problem.count, problem.example))

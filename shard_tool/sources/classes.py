@@ -1,0 +1,219 @@
+"""Decides which classes a dataset has, from the names that its sources hold and the user's options.
+
+Names that are all VOC's give VOC's table. Other names give a table of their own, sorted. Where a
+name may be a misspelling of another, or a stranger stands among VOC's names, the user is asked:
+a wrong guess would be a class that nobody notices.
+"""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from shard_tool.errors import DataError, OptionError
+from shard_tool.format.sample import VOC_CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_MOST_SHOWN = 12
+_LEAST_LETTERS = 5
+"""Names with fewer letters may differ by one and be different: cat, car, cap."""
+_MOST_STRANGERS = 2
+"""So many names beside more of VOC's look like mistakes, not like classes of their own."""
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a dataset."""
+
+    names: tuple[str, ...]
+    """In label order: the first has label 1; 0 is background."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Name in the source to name of the class."""
+    drops_others: bool = False
+    """Whether objects of other classes are dropped; else they are errors."""
+
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """Name to label, from 1."""
+        return {name: label for label, name in enumerate(self.names, start=1)}
+
+    @property
+    def is_voc(self) -> bool:
+        """Whether these are VOC's twenty classes."""
+        return self.names == VOC_CLASSES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassOptions:
+    """What the user says of classes.
+
+    Raises:
+        OptionError: A name is empty or given twice.
+    """
+
+    classes: tuple[str, ...] = ()
+    """Names in label order; empty: decide by the names found."""
+    other_classes: str = "fail"
+    """'fail' or 'drop': what becomes of objects of other classes."""
+    rename: tuple[tuple[str, str], ...] = ()
+    """(old name, new name)."""
+
+    def __post_init__(self) -> None:
+        for number, name in enumerate(self.classes):
+            if not name.strip():
+                raise OptionError("--classes", "a name is empty")
+            if name in self.classes[:number]:
+                raise OptionError("--classes", f"{name!r} is given twice")
+        olds = [old for old, _ in self.rename]
+        for old, new in self.rename:
+            if not old or not new.strip():
+                raise OptionError("--rename", f"{old}={new} has an empty name")
+            if olds.count(old) > 1:
+                raise OptionError("--rename", f"{old!r} is renamed twice")
+
+
+def decide_classes(counts: Mapping[str, int], options: ClassOptions, *, place: str) -> ClassTable:
+    """Choose the class table.
+
+    Args:
+        counts: Name as the sources write it, to its number of objects.
+        options: What the user says.
+        place: The sources, for messages.
+
+    Raises:
+        DataError: The names leave a choice. The message lists them and gives the option.
+        OptionError: An option names what no source has.
+    """
+    rename = dict(options.rename)
+    if missing := [old for old in rename if old not in counts]:
+        known = _listed(counts)
+        raise OptionError("--rename", f"no object is called {missing[0]!r}", f"names: {known}")
+    found: dict[str, int] = {}
+    for name, count in counts.items():
+        new = rename.get(name, name)
+        found[new] = found.get(new, 0) + count
+    drops = options.other_classes == "drop"
+    if options.classes:
+        if not drops and (others := [name for name in found if name not in options.classes]):
+            raise _not_in_table(others, found, options.classes, place)
+        return ClassTable(options.classes, rename, drops)
+    if not found or all(name in VOC_CLASSES for name in found):
+        return ClassTable(VOC_CLASSES, rename, drops)
+    strangers = [name for name in found if name not in VOC_CLASSES]
+    of_voc = [name for name in found if name in VOC_CLASSES]
+    alike = _alike(found)
+    is_mixture = len(strangers) <= _MOST_STRANGERS and len(of_voc) > len(strangers)
+    if is_mixture and drops:
+        return ClassTable(VOC_CLASSES, rename, drops)
+    if is_mixture or alike:
+        raise _undecided(found, strangers if is_mixture else [], alike, place)
+    return ClassTable(tuple(sorted(found)), rename, drops)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a name differs from by case, blanks, form or one letter alone."""
+    return next((other for other in known if other != name and _is_alike(name, other)), None)
+
+
+def _is_alike(one: str, other: str) -> bool:
+    plain, its = _plain(one), _plain(other)
+    if plain == its:
+        return True
+    if min(len(plain), len(its)) < _LEAST_LETTERS or abs(len(plain) - len(its)) > 1:
+        return False
+    return _differs_by_a_letter(plain, its)
+
+
+def _plain(name: str) -> str:
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(letter for letter in folded if letter not in " _-\t\n\r\xa0")
+
+
+def _differs_by_a_letter(one: str, other: str) -> bool:
+    """Whether one inserted, missing or other letter, or two swapped ones, is all the difference.
+
+    A digit is not a letter: class1 and class2 are two classes.
+    """
+    short, long = sorted((one, other), key=len)
+    at = next(
+        (i for i, pair in enumerate(zip(short, long, strict=False)) if len(set(pair)) > 1),
+        len(short),
+    )
+    if len(short) < len(long):
+        return long[at].isalpha() and short[at:] == long[at + 1 :]
+    changed = short[at], long[at]
+    if all(letter.isalpha() for letter in changed) and short[at + 1 :] == long[at + 1 :]:
+        return True
+    swapped = short[at + 1 : at + 2] + short[at : at + 1]
+    return swapped == long[at : at + 2] and short[at + 2 :] == long[at + 2 :] and swapped.isalpha()
+
+
+def _alike(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Pairs of (rarer name, more frequent name or VOC's) that look like one class."""
+    names = sorted(counts, key=lambda name: (name not in VOC_CLASSES, -counts[name], name))
+    by_length: dict[int, list[str]] = {}
+    found = []
+    for name in names:
+        length = len(_plain(name))
+        near = [other for n in (length - 1, length, length + 1) for other in by_length.get(n, ())]
+        if (other := nearest(name, near)) is not None or (
+            name not in VOC_CLASSES and (other := nearest(name, VOC_CLASSES)) is not None
+        ):
+            found.append((name, other))
+        by_length.setdefault(length, []).append(name)
+    return found
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    order = sorted(counts, key=lambda name: (-counts[name], name))
+    shown = ", ".join(f"{name!r} ({counts[name]})" for name in order[:_MOST_SHOWN])
+    return shown + (f" and {len(order) - _MOST_SHOWN} more" if len(order) > _MOST_SHOWN else "")
+
+
+def _undecided(
+    counts: Mapping[str, int],
+    strangers: Sequence[str],
+    alike: Sequence[tuple[str, str]],
+    place: str,
+) -> DataError:
+    """The error for names that look like mistakes; gives both ways out as options to add."""
+    told = [f"{name!r} ({counts[name]}) looks like {other!r}" for name, other in alike]
+    told += [
+        f"{name!r} ({counts[name]}) is none of VOC's classes, which the others are"
+        for name in strangers
+        if name not in {one for one, _ in alike}
+    ]
+    problem = f"{'; '.join(told)} [all names: {_listed(counts)}]"
+    ways = []
+    if alike:
+        renames = " ".join(f"--rename {shlex.quote(f'{one}={other}')}" for one, other in alike)
+        ways.append(f"add {renames} to merge them")
+    if strangers and not alike:
+        ways.append("add --other-classes drop to leave them out")
+    names = ",".join(sorted(counts))
+    ways.append(f"add --classes {shlex.quote(names)} to take all names as they are")
+    return DataError(place, problem, ", or ".join(ways))
+
+
+def _not_in_table(
+    others: Sequence[str], counts: Mapping[str, int], classes: Sequence[str], place: str
+) -> DataError:
+    told = []
+    for name in sorted(others, key=lambda name: -counts[name])[:_MOST_SHOWN]:
+        near = nearest(name, classes)
+        told.append(f"{name!r} ({counts[name]})" + (f", which looks like {near!r}" if near else ""))
+    renames = [
+        f"--rename {shlex.quote(f'{name}={near}')}"
+        for name in others
+        if (near := nearest(name, classes))
+    ]
+    more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
+    problem = f"objects have names that --classes lacks: {'; '.join(told)}{more}"
+    ways = [f"add {' '.join(renames)}"] if renames else []
+    ways.append("add --other-classes drop to leave them out")
+    return DataError(place, problem, ", or ".join(ways))

@@ -1,0 +1,314 @@
+"""Reads VOC-like data: pictures, VOC's XML or masks beside them, and perhaps lists of splits.
+
+Covers the formats `voc` (a devkit, or folders of pictures and XML), `voc-flat` (XML beside the
+pictures, splits by folders) and `masks` (pictures and masks, no XML).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shard_tool.errors import OptionError, SourceError
+from shard_tool.sources.boxes import CORNERS, DEVKIT
+from shard_tool.sources.keys import key_of
+from shard_tool.sources.report import Report
+from shard_tool.sources.source import Record
+from shard_tool.sources.voc.annotation import parse_annotation
+from shard_tool.sources.voc.imagesets import (
+    LIST_FOLDERS,
+    NAMES_OF_SPLIT,
+    SPLITS,
+    TASK_FOLDERS,
+    has_labels,
+    names_any,
+    num_repeated,
+    num_with_more,
+    sorted_ids,
+)
+from shard_tool.sources.voc.picture_index import PictureIndex
+from shard_tool.sources.voc.split_lists import class_labels, listed_objects, numbered_lists
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from shard_tool.sources.archive import FileSpan, SourceFiles
+    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.voc.annotation import Annotation
+    from shard_tool.sources.voc.layout import Layout
+
+_MAX_LIST_BYTES = 1 << 30
+_MOST_LISTS = 64
+
+
+@dataclass(frozen=True, slots=False, kw_only=True)
+class VocSource:
+    """One devkit, or one tree of pictures with XML or masks."""
+
+    files: SourceFiles
+    table: FileTable = field(repr=False)
+    layout: Layout
+    num_bytes: int | None = None
+    sha256: str | None = None
+    stamp: str = ""
+    """Digest of the times of change of a folder's files."""
+    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    split_files: Mapping[str, str] = field(default_factory=dict)
+    """Split to the path of a local list, which then is the only one of the split."""
+    report: Report = field(default_factory=Report, repr=False)
+
+    @property
+    def format(self) -> str:
+        """'voc', 'voc-flat' or 'masks'."""
+        return self.layout.format
+
+    @property
+    def evidence(self) -> str:
+        """What tells the format."""
+        return self.layout.evidence
+
+    @property
+    def year(self) -> str:
+        """The year in the name of a devkit's folder: '2007' … '2012', or 'unknown'."""
+        folder = self.layout.root or ("" if self.files.is_archive else self.files.where)
+        match = re.fullmatch(r"VOC(\d{4})", folder.rpartition("/")[2])
+        return match[1] if match else "unknown"
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether there are lists."""
+        return bool(self.layout.lists or self.split_files)
+
+    @property
+    def parser(self) -> Callable[[bytes, str], Annotation]:
+        """Parses VOC's XML."""
+        return parse_xml
+
+    @property
+    def conventions(self) -> tuple[str, ...]:
+        """VOC's XML does not say which of the two it follows."""
+        return (DEVKIT, CORNERS)
+
+    @cached_property
+    def index(self) -> PictureIndex:
+        """Where pictures and what annotates them lie, by id."""
+        return PictureIndex.of(self.table, self.layout)
+
+    # Splits ---------------------------------------------------------------------------------------
+
+    def splits(self, task: str) -> tuple[str, ...]:
+        """The splits that have pictures: lists of the task, or folders, or all as 'train'."""
+        if self.split_files:
+            return tuple(self.split_files)
+        if not self.layout.lists:
+            found = {part.split or "train" for part in self.layout.parts}
+            return tuple(split for split in SPLITS if split in found)
+        return tuple(split for split in SPLITS if self._names_pictures(task, split))
+
+    def check_split(self, task: str, split: str) -> None:
+        """Check that a split has pictures.
+
+        Raises:
+            SourceError: There is no such list or it is empty (names the lists with pictures), or it
+                is the list of a class, whose second column says which pictures show the class.
+        """
+        if split in self.splits(task):
+            return
+        if not (self.layout.lists and len(self._listed_ids(task, split))):
+            self._no_split(task, split, ", ".join(self.splits(task)) or "none")
+
+    def _no_split(self, task: str, split: str, there: str) -> None:
+        if not self.layout.lists:
+            problem = f"has no split {split!r}"
+            raise SourceError(self.files.shown, problem, f"splits by folders: {there}")
+        span, place = self.list_of(TASK_FOLDERS[task], split), self.split_place(task, split)
+        problem = "the split list is empty" if span else "there is no such split list"
+        raise SourceError(place, problem, f"lists with pictures in them: {there}")
+
+    def split_place(self, task: str, split: str) -> str:
+        """What names the pictures of a split, for messages: its list, or its folders."""
+        if split in self.split_files:
+            return self.split_files[split]
+        if not self.layout.lists:
+            return self.files.shown
+        span = self.list_of(TASK_FOLDERS[task], split)
+        return self.place(span or f"{self.lists_folder(task)}/{split}.txt")
+
+    def _names_pictures(self, task: str, split: str) -> bool:
+        span = self.list_of(TASK_FOLDERS[task], split)
+        return span is not None and names_any(self.read(span), place=self.place(span))
+
+    def list_of(self, folder: str, name: str) -> FileSpan | None:
+        """Where the list ``ImageSets/<folder>/<name>.txt`` lies, in any usual spelling."""
+        path = self.layout.lists.get(folder)
+        files = None if path is None else self.table.files.get((path, "list"))
+        if files is None:
+            return None
+        return next(
+            (span for usual in NAMES_OF_SPLIT.get(name, (name,)) if (span := files.find(usual))),
+            None,
+        )
+
+    def lists_folder(self, task: str) -> str:
+        """Path of a task's folder of lists, also of one that is missing."""
+        folder = TASK_FOLDERS[task]
+        known = self.layout.lists.get(folder)
+        return known or f"{self.layout.root}/ImageSets/{folder}".lstrip("/")
+
+    def lists(self, task: str, splits: Sequence[str]) -> list[FileSpan]:
+        """The lists that decide what a conversion takes, sorted."""
+        found = {span for _, span in self._plain_lists(splits)}
+        return sorted({*found, *numbered_lists(self, task, splits)})
+
+    def _plain_lists(self, splits: Sequence[str]) -> list[tuple[str, FileSpan]]:
+        """The lists of pictures by name ('Main/train'), sorted."""
+        return [
+            (f"{folder}/{split}", span)
+            for folder in sorted(LIST_FOLDERS)
+            for split in sorted({*SPLITS, *splits})
+            if (span := self.list_of(folder, split))
+        ]
+
+    def read(self, span: FileSpan) -> bytes:
+        """Read a list.
+
+        Raises:
+            SourceError: As `SourceFiles.opened`; or the list is absurdly long.
+        """
+        if span.size > _MAX_LIST_BYTES:
+            problem = f"{span.size} bytes are too many for a list (most: {_MAX_LIST_BYTES})"
+            raise SourceError(self.place(span), problem)
+        return self.files.read(span)
+
+    def place(self, span: FileSpan | str) -> str:
+        """Name of a file in messages."""
+        return self.files.place(span)
+
+    # Records --------------------------------------------------------------------------------------
+
+    def records(self, task: str, split: str) -> Iterator[Record]:
+        """The records of a split, sorted by id; empty if it has no such split."""
+        ids, bits = self._ids(task, split)
+        if not len(ids):
+            return
+        numbers = listed_objects(self, task, split) if task in ("layout", "action") else {}
+        names = [name for name, _ in self._plain_lists([split])]
+        for found, bit in zip(self.index.found(ids), bits.tolist(), strict=True):
+            yield Record(
+                key=key_of(found.id),
+                id=found.id,
+                source=self.files.number,
+                image=found.image,
+                annotation=found.annotation,
+                class_mask=found.class_mask if task == "segmentation" else None,
+                object_mask=found.object_mask if task == "segmentation" else None,
+                expected_image=found.expected_image,
+                expected_annotation=found.expected_annotation,
+                image_sets=tuple(name for at, name in enumerate(names) if bit >> at & 1),
+                listed_objects=numbers.get(found.id),
+                is_plain=found.image is None
+                or found.image.name.rpartition("/")[2] == f"{key_of(found.id)}.jpg",
+            )
+
+    def _ids(self, task: str, split: str) -> tuple[NDArray[np.bytes_], NDArray[np.uint64]]:
+        """The ids of a split, sorted, and which plain lists name each, as bits."""
+        if split in self.split_files:
+            ids = self._ids_of_file(split)
+        elif not self.layout.lists:
+            ids = self.index.ids_of_split(split, needs_mask=task == "segmentation")
+            return ids, np.zeros(len(ids), np.uint64)
+        else:
+            ids = self._listed_ids(task, split)
+        bits = np.zeros(len(ids), np.uint64)
+        lists = self._plain_lists([split])
+        if len(lists) > _MOST_LISTS:
+            raise OptionError("--split", f"there are {len(lists)} lists (most: {_MOST_LISTS})")
+        for at, (_, span) in enumerate(lists):
+            named = self._resolved(sorted_ids(self.read(span), place=self.place(span)))
+            bits[np.isin(ids, named)] |= np.uint64(1 << at)
+        return ids, bits
+
+    def _listed_ids(self, task: str, split: str) -> NDArray[np.bytes_]:
+        folder = TASK_FOLDERS[task]
+        span = self.list_of(folder, split)
+        if span is None:
+            return np.zeros(0, "S1")
+        content, place = self.read(span), self.place(span)
+        if folder in ("Main", "Segmentation"):
+            if has_labels(content, place=place):
+                problem = "is a list of a class, with labels: its pictures are those of its split"
+                raise SourceError(place, problem, "name a list of ids, such as train")
+            self.report.add("list-name-twice", place, num_repeated(content, place=place))
+            self.report.add("list-line-other", place, num_with_more(content, place=place))
+        return self._resolved(sorted_ids(content, place=place), place)
+
+    def _ids_of_file(self, split: str) -> NDArray[np.bytes_]:
+        path = Path(self.split_files[split])
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            problem = f"cannot be read: {exc.strerror or exc}"
+            raise OptionError(f"--split-file {split}={path}", problem) from exc
+        ids = self._resolved(sorted_ids(content, place=str(path)), str(path))
+        if not len(ids):
+            raise OptionError(f"--split-file {split}={path}", "names no picture")
+        return ids
+
+    def _resolved(self, written: NDArray[np.bytes_], place: str = "") -> NDArray[np.bytes_]:
+        """The ids that lines of a list mean, sorted, each once; notes lines that were no ids."""
+        resolved, num_other = self.index.resolved(written)
+        if place:
+            self.report.add("list-line-other", place, num_other)
+        return resolved
+
+    def class_labels(
+        self, split: str, ids: NDArray[np.bytes_], classes: Sequence[str]
+    ) -> NDArray[np.int8] | None:
+        """For classification: int8 [ids, classes], VOC's -1, 0 or 1; None: no list says it."""
+        return class_labels(self, split, ids, classes)
+
+    def check_unlisted(self) -> None:
+        """Note pictures that no list names; they are left out."""
+        if not self.layout.lists or self.split_files:
+            return
+        named = [
+            self._resolved(sorted_ids(self.read(span), place=self.place(span)))
+            for folder, path in self.layout.lists.items()
+            for files in [self.table.files[path, "list"]]
+            for span in map(files.span, range(len(files)))
+            if "_" not in Path(span.name).stem
+        ]
+        every = self.index.ids
+        is_named = np.zeros(len(every), np.bool_)
+        for ids in named:
+            is_named |= np.isin(every, ids)
+        missing = np.flatnonzero(~is_named)
+        if len(missing):
+            example = self.place(self.index.span_at(int(missing[0])))
+            self.report.add("in-no-list", example, len(missing))
+
+    def identity_sha256(self) -> str:
+        """Digest that tells on this machine whether the source is the same; reads no content.
+
+        It covers names, offsets and sizes, and what shows a change of content: the SHA-256 of a
+        remote archive, the times of change of local files.
+        """
+        changed = self.sha256 or self.files.state or self.stamp
+        lists = sorted(self.split_files.items())
+        its = f"{self.table.sha256()} {changed} {self.layout.root}"
+        for _, path in lists:
+            its += sha256(Path(path).read_bytes()).hexdigest()
+        return sha256(its.encode()).hexdigest()
+
+
+def parse_xml(content: bytes, place: str) -> Annotation:
+    """Parse an annotation: what `VocSource.parser` is."""
+    return parse_annotation(content, place=place)
