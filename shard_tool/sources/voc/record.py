@@ -138,6 +138,8 @@ def sample_from_annotation(
     """Parse an annotation file into a sample; check its boxes against the picture's size."""
     place = source.place(f"Annotations/{record.key}.xml")
     annotation = parse_annotation(content, place=place)
+    for bad in annotation.bad_objects:
+        raise bad.problem
     objects = [_object(item, i, size_wh, place) for i, item in enumerate(annotation.objects)]
     for number in record.listed_objects or ():
         if not 1 <= number <= len(objects):
