@@ -1,40 +1,62 @@
-"""Parses VOC annotation XML into typed values, as strictly as the official files allow.
+"""Parses VOC annotation XML into typed values, as the devkits and as other tools write it.
 
-Numbers stay as written (1-based, both corners inside) until `box_from_corners` converts them to the
-project's convention. An object needs a `name` and a `bndbox` (or a `point`, on action pictures);
-any other tag may be missing and is then None. Tags may come in any order, and the `bndbox` of a
-`part` is never taken for that of its object.
+Numbers stay as written (in the devkits 1-based, both corners inside) until the caller applies a
+convention to them. An object needs a `name` and a box, or a `point` on action pictures; any other
+tag may be missing and is then None. Tags may come in any order, and the `bndbox` of a `part` is
+never taken for that of its object.
 
-defusedxml refuses entities, DTDs and external references. A file without the keyword of a DTD can
-hold none of them and goes to the standard library, which is five times as fast.
+What is read in another way than written plainly makes a note (`shard_tool/sources/notes.py`): see
+`annotation_xml` for encodings and safety, `annotation_tags` for flags, case and repeated tags,
+`annotation_boxes` for boxes of other shapes. Objects in an `<objects>` tag are objects of the file.
+An object that cannot be read is a `BadObject` and leaves the others alone. A file without any
+object is a picture without objects, unless something in it looks like one.
 
-Source: the devkits' documentation 2007-2012, and the files themselves (docs/reference/format.md).
+Sources: the devkits' documentation 2007-2012, the files themselves (docs/reference/format.md), and
+the exporters named in tests/kit/datasets/voc_tools.py.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.etree.ElementTree import ParseError
-from xml.etree.ElementTree import fromstring as fast_fromstring
-
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from shard_tool.errors import AnnotationError, BoxError
+from shard_tool.sources.voc.annotation_boxes import SHAPES, box_of, corners_of
+from shard_tool.sources.voc.annotation_boxes import Corners as Corners
+from shard_tool.sources.voc.annotation_tags import (
+    Reading,
+    children,
+    fields_of,
+    flag_of,
+    number_of,
+    plain_number,
+    text_of,
+)
+from shard_tool.sources.voc.annotation_xml import parse_tree
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from shard_tool.format.sample import Box
+    from shard_tool.sources.notes import Note
 
-Corners = tuple[float, float, float, float]
-"""(xmin, ymin, xmax, ymax) as VOC writes them: 1-based, both corners inside the box."""
-
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_CORNER_TAGS = ("xmin", "ymin", "xmax", "ymax")
+_FILE_TAGS = frozenset(
+    {
+        *("folder", "filename", "path", "source", "owner", "size", "segmented"),
+        *("object", "objects"),
+    }
+)
+_OBJECT_TAGS = SHAPES | {
+    *("name", "bndbox", "pose", "truncated", "occluded", "difficult"),
+    *("part", "actions", "point", "attributes"),
+}
+_SIZE_TAGS = frozenset({"width", "height", "depth"})
+_POINT_TAGS = frozenset({"x", "y"})
+_PART_TAGS = frozenset({"name", "bndbox"})
+_PLAIN_TAGS = frozenset({"name", "pose", "truncated", "occluded", "difficult", "part", "actions"})
+_HINTS_AT_OBJECTS = frozenset(
+    {"object", "name", "bndbox", "bbox", "box", "xmin", "polygon", "robndbox"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +71,8 @@ class PartAnnotation:
 class ObjectAnnotation:
     """An `object`, as written."""
 
+    index: int
+    """0-based number among all objects of the file, the bad ones too."""
     name: str
     corners: Corners | None
     pose: str | None
@@ -58,6 +82,18 @@ class ObjectAnnotation:
     parts: tuple[PartAnnotation, ...] | None
     actions: dict[str, bool] | None
     point: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadObject:
+    """An `object` that could not be read. The caller drops it, or raises its problem."""
+
+    index: int
+    """0-based number among all objects of the file."""
+    name: str | None
+    """The first name in it."""
+    problem: AnnotationError
+    """Names file and object, what was found and what was expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +118,7 @@ class Owner:
 class Annotation:
     """One annotation file, as written.
 
-    `filename` and `size_whd` may be wrong: trust the file's own name and the JPEG header.
+    `filename` and `size_whd` may be wrong: trust the file's own name and the picture's header.
     """
 
     folder: str | None
@@ -90,9 +126,16 @@ class Annotation:
     source: ImageSource | None
     owner: Owner | None
     size_whd: tuple[int, int, int | None] | None
-    """Width and height in pixels, and depth in channels (None if its tag is missing)."""
+    """Width and height in pixels, and depth in channels (None if it is missing or no number).
+
+    None if width or height is missing, 0 or no number.
+    """
     segmented: bool | None
     objects: tuple[ObjectAnnotation, ...]
+    """In the file's order, without the bad ones."""
+    bad_objects: tuple[BadObject, ...] = ()
+    notes: tuple[Note, ...] = ()
+    """What was read in another way than written plainly; nothing of bad objects."""
 
 
 def box_from_corners(corners: Corners) -> Box:
@@ -127,79 +170,132 @@ def parse_annotation(content: bytes, *, place: str) -> Annotation:
 
     Args:
         content: The file's bytes.
-        place: Name of the file in errors.
+        place: Name of the file in errors and notes.
 
     Raises:
-        AnnotationError: The file is not well-formed XML or not an annotation, an object has no
-            name or neither box nor point, or a value does not suit its tag. `check_corners` checks
-            boxes, against the picture's true size.
+        AnnotationError: The file is not well-formed XML or not an annotation, a value outside its
+            objects does not suit its tag, or no object was found where something looks like one.
+            The caller checks boxes, against the picture's true size.
     """
-    try:
-        root = _parsed(content)
-    except DefusedXmlException as exc:
-        raise AnnotationError(place, f"refused for safety: {type(exc).__name__}") from exc
-    except (ParseError, ValueError, LookupError) as exc:  # LookupError: an unknown encoding
-        raise AnnotationError(place, f"not well-formed XML: {exc}") from exc
+    root, notes = parse_tree(content, place)
+    reading = Reading(place, notes)
     if root.tag != "annotation":
-        raise AnnotationError(place, f"the root tag is {root.tag!r}, expected 'annotation'")
-    fields, objects = _fields(root), root.findall("object")
+        if root.tag.lower() != "annotation":
+            raise AnnotationError(place, f"the root tag is {root.tag!r}, expected 'annotation'")
+        reading.note("tag-other-case", f"<{root.tag}>")
+    nodes, before = root.findall("object"), len(notes)
+    repeats = len(nodes) - 1 if nodes else 0
+    fields = fields_of(root, _FILE_TAGS, place, reading, repeats)
+    if not nodes or len(notes) > before or content.count(b"<object") != len(nodes):
+        nodes = _odd_objects(root, reading)
+    if not nodes:
+        _refuse_hidden_objects(root, place)
+    good, bad = _objects(nodes, place, reading)
     return Annotation(
-        folder=_text(fields, "folder"),
-        filename=_text(fields, "filename"),
+        folder=text_of(fields, "folder"),
+        filename=text_of(fields, "filename"),
         source=_source(fields.get("source")),
         owner=_owner(fields.get("owner")),
-        size_whd=_size(fields.get("size"), place),
-        segmented=_flag(fields, "segmented", place),
-        objects=tuple([_object(node, place, index) for index, node in enumerate(objects)]),
+        size_whd=_size(fields.get("size"), place, reading),
+        segmented=flag_of(fields, "segmented", place, reading),
+        objects=tuple(good),
+        bad_objects=tuple(bad),
+        notes=tuple(notes),
     )
 
 
-def _parsed(content: bytes) -> Element:
-    # All encodings that expat reads write the keyword in ASCII, except UTF-16, which has zeros.
-    if b"<!DOCTYPE" in content or b"\0" in content:
-        root: Element = fromstring(content, forbid_dtd=True)
-        return root
-    return fast_fromstring(content)
+def _odd_objects(root: Element, reading: Reading) -> list[Element]:
+    """Find the objects in any case and in wrappers; say how many others there are."""
+    nodes: list[Element] = []
+    for child in root:
+        tag = child.tag.lower()
+        if tag == "object":
+            nodes.append(child)
+        elif tag == "objects":
+            inside = children(child, "object")
+            nodes += inside
+            reading.note("wrapper", f"<{child.tag}>")
+            for node in inside:
+                if node.tag != "object":
+                    reading.note("tag-other-case", f"<{node.tag}>")
+    others = sum(node.tag.lower() == "object" for node in root.iter()) - len(nodes)
+    if others:
+        reading.note("object-elsewhere", f"{others} of {others + len(nodes)}")
+    return nodes
 
 
-def _fields(node: Element) -> dict[str, Element]:
-    """Map each tag to the node's first direct child of that tag."""
-    found: dict[str, Element] = {}
-    for child in node:
-        found.setdefault(child.tag, child)
-    return found
+def _objects(
+    nodes: list[Element], place: str, reading: Reading
+) -> tuple[list[ObjectAnnotation], list[BadObject]]:
+    good: list[ObjectAnnotation] = []
+    bad: list[BadObject] = []
+    for index, node in enumerate(nodes):
+        reading.object_index = index
+        before = len(reading.notes)
+        try:
+            good.append(_object(node, place, index, reading))
+        except AnnotationError as exc:
+            del reading.notes[before:]
+            name = next((text for one in children(node, "name") if (text := one.text)), None)
+            problem = exc.with_traceback(None)  # its frames would keep the tree
+            bad.append(BadObject(index=index, name=name and name.strip(), problem=problem))
+    reading.object_index = None
+    return good, bad
 
 
-def _object(node: Element, place: str, index: int) -> ObjectAnnotation:
-    fields = _fields(node)
-    name = _text(fields, "name")
+def _refuse_hidden_objects(root: Element, place: str) -> None:
+    """Refuse a file in which no object was found although something looks like one."""
+    aside = {id(node) for tag in ("owner", "source") for node in children(root, tag)}
+    found: dict[str, None] = {}
+    for child in root:
+        if id(child) not in aside:
+            tags = ((node.tag, node.tag.lower()) for node in child.iter())
+            found |= {f"<{tag}>": None for tag, lower in tags if lower in _HINTS_AT_OBJECTS}
+    if found:
+        problem = f"no object was found, though the file has {', '.join([*found][:5])}"
+        hint = "objects are <object> tags in <annotation>: export as PASCAL VOC"
+        raise AnnotationError(place, problem, hint)
+
+
+def _object(node: Element, place: str, index: int, reading: Reading) -> ObjectAnnotation:
+    where = f"{place}: object {index + 1}"
+    fields = fields_of(node, _OBJECT_TAGS, where, reading)
+    name = text_of(fields, "name")
     if name is None:
         raise AnnotationError(place, f"object {index + 1} has no <name>")
-    where = f"{place}: object {index + 1} {name!r}"
-    box, point, actions = fields.get("bndbox"), fields.get("point"), fields.get("actions")
-    if box is None and point is None:
-        raise AnnotationError(where, "has no <bndbox> (nor a <point>)")
-    parts = node.findall("part") if "part" in fields else []
+    where = f"{where} {name!r}"
+    corners, point = box_of(node, fields, where, reading), fields.get("point")
+    if corners is None and point is None:
+        raise AnnotationError(where, "has no <bndbox> (nor a <point>)", _instead(node))
+    actions = fields.get("actions")
+    parts = children(node, "part") if "part" in fields else []
     return ObjectAnnotation(
+        index=index,
         name=name,
-        corners=None if box is None else _corners(box, where),
-        pose=_text(fields, "pose"),
-        truncated=_flag(fields, "truncated", where),
-        occluded=_flag(fields, "occluded", where),
-        difficult=_flag(fields, "difficult", where),
-        parts=tuple([_part(part, where, number) for number, part in enumerate(parts)]) or None,
+        corners=corners,
+        pose=text_of(fields, "pose"),
+        truncated=flag_of(fields, "truncated", where, reading),
+        occluded=flag_of(fields, "occluded", where, reading),
+        difficult=flag_of(fields, "difficult", where, reading),
+        parts=tuple([_part(part, where, n, reading) for n, part in enumerate(parts)]) or None,
         actions=None if actions is None else {a.tag: _is_one(a, where) for a in actions},
-        point=None if point is None else _point(point, where),
+        point=None if point is None else _point(point, where, reading),
     )
 
 
-def _part(node: Element, where: str, index: int) -> PartAnnotation:
-    fields = _fields(node)
-    name, box = _text(fields, "name"), fields.get("bndbox")
+def _instead(node: Element) -> str:
+    """What an object has instead of a box."""
+    tags = dict.fromkeys(f"<{child.tag}>" for child in node if child.tag not in _PLAIN_TAGS)
+    return f"it has {', '.join([*tags][:5])}" if tags else ""
+
+
+def _part(node: Element, where: str, index: int, reading: Reading) -> PartAnnotation:
     here = f"{where}: part {index + 1}"
+    fields = fields_of(node, _PART_TAGS, here, reading)
+    name, box = text_of(fields, "name"), fields.get("bndbox")
     if name is None or box is None:
         raise AnnotationError(here, "needs a <name> and a <bndbox>")
-    corners = _corners(box, here)
+    corners = corners_of(box, here, reading)
     x0, y0, x1, y1 = box_from_corners(corners)
     if not (x0 < x1 and y0 < y1):
         raise AnnotationError(here, f"{name!r} has an empty or inverted box {corners}")
@@ -209,63 +305,44 @@ def _part(node: Element, where: str, index: int) -> PartAnnotation:
 def _source(node: Element | None) -> ImageSource | None:
     if node is None:
         return None
-    fields = _fields(node)
+    fields = {child.tag: child for child in node}
     return ImageSource(
-        database=_text(fields, "database"),
-        annotation=_text(fields, "annotation"),
-        image=_text(fields, "image"),
-        flickrid=_text(fields, "flickrid"),
+        database=text_of(fields, "database"),
+        annotation=text_of(fields, "annotation"),
+        image=text_of(fields, "image"),
+        flickrid=text_of(fields, "flickrid"),
     )
 
 
 def _owner(node: Element | None) -> Owner | None:
     if node is None:
         return None
-    fields = _fields(node)
-    return Owner(flickrid=_text(fields, "flickrid"), name=_text(fields, "name"))
+    fields = {child.tag: child for child in node}
+    return Owner(flickrid=text_of(fields, "flickrid"), name=text_of(fields, "name"))
 
 
-def _size(node: Element | None, place: str) -> tuple[int, int, int | None] | None:
-    fields = {} if node is None else _fields(node)
-    if node is None or _text(fields, "width") is None or _text(fields, "height") is None:
-        return None
-    has_depth = _text(fields, "depth") is not None
-    depth = int(_number(fields, "depth", place, node)) if has_depth else None
-    width, height = (int(_number(fields, tag, place, node)) for tag in ("width", "height"))
-    return width, height, depth
+def _size(node: Element | None, place: str, reading: Reading) -> tuple[int, int, int | None] | None:
+    fields = {} if node is None else fields_of(node, _SIZE_TAGS, place, reading)
+    texts = [text_of(fields, tag) or "" for tag in ("width", "height", "depth")]
+    width, height, depth = [_whole(text) for text in texts]
+    if width and height:
+        return width, height, depth
+    if texts[0] and texts[1]:
+        reading.note("size-unusable", f"{texts[0][:20]} x {texts[1][:20]}")
+    return None
 
 
-def _corners(node: Element, where: str) -> Corners:
-    fields = _fields(node)
-    xmin, ymin, xmax, ymax = [_number(fields, tag, where, node) for tag in _CORNER_TAGS]
-    return (xmin, ymin, xmax, ymax)
+def _whole(text: str) -> int | None:
+    """The positive whole number that a text is; None if it is none."""
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return int(text) or None
+    number = plain_number(text)
+    return int(number) if number and number > 0 and number.is_integer() else None
 
 
-def _point(node: Element, where: str) -> tuple[float, float]:
-    fields = _fields(node)
-    return _number(fields, "x", where, node), _number(fields, "y", where, node)
-
-
-def _text(fields: dict[str, Element], tag: str) -> str | None:
-    """The stripped text of a child; None if missing or empty."""
-    child = fields.get(tag)
-    return ((child.text or "").strip() or None) if child is not None else None
-
-
-def _number(fields: dict[str, Element], tag: str, where: str, node: Element) -> float:
-    text = _text(fields, tag)
-    if text is None:
-        raise AnnotationError(where, f"<{node.tag}> has no <{tag}>")
-    # float() alone would accept '1_0' and digits of other scripts
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not math.isfinite(value):
-        raise AnnotationError(where, f"<{tag}> is {text!r}, expected a number")
-    return value
-
-
-def _flag(fields: dict[str, Element], tag: str, where: str) -> bool | None:
-    child = fields.get(tag)
-    return None if child is None or not (child.text or "").strip() else _is_one(child, where)
+def _point(node: Element, where: str, reading: Reading) -> tuple[float, float]:
+    fields = fields_of(node, _POINT_TAGS, where, reading)
+    return number_of(fields, "x", where, node), number_of(fields, "y", where, node)
 
 
 def _is_one(node: Element, where: str) -> bool:

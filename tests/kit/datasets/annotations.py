@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.sources.voc.annotation import Annotation, ObjectAnnotation
@@ -16,10 +17,13 @@ BOX_HINT = "; correct the file, or convert with --on-bad-record skip"
 
 
 def found(*objects: ObjectAnnotation, **given: Any) -> Annotation:
-    """The annotation of a file."""
-    return Annotation(**(dict.fromkeys(FILE_TAGS) | given), objects=objects)
+    """The annotation of a file; its objects are numbered as given."""
+    numbered = tuple(replace(item, index=index) for index, item in enumerate(objects))
+    values: dict[str, Any] = dict.fromkeys(FILE_TAGS) | given
+    return Annotation(**values, objects=numbered)
 
 
 def thing(name: str, corners: Corners | None, **given: Any) -> ObjectAnnotation:
-    """An object of it."""
-    return ObjectAnnotation(name=name, corners=corners, **(dict.fromkeys(OBJECT_TAGS) | given))
+    """An object of it, the first."""
+    values: dict[str, Any] = dict.fromkeys(OBJECT_TAGS) | {"index": 0} | given
+    return ObjectAnnotation(name=name, corners=corners, **values)

@@ -33,7 +33,10 @@ def parse(text: str | bytes) -> Annotation:
 
 
 def parse_object(inner: str) -> ObjectAnnotation:
-    (found,) = parse(f"<annotation><object>{inner}</object></annotation>").objects
+    annotation = parse(f"<annotation><object>{inner}</object></annotation>")
+    for bad in annotation.bad_objects:
+        raise bad.problem
+    (found,) = annotation.objects
     return found
 
 
@@ -87,6 +90,7 @@ def test_every_field_of_a_later_object_is_read() -> None:
     head = PartAnnotation(name="head", corners=(1, 2, 3, 4))
     foot = PartAnnotation(name="foot", corners=(1, 2, 9, 4))
     assert parse_object(inner) == ObjectAnnotation(
+        index=0,
         name="person",
         corners=(1, 2, 3, 4),
         pose="Frontal",
@@ -237,8 +241,9 @@ def test_box_that_breaks_a_rule_is_named_with_file_object_and_value(
             "000005.xml: object 1 'cat': <bndbox> has no <ymin>",
         ),
         (
-            f"<name>cat</name>{BOX}<difficult>2</difficult>",
-            "000005.xml: object 1 'cat': <difficult> is '2', expected 0 or 1",
+            f"<name>cat</name>{BOX}<difficult>maybe</difficult>",
+            "000005.xml: object 1 'cat': <difficult> is 'maybe', expected 0 or 1; "
+            "true, false, yes, no, Unspecified are understood",
         ),
         (
             f"<name>cat</name>{BOX}<actions><walking>yes</walking></actions>",

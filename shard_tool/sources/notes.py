@@ -1,0 +1,41 @@
+"""Notes on what was read in another way than its file says plainly, or not at all.
+
+A reader of annotations hands notes to its caller, who counts them by code. A note is no error: its
+record was read, and `MEANINGS` says how.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Note(NamedTuple):
+    """One thing that was read in another way than written plainly, or dropped."""
+
+    code: str
+    """A key of `MEANINGS`."""
+    place: str
+    """The file, as errors name it."""
+    detail: str = ""
+    """What was found; short, for examples in a report."""
+    object_index: int | None = None
+    """0-based number of the object in its file; None where the note is about the whole file."""
+
+
+MEANINGS: dict[str, str] = {
+    "encoding-guessed": "The text is not in the encoding that its file declares (UTF-8 where it "
+    "declares none): the first of utf-8, gb18030 and latin-1 that fits was taken.",
+    "leading-blanks": "Blanks before the XML declaration were skipped.",
+    "doctype": "A document type without content was skipped.",
+    "tag-other-case": "A tag in another case was read as the tag.",
+    "wrapper": "Objects inside an <objects> tag were read as objects of the file.",
+    "object-elsewhere": "An <object> that is no object of its file was not read.",
+    "tag-twice": "A tag is there twice: equal ones count once, of flags the later one counts.",
+    "flag-other-value": "A flag that is neither 0 nor 1: true, yes and numbers above 0 mean yes; "
+    "false, no and 0.0 mean no; Unspecified means that it is not known.",
+    "size-unusable": "A size that is 0 or no number counts as missing.",
+    "rotated-box": "A rotated box was read as the upright box around it.",
+    "box-from-polygon": "An object without a box got the box around its polygon.",
+    "shape-dropped": "A polygon or another shape beside the box was not read.",
+}
+"""Code to one sentence for the user."""
