@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from shard_tool.cli.convert import convert_command
-from shard_tool.cli.download import download_command
 from shard_tool.cli.copy import copy_command
+from shard_tool.cli.download import download_command
 from shard_tool.cli.index import index_command
 from shard_tool.cli.options import (
     Dest,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shard_tool.cli.convert_output import print_conversion, print_look, print_sources
+from shard_tool.cli.convert_output import print_conversion, print_look
 from shard_tool.cli.download import Mirror, fetched, missing_archives, print_downloads
 from shard_tool.cli.options import (
     Dest,
@@ -297,7 +297,6 @@ def convert_command(
     except KeyboardInterrupt:
         say(f"interrupted: nothing was written; start again with\n{repeating_command(sys.argv)}")
         raise
-    print_sources(plan)
     try:
         with progress("converting", unit="samples") as advance:
 
@@ -309,7 +308,7 @@ def convert_command(
     except KeyboardInterrupt:
         say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise
-    print_conversion(report, dest, format_)
+    print_conversion(plan, report, dest, format_)
     if strict and LEFT_OUT & report.manifest.report.keys():
         raise typer.Exit(_STRICT_STATUS)
 

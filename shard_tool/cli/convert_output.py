@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,18 +21,10 @@ if TYPE_CHECKING:
     from shard_tool.convert.options import ConvertOptions
     from shard_tool.convert.plan import ConversionPlan
     from shard_tool.convert.results import ConvertReport
+    from shard_tool.format.manifest import Manifest
 
 _MOST_CLASSES = 20
 _MOST_PROBLEMS = 25
-
-
-def print_sources(plan: ConversionPlan) -> None:
-    """Say on stderr what the sources were found to be: format, classes, box convention."""
-    for source in plan.sources:
-        say(f"{source.files.shown}: {described(source)}")
-    say(classes_line(plan.rules.classes.names, plan.surveyed.names))
-    if any(evidence.num_boxes for evidence in plan.surveyed.evidence.values()):
-        say(boxes_line(plan))
 
 
 def described(source: object) -> str:
@@ -145,7 +138,9 @@ def _look_as_json(look: Look, dest: str) -> dict[str, object]:
     }
 
 
-def print_conversion(report: ConvertReport, dest: str, format_: Format) -> None:
+def print_conversion(
+    plan: ConversionPlan, report: ConvertReport, dest: str, format_: Format
+) -> None:
     """Print what a conversion did."""
     manifest = report.manifest
     folder, num_bad = Folder(dest), manifest.num_bad_records
@@ -180,7 +175,15 @@ def print_conversion(report: ConvertReport, dest: str, format_: Format) -> None:
         }
         print_json(document)
         return
+    typer.echo(classes_line(plan.rules.classes.names, _objects(manifest)))
+    if any(evidence.num_boxes for evidence in plan.surveyed.evidence.values()):
+        typer.echo(boxes_line(plan))
     for name, split in manifest.splits.items():
         size = human_bytes(split.num_bytes)
         typer.echo(f"{name}: {split.num_samples} samples, {len(split.shards)} shards, {size}")
     typer.echo(f"{folder}: done in {report.seconds:.1f} s")
+
+
+def _objects(manifest: Manifest) -> Counter[str]:
+    """Objects of each class over all splits."""
+    return sum((Counter(split.objects) for split in manifest.splits.values()), Counter[str]())

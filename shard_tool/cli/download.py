@@ -96,6 +96,7 @@ def _fetched_release(
 
 
 def print_downloads(missing: Sequence[WantedArchive], folder: Path, format_: Format) -> None:
+    """Print which archives would be downloaded first."""
     if format_ is Format.json:
         documents = [
             {"file": item.archive.file, "url": item.url, "num_bytes": item.archive.num_bytes}

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from shard_tool.convert.rules import Rules
+    from shard_tool.sources.annotation import Annotation, ObjectAnnotation
     from shard_tool.sources.archive import SourceFiles
     from shard_tool.sources.source import Record
-    from shard_tool.sources.voc.annotation import Annotation, ObjectAnnotation
 
 _MAX_FILE_BYTES = 1 << 29
 """A larger picture or mask is refused before it is read."""
@@ -406,7 +406,7 @@ def check_files(source: SourceFiles, record: Record, task: str) -> None:
                 hint if "annotation" in what[:20] and record.image else "",
             )
     if task == "segmentation" and record.class_mask is None:
-        place = source.place(record.expected_image)
+        place = source.place(record.expected_mask or record.expected_image)
         raise SourceError(place, f"is missing: a picture without mask ({lists})")
     for span in record.spans:
         if span.size > _MAX_FILE_BYTES:

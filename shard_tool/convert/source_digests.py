@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from shard_tool.sources.archive import FileSpan
+    from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.source import Source
 
 _HASH_CHUNK_BYTES = 1 << 23
@@ -25,11 +25,13 @@ class ReadFiles:
     def __init__(self) -> None:
         self._of: dict[int, tuple[int, int]] = {}
 
-    def add(self, source: int, spans: Sequence[FileSpan], contents: Sequence[bytes]) -> None:
-        """Add files: the digest is a sum over those of name and content."""
+    def add(self, files: SourceFiles, spans: Sequence[FileSpan], contents: Sequence[bytes]) -> None:
+        """Add files: the digest is a sum over those of name below the dataset and content."""
+        source = files.number
         count, total = self._of.get(source, (0, 0))
         for span, content in zip(spans, contents, strict=True):
-            name = span.name.encode("utf-8", "surrogateescape")
+            inner = span.name.removeprefix(f"{files.inner}/")
+            name = inner.encode("utf-8", "surrogateescape")
             digest = hashlib.sha256(name + b"\0" + hashlib.sha256(content).digest())
             total = (total + int.from_bytes(digest.digest(), "big")) % _MODULUS
             count += 1
@@ -83,7 +85,7 @@ def source_entries(
                 return {**found, "num_bytes": source.num_bytes, "sha256": digest}
             number = source.files.number
             lists = source.lists(task, splits)
-            files.add(number, lists, [source.files.read(span) for span in lists])
+            files.add(source.files, lists, [source.files.read(span) for span in lists])
             count, digest = files.of(number)
             return {**found, "num_files": count, "sha256": digest}
 

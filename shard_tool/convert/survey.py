@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from shard_tool.convert.rules import Unlabelled
     from shard_tool.convert.spool import Spool
+    from shard_tool.sources.annotation import Annotation
     from shard_tool.sources.archive import SourceFiles
     from shard_tool.sources.source import Record, Source
-    from shard_tool.sources.voc.annotation import Annotation
 
 _AT_A_TIME = 512
 """Records of one task."""
@@ -147,7 +147,7 @@ def survey(
     )
     found, columns = Surveyed(), list[Columns]()
     with ExitStack() as stack:
-        run = _runner(stack, sources, workers)
+        run = _runner(stack, workers)
         done = 0
         for split in splits:
             growing = _Growing()
@@ -171,7 +171,7 @@ def _unlabelled(source: Source, choice: Unlabelled) -> Unlabelled:
 
 
 def _runner(
-    stack: ExitStack, sources: Sequence[Source], workers: int
+    stack: ExitStack, workers: int
 ) -> Callable[[Reader, Iterator[Record]], Iterator[_Part]]:
     """A function that reads records in this process, or in others if there are many."""
     pool = None
@@ -194,7 +194,6 @@ def _runner(
                 yield waiting.pop(next_number)
                 next_number += 1
 
-    del sources
     return run
 
 
@@ -228,9 +227,9 @@ def read_records(reader: Reader, records: Sequence[Record]) -> _Part:
     part, report, files = _Part(), Report(), ReadFiles()
     contents = _contents(reader, records)
     for record, content in zip(records, contents, strict=True):
-        if content is not None and record.annotation is not None:
-            if not reader.sources[record.source].is_archive:
-                files.add(record.source, [record.annotation], [content])
+        source = reader.sources[record.source]
+        if content is not None and record.annotation is not None and not source.is_archive:
+            files.add(source, [record.annotation], [content])
         read = _read(reader, record, content, report)
         if read is None:
             continue
@@ -278,12 +277,12 @@ def _read(reader: Reader, record: Record, content: bytes | None, report: Report)
         if record.annotation is None:
             return Read(record, None)
         place = source.place(record.annotation)
-        if content is None:
-            problem = f"{record.annotation.size} bytes are too many for an annotation"
-            raise DataError(place, f"{problem} (most: {_MAX_ANNOTATION_BYTES})")
-        return Read(record, reader.parsers[record.source](content, place))
+        if content is not None:
+            return Read(record, reader.parsers[record.source](content, place))
     except DataError as exc:
         return Read(record, None, exc)
+    problem = f"{record.annotation.size} bytes are too many (most: {_MAX_ANNOTATION_BYTES})"
+    return Read(record, None, DataError(place, problem))
 
 
 def _add(part: _Part, read: Read) -> None:

@@ -144,8 +144,9 @@ def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
         for record, contents, sample in built:
             writer.write(record.key, sample.members)
             counts.add(sample.sample)
-            if not job.sources[record.source].is_archive:
-                files.add(record.source, _pictures(record), contents)
+            source = job.sources[record.source]
+            if not source.is_archive:
+                files.add(source, _pictures(record), contents)
         written = writer.finish()
         if not written.num_samples:
             raise _NothingToPublishError

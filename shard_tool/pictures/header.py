@@ -12,8 +12,8 @@ from shard_tool.errors import DataError
 from shard_tool.pictures.jpeg_header import jpeg_size
 from shard_tool.pictures.size import checked_size
 
-KNOWN_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
-"""Formats that a source may have. MPO is a JPEG with more pictures after it, as phones write."""
+KNOWN_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""Formats that a source may have."""
 _ORIENTATION = 0x0112
 _EXIF_WITHIN = 1 << 18
 
@@ -22,7 +22,7 @@ class Header(NamedTuple):
     """What a picture's header says."""
 
     format: str
-    """Pillow's name of the format; 'JPEG' for MPO, too."""
+    """Pillow's name of the format; 'JPEG' for MPO, too, as phones write it."""
     size_wh: tuple[int, int]
     """Width and height in pixels, as stored."""
     orientation: int

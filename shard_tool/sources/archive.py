@@ -325,6 +325,7 @@ def os_errors_named(source: str) -> Iterator[None]:
 
 
 def scan_tree(root: Path, note: Callable[[FileSpan], None]) -> str:
+    """Note all files below a folder."""
     stamp = 0
     for folder, _, names in os.walk(root):
         for name in names:

@@ -38,6 +38,8 @@ class Record:
     """Path at which the picture is looked for; names it in messages where it is missing."""
     expected_annotation: str | None
     """The same of the annotation; None: the format has none, as pictures with masks alone."""
+    expected_mask: str | None = None
+    """The same of the class mask; None: there is no folder of masks."""
     image_sets: tuple[str, ...] = ()
     listed_objects: tuple[int, ...] | None = None
     """Layout and action: 1-based numbers of the objects that the lists of the split name."""

@@ -17,12 +17,18 @@ the exporters named in tests/kit/datasets/voc_tools.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shard_tool.errors import AnnotationError, BoxError
+from shard_tool.errors import AnnotationError
+from shard_tool.sources.annotation import (
+    Annotation,
+    BadObject,
+    ImageSource,
+    ObjectAnnotation,
+    Owner,
+    PartAnnotation,
+)
 from shard_tool.sources.voc.annotation_boxes import SHAPES, box_of, corners_of
-from shard_tool.sources.voc.annotation_boxes import Corners as Corners
 from shard_tool.sources.voc.annotation_tags import (
     Reading,
     children,
@@ -37,8 +43,6 @@ from shard_tool.sources.voc.annotation_xml import parse_tree
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-    from shard_tool.format.sample import Box
-    from shard_tool.sources.notes import Note
 
 _FILE_TAGS = frozenset(
     {
@@ -57,112 +61,6 @@ _PLAIN_TAGS = frozenset({"name", "pose", "truncated", "occluded", "difficult", "
 _HINTS_AT_OBJECTS = frozenset(
     {"object", "name", "bndbox", "bbox", "box", "xmin", "polygon", "robndbox"}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartAnnotation:
-    """A `part` of a person."""
-
-    name: str
-    corners: Corners
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectAnnotation:
-    """An `object`, as written."""
-
-    index: int
-    """0-based number among all objects of the file, the bad ones too."""
-    name: str
-    corners: Corners | None
-    pose: str | None
-    truncated: bool | None
-    occluded: bool | None
-    difficult: bool | None
-    parts: tuple[PartAnnotation, ...] | None
-    actions: dict[str, bool] | None
-    point: tuple[float, float] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadObject:
-    """An `object` that could not be read. The caller drops it, or raises its problem."""
-
-    index: int
-    """0-based number among all objects of the file."""
-    name: str | None
-    """The first name in it."""
-    problem: AnnotationError
-    """Names file and object, what was found and what was expected."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSource:
-    """The `source` tag."""
-
-    database: str | None
-    annotation: str | None
-    image: str | None
-    flickrid: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """The `owner` tag of the 2007 files."""
-
-    flickrid: str | None
-    name: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Annotation:
-    """One annotation file, as written.
-
-    `filename` and `size_whd` may be wrong: trust the file's own name and the picture's header.
-    """
-
-    folder: str | None
-    filename: str | None
-    source: ImageSource | None
-    owner: Owner | None
-    size_whd: tuple[int, int, int | None] | None
-    """Width and height in pixels, and depth in channels (None if it is missing or no number).
-
-    None if width or height is missing, 0 or no number.
-    """
-    segmented: bool | None
-    objects: tuple[ObjectAnnotation, ...]
-    """In the file's order, without the bad ones."""
-    bad_objects: tuple[BadObject, ...] = ()
-    notes: tuple[Note, ...] = ()
-    """What was read in another way than written plainly; nothing of bad objects."""
-
-
-def box_from_corners(corners: Corners) -> Box:
-    """Convert VOC corners to a zero-based, half-open box: only the near corner moves.
-
-    VOC counts pixels from 1 and includes both corners, so a box over a whole 500 x 375 picture is
-    (1, 1, 500, 375). Fractions are kept.
-
-    >>> box_from_corners((1, 1, 500, 375))
-    (0.0, 0.0, 500.0, 375.0)
-    """
-    xmin, ymin, xmax, ymax = corners
-    return (float(xmin - 1), float(ymin - 1), float(xmax), float(ymax))
-
-
-def check_corners(
-    corners: Corners, *, size_wh: tuple[int, int], place: str, object_index: int, name: str
-) -> None:
-    """Refuse a box that is empty, inverted, not finite or not inside the picture.
-
-    Raises:
-        BoxError: Names the file, the object and the first value that breaks the rule.
-    """
-    x0, y0, x1, y1 = box_from_corners(corners)
-    width, height = size_wh
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):  # also False for NaN
-        raise BoxError(place, object_index, name, corners, size_wh)
 
 
 def parse_annotation(content: bytes, *, place: str) -> Annotation:
@@ -296,9 +194,9 @@ def _part(node: Element, where: str, index: int, reading: Reading) -> PartAnnota
     if name is None or box is None:
         raise AnnotationError(here, "needs a <name> and a <bndbox>")
     corners = corners_of(box, here, reading)
-    x0, y0, x1, y1 = box_from_corners(corners)
-    if not (x0 < x1 and y0 < y1):
-        raise AnnotationError(here, f"{name!r} has an empty or inverted box {corners}")
+    xmin, ymin, xmax, ymax = corners
+    if xmin > xmax or ymin > ymax:
+        raise AnnotationError(here, f"{name!r} has an inverted box {corners}")
     return PartAnnotation(name=name, corners=corners)
 
 

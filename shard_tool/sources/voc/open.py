@@ -90,7 +90,7 @@ def open_voc(
     layouts = find_layouts(table, files.shown)
     found = [
         VocSource(
-            files=replace(files, number=number + at),
+            files=replace(files, inner=layout.root, number=number + at),
             table=table,
             layout=layout,
             num_bytes=None if scan is None else scan.num_bytes,

@@ -30,6 +30,7 @@ class Found(NamedTuple):
     expected_image: str
     expected_annotation: str | None
     """None: nothing annotates pictures by XML here."""
+    expected_mask: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class PictureIndex:
                 self._find(part.object_masks, "picture", stem),
                 _joined(part.images, f"{stem}.jpg"),
                 None if part.annotations is None else _joined(part.annotations, f"{stem}.xml"),
+                None if part.class_masks is None else _joined(part.class_masks, f"{stem}.png"),
             )
 
     def resolved(self, written: NDArray[np.bytes_]) -> tuple[NDArray[np.bytes_], int]:

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from shard_tool.sources.annotation import Annotation
     from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.file_table import FileTable
-    from shard_tool.sources.voc.annotation import Annotation
     from shard_tool.sources.voc.layout import Layout
 
 _MAX_LIST_BYTES = 1 << 30
@@ -212,6 +212,7 @@ class VocSource:
                 object_mask=found.object_mask if task == "segmentation" else None,
                 expected_image=found.expected_image,
                 expected_annotation=found.expected_annotation,
+                expected_mask=found.expected_mask,
                 image_sets=tuple(name for at, name in enumerate(names) if bit >> at & 1),
                 listed_objects=numbers.get(found.id),
                 is_plain=found.image is None
