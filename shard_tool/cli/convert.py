@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,7 @@ import typer
 from shard_tool.cli.convert_output import print_conversion, print_look
 from shard_tool.cli.download import Mirror, fetched, missing_archives, print_downloads
 from shard_tool.cli.options import (
+    ClassesOption,
     Dest,
     Engine,
     Format,
@@ -22,6 +23,7 @@ from shard_tool.cli.options import (
     SourceOption,
     StorageOption,
     Workers,
+    class_names,
     repeating_command,
     resuming_command,
     say,
@@ -147,14 +149,7 @@ def convert_command(
     source_format: Annotated[
         SourceFormat, typer.Option(help="Format that the sources must have.")
     ] = SourceFormat.auto,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="a,b,c|FILE",
-            help="Classes in label order, or a file with one a line. [default: VOC's, or the names "
-            "found, sorted]",
-        ),
-    ] = None,
+    classes: ClassesOption = None,
     other_classes: Annotated[
         OtherClasses, typer.Option(help="What to do with objects of other classes.")
     ] = OtherClasses.fail,
@@ -261,7 +256,7 @@ def convert_command(
         name=name,
         format=source_format.value,
         classes=ClassOptions(
-            classes=_class_names(classes),
+            classes=class_names(classes),
             other_classes=other_classes.value,
             rename=tuple(_pairs(rename, "--rename", "OLD=NEW").items()),
         ),
@@ -311,17 +306,6 @@ def convert_command(
     print_conversion(plan, report, dest, format_)
     if strict and LEFT_OUT & report.manifest.report.keys():
         raise typer.Exit(_STRICT_STATUS)
-
-
-def _class_names(given: str | None) -> tuple[str, ...]:
-    """Names with commas between them, or the lines of a file."""
-    if given is None:
-        return ()
-    path = Path(given)
-    if path.is_file():
-        lines = path.read_text("utf-8-sig").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
-    return tuple(name.strip() for name in given.split(","))
 
 
 def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:

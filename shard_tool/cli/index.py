@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shard_tool.cli.options import (
+    ClassesOption,
     Dest,
     Engine,
     Format,
@@ -17,6 +18,7 @@ from shard_tool.cli.options import (
     OnExistingOption,
     StorageOption,
     Workers,
+    class_names,
     print_json,
     resuming_command,
     say,
@@ -58,6 +60,7 @@ def index_command(
             "convert writes."
         ),
     ] = IndexedTask.generic,
+    classes: ClassesOption = None,
     workers: Workers = None,
     engine: Engine = "local",
     on_existing: OnExistingOption = OnExisting.fail,
@@ -74,6 +77,7 @@ def index_command(
         split=split,
         name=name,
         task=task.value,
+        classes=class_names(classes),
         engine=engine,
         on_existing=on_existing.value,
         storage_options=storage_options(storage_option),

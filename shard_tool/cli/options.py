@@ -6,6 +6,7 @@ import json
 import shlex
 from enum import StrEnum
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,6 +69,28 @@ OnExistingOption = Annotated[
         help="What to do if DEST is not empty: fail, resume an unfinished run, or overwrite.",
     ),
 ]
+
+
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="a,b,c|FILE",
+        help="Classes in label order, or a file with one a line. [default: VOC's, or the names "
+        "found]",
+    ),
+]
+
+
+def class_names(given: str | None) -> tuple[str, ...]:
+    """Names with commas between them, or the lines of a file."""
+    if given is None:
+        return ()
+    path = Path(given)
+    if path.is_file():
+        lines = path.read_text("utf-8-sig").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+    return tuple(name.strip() for name in given.split(","))
 
 
 def storage_options(pairs: list[str], option: str = "--storage-option") -> dict[str, Any]:

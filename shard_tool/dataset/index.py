@@ -61,6 +61,8 @@ class IndexOptions:
     task: str = GENERIC
     """'generic': samples whose members are known by their extensions alone. 'detection' or
     'segmentation': samples such as `convert` writes, whose JSON is read and counted."""
+    classes: tuple[str, ...] = ()
+    """Names in label order; empty: those that the samples hold."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes of the local engine; 1 means this process."""
     engine: str = LOCAL
@@ -79,6 +81,10 @@ class IndexOptions:
             raise OptionError("--workers", f"{self.workers} is below 1")
         if not self.name:
             raise OptionError("--name", "is empty")
+        if self.classes and self.task == GENERIC:
+            raise OptionError("--classes", "generic samples have none", "add --task detection")
+        if "" in self.classes or len(set(self.classes)) < len(self.classes):
+            raise OptionError("--classes", "a name is empty or given twice")
         if not re.fullmatch(r"[A-Za-z0-9_+-]+", self.split):
             raise OptionError("--split", f"{self.split!r} cannot name shards")
         check_engine(self.engine)
@@ -122,7 +128,12 @@ def index_tars(
     dest = Folder(options.dest, options.storage_options)
     urls = shards_matching(options.shards, dest)
     tasks = [
-        IndexTask(name=f"{options.split}-{number:06d}.tar", url=url, kind=options.task)
+        IndexTask(
+            name=f"{options.split}-{number:06d}.tar",
+            url=url,
+            kind=options.task,
+            classes=options.classes,
+        )
         for number, url in enumerate(urls)
     ]
     workers = _workers(options, tasks, dest)
@@ -155,7 +166,7 @@ def index_tars(
     return IndexReport(manifest=manifest, left_out=left_out, seconds=time.monotonic() - began)
 
 
-_PLANNED_OPTIONS = ("num_shards", "shards_sha256")
+_PLANNED_OPTIONS = ("num_shards", "shards_sha256", "classes")
 
 
 def _plan(options: IndexOptions, urls: Sequence[str]) -> dict[str, Any]:
@@ -165,6 +176,7 @@ def _plan(options: IndexOptions, urls: Sequence[str]) -> dict[str, Any]:
         "task": options.task,
         "split": options.split,
         "release": RELEASE,
+        "classes": list(options.classes) or None,
         "first_shard": urls[0],
         "num_shards": len(urls),
         "shards_sha256": digest,
@@ -330,14 +342,14 @@ def _manifest(
         for task, report in both
     )
     reports = [report for _, report in both]
-    classes = _classes(reports, options.dest)
+    classes = _classes(reports, options)
     return Manifest(
         name=options.name,
         task=options.task,
         classes=classes,
         sources=({"kind": "adopted", "num_shards": len(tasks)},),
         release=RELEASE,
-        options={name: plan[name] for name in _PLANNED_OPTIONS},
+        options={name: plan[name] for name in _PLANNED_OPTIONS if plan[name] is not None},
         splits={
             options.split: Split(
                 shards=entries,
@@ -359,12 +371,17 @@ def _counts(reports: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return {"members": dict(sorted(total.items()))} if len(total) <= MAX_EXTENSIONS else {}
 
 
-def _classes(reports: Sequence[dict[str, Any]], dest: str) -> dict[str, int]:
-    """Class names and labels of all samples; all of VOC's twenty if there are no others.
+def _classes(reports: Sequence[dict[str, Any]], options: IndexOptions) -> dict[str, int]:
+    """Class names and labels of all samples.
+
+    The names given; else VOC's twenty where there are no others; else the labels that the samples
+    say, which must be 1 … K; else, where they say none, the names in sorted order.
 
     Raises:
-        DataError: A class has two labels, or two classes have the same label.
+        DataError: A class has two labels, two classes have the same label, or labels leave gaps.
     """
+    if options.classes:
+        return {name: label for label, name in enumerate(options.classes, start=1)}
     labels: dict[str, int] = {}
     for report in reports:
         for name, label in report.get("labels", {}).items():
@@ -372,16 +389,24 @@ def _classes(reports: Sequence[dict[str, Any]], dest: str) -> dict[str, int]:
                 problem = (
                     f"class {name!r} has label {labels[name]} in one shard, {label} in another"
                 )
-                raise DataError(dest, problem)
+                raise DataError(options.dest, problem)
     if not labels:
         return {} if "labels" not in reports[0] else dict(_VOC_LABELS)
-    if labels.items() <= _VOC_LABELS.items():
+    if labels.keys() <= _VOC_LABELS.keys() and all(
+        label in (0, _VOC_LABELS[name]) for name, label in labels.items()
+    ):
         return dict(_VOC_LABELS)
+    if not any(labels.values()):
+        return {name: label for label, name in enumerate(sorted(labels), start=1)}
     by_label = {label: name for name, label in labels.items()}
     if len(by_label) < len(labels):
         name = next(name for name, label in labels.items() if by_label[label] != name)
         problem = f"classes {name!r} and {by_label[labels[name]]!r} both have label {labels[name]}"
-        raise DataError(dest, problem)
+        raise DataError(options.dest, problem)
+    if sorted(by_label) != list(range(1, len(by_label) + 1)):
+        told = ", ".join(f"{name!r} {label}" for label, name in sorted(by_label.items())[:10])
+        problem = f"labels are not 1 … {len(by_label)}: {told}"
+        raise DataError(options.dest, problem, "give all names in label order by --classes")
     return {name: label for label, name in sorted(by_label.items())}
 
 

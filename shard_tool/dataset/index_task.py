@@ -7,11 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from shard_tool.dataset.sample_rules import checked_sample
 from shard_tool.dataset.scan import ScannedShard, scan_stored
 from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import DataError, ObjectMissing, ShardError
 from shard_tool.format.manifest import GENERIC
-from shard_tool.format.sample import parse_sample
+from shard_tool.format.sample import PICTURES
 from shard_tool.format.tar import INDEX_SUFFIX
 from shard_tool.storage.ranges import ObjectReplacedError
 
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 NEEDED = {
     GENERIC: (),
-    "detection": ("jpg", "json"),
-    "segmentation": ("jpg", "json", "class.png"),
+    "detection": ("json",),
+    "segmentation": ("json", "class.png"),
 }
-"""Extensions that every sample of a task must have."""
+"""Extensions that every sample of a task must have, beside its picture's."""
 
 _TIMES = 3
 """How many times a shard is read that changes while it is read."""
@@ -43,6 +44,8 @@ class IndexTask:
     url: str
     kind: str
     """The task of its samples: a key of `NEEDED`."""
+    classes: tuple[str, ...] = ()
+    """Names in label order; empty: those that the samples hold."""
     known: dict[str, Any] | None = None
     """The record of an earlier run; None: there is none."""
 
@@ -55,7 +58,7 @@ def index_shard(task: IndexTask, journal: Journal) -> dict[str, Any]:
     """
     folder, name = locate_shard(task.url, journal.folder)
     shard = folder.object(name)
-    checks = _Checks(task.kind, shard.place)
+    checks = _Checks(task.kind, task.classes, shard.place)
     try:
         size = shard.num_bytes()
         version: list[int | str] = [size, *shard.version()]  # asked before a byte is read
@@ -116,9 +119,10 @@ def _scanned(shard: StoredObject, size: int, checks: _Checks) -> ScannedShard:
 class _Checks:
     """Checks the samples of one shard against a task, and counts their objects."""
 
-    def __init__(self, task: str, place: str) -> None:
+    def __init__(self, task: str, classes: tuple[str, ...], place: str) -> None:
         self._task, self._place = task, place
-        self.kept = ("json",) if task != GENERIC else ()
+        self._classes = {name: label for label, name in enumerate(classes, start=1)} or None
+        self.kept = ("json", *PICTURES) if task != GENERIC else ()
         """Extensions whose contents `check` needs."""
         self.begin_again()
 
@@ -161,11 +165,12 @@ class _Checks:
     ) -> None:
         if missing := [name for name in NEEDED[self._task] if name not in extensions]:
             raise DataError(place, f"has no {missing[0]} member, which {self._task} needs")
-        sample = parse_sample(kept["json"], place=f"{place}.json")
-        if sample.key != key:
-            raise DataError(f"{place}.json", f"its key is {sample.key!r}")
+        sample = checked_sample(key, kept, self._classes, place)
         for item in sample.objects:
-            if self._labels.setdefault(item.name, item.label) != item.label:
+            if not item.name:
+                problem = f"an object has label {item.label} and no name"
+                raise DataError(f"{place}.json", problem, "give the names by --classes")
+            if self._labels.setdefault(item.name, item.label) != item.label and not self._classes:
                 labels = f"{item.label} and {self._labels[item.name]}"
                 raise DataError(f"{place}.json", f"class {item.name!r} has labels {labels}")
             self._objects[item.name] += 1

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 MAX_EXTENSIONS = 256
 """If there are more different extensions, none are counted: the manifest must stay small."""
-MAX_KEPT_BYTES = 16 << 20
-"""The longest member whose content is kept."""
+MAX_KEPT_BYTES = {"json": 16 << 20}
+"""The longest member whose content is kept, by extension."""
+_MAX_PICTURE_BYTES = 1 << 29
 _PART_BYTES = 1 << 20
 """Bytes read at a time from a disk."""
 
@@ -205,8 +206,8 @@ class _Samples:
             problem = f"is the second {extension!r} of its sample, which webdataset refuses"
         elif extension in _RESERVED:
             problem = "has an extension that webdataset keeps for itself"
-        elif extension in self._keep and member.size > MAX_KEPT_BYTES:
-            problem = f"has {member.size} bytes, more than {MAX_KEPT_BYTES}"
+        elif extension in self._keep and member.size > (most := _most_bytes(extension)):
+            problem = f"has {member.size} bytes, more than {most}"
         if problem:
             raise ShardError(self._place, f"member {member.name!r} {problem}", "rename it")
         self._extensions[extension] = None
@@ -219,6 +220,10 @@ class _Samples:
             self._members.update(self._extensions.keys())
         self._on_sample(self._key, self._extensions, self._kept)
         self._extensions, self._kept = {}, {}
+
+
+def _most_bytes(extension: str) -> int:
+    return MAX_KEPT_BYTES.get(extension, _MAX_PICTURE_BYTES)
 
 
 class _Stream:

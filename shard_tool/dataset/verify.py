@@ -13,17 +13,19 @@ import time
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from shard_tool.dataset.sample_rules import checked_sample, picture_extension
 from shard_tool.dataset.scan import printable, scan_stored
 from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import DataError, ShardError, StoreError
 from shard_tool.format.counts import SplitCounts
 from shard_tool.format.manifest import GENERIC
-from shard_tool.format.sample import parse_sample
+from shard_tool.format.sample import PICTURES
 from shard_tool.format.tar import (
     INDEX_SUFFIX,
     ShardIndex,
@@ -48,8 +50,8 @@ if TYPE_CHECKING:
 
 _MAX_PROBLEMS_OF_SHARD = 20
 """How many problems of one shard are listed; the rest is only counted."""
-_PICTURES = {"jpg": "JPEG", "class.png": "PNG", "object.png": "PNG"}
-"""Members that are checked as pictures. Only these and the JSON are checked."""
+_MASKS = ("class.png", "object.png")
+"""Members that are checked beside the picture and the JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,8 @@ def verify(
     entries = [(name, entry) for name, split in manifest.splits.items() for entry in split.shards]
     by_number: dict[int, _Findings] = {}
     with open_pool("local", workers or len(os.sched_getaffinity(0))) as pool:
-        tasks = ((folder, entry, decode, manifest.task) for _, entry in entries)
+        its = (decode, manifest.task, manifest.classes)
+        tasks = ((folder, entry, *its) for _, entry in entries)
         for number, its_findings in pool.run(_check_shard, tasks):
             by_number[number] = its_findings
             if on_progress:
@@ -130,6 +133,7 @@ def _check_shard(
     entry: ShardEntry,
     decode: bool,  # noqa: FBT001
     task: str,
+    classes: Mapping[str, int],
 ) -> _Findings:
     """Check one shard; runs in a worker."""
     its_folder, file = (
@@ -155,7 +159,9 @@ def _check_shard(
     if content is None or index_content is None:
         return findings
     try:
-        _check_samples(findings, content, index_content, place, task=task, decode=decode)
+        check = partial(_check_sample, classes=classes, decode=decode)
+        counts = SplitCounts(task, tuple(classes))
+        _check_samples(findings, content, index_content, place, check=check, counts=counts)
         if entry.url is not None:  # in a tar of others a key may repeat
             findings.keys = []
         elif len(set(findings.keys)) != len(findings.keys):
@@ -253,8 +259,8 @@ def _check_samples(
     index_content: bytes,
     place: str,
     *,
-    task: str,
-    decode: bool,
+    check: Callable[..., Sample],
+    counts: SplitCounts,
 ) -> None:
     read_at = read_at_of(memoryview(content))
     members = list(walk(read_at, 0, len(content), place=place))
@@ -277,10 +283,9 @@ def _check_samples(
                 samples.append((part[0], {}))
             span = content[member.offset : member.offset + member.size]
             samples[-1][1][part[1]] = span
-    counts = SplitCounts(task)
     for key, parts in samples:
         try:
-            sample = _check_sample(key, parts, f"{place}: {key}", decode=decode)
+            sample = check(key, parts, place=f"{place}: {key}")
         except DataError as exc:
             findings.problems.append(str(exc))
             continue
@@ -288,19 +293,20 @@ def _check_samples(
     findings.totals = counts.as_json()
 
 
-def _check_sample(key: str, parts: Mapping[str, bytes], place: str, *, decode: bool) -> Sample:
-    if missing := {"jpg", "json"} - parts.keys():
-        raise DataError(place, f"has no {' and no '.join(sorted(missing))} member")
-    sample = parse_sample(parts["json"], place=f"{place}.json")
-    if sample.key != key:
-        raise DataError(f"{place}.json", f"its key is {sample.key!r}")
-    for name, format_ in [(name, _PICTURES[name]) for name in parts if name in _PICTURES]:
-        size_wh = picture_size(parts[name], format_, f"{place}.{name}")
-        if size_wh != (sample.width, sample.height):
+def _check_sample(
+    key: str, parts: Mapping[str, bytes], classes: Mapping[str, int], place: str, *, decode: bool
+) -> Sample:
+    sample = checked_sample(key, parts, classes, place)
+    for name in (name for name in _MASKS if name in parts):
+        size_wh = picture_size(parts[name], "PNG", f"{place}.{name}")
+        if sample.width and size_wh != (sample.width, sample.height):
             problem = f"is {size_wh[0]} x {size_wh[1]} px, the JSON says"
             raise DataError(f"{place}.{name}", f"{problem} {sample.width} x {sample.height}")
         if decode:
-            _decode(parts[name], format_, f"{place}.{name}")
+            _decode(parts[name], "PNG", f"{place}.{name}")
+    if decode:
+        extension = picture_extension(parts.keys(), place)
+        _decode(parts[extension], PICTURES[extension], f"{place}.{extension}")
     return sample
 
 

@@ -14,6 +14,7 @@ from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.foreign_tars import adopted, by_webdataset, read_by_webdataset
 from tests.kit.datasets.tars import END, members_of
+from tests.kit.datasets.voc_tree import jpeg
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,9 +47,9 @@ def test_samples_that_do_not_fit_their_task_are_named(mini_dataset: Path, tmp_pa
         adopted([shard], tmp_path / "b", task="detection")
     place = f"{shard}: sample"
     problems = str(caught.value).splitlines()[1:]
-    assert problems[0].startswith(f"{place} 'a'.json: field ")
+    assert problems[0] == f"{place} 'a'.json: field 'objects' is missing"
     assert problems[1] == f"{place} 'b': has no json member, which detection needs"
-    assert problems[2].startswith(f"{place} 'c': has no jpg member, which detection needs")
+    assert problems[2].startswith(f"{place} 'c': has no picture; it needs one member of jpg, ")
 
 
 def test_other_members_and_keys_repeated_in_other_shards_are_accepted(
@@ -87,9 +88,9 @@ def test_other_classes_than_vocs_are_taken_from_the_samples_and_must_agree(
         changed = {k: {**s, "json": relabelled(s["json"], labels)} for k, s in samples.items()}
         return by_webdataset(tmp_path / f"{name}.tar", changed)
 
-    good = shard("good", {name: (f"my {name}", 7 - i) for i, name in enumerate(names)})
+    good = shard("good", {name: (f"my {name}", len(names) - i) for i, name in enumerate(names)})
     report = adopted([good], tmp_path / "out", task="detection")
-    expected = {f"my {name}": 7 - i for i, name in enumerate(names)}
+    expected = {f"my {name}": len(names) - i for i, name in enumerate(names)}
     assert report.manifest.classes == expected
     assert list(report.manifest.classes.values()) == sorted(expected.values())
     other = shard("other", {name: (f"my {name}", 50 + i) for i, name in enumerate(names)})
@@ -101,3 +102,71 @@ def test_other_classes_than_vocs_are_taken_from_the_samples_and_must_agree(
         same = shard("same", {name: (f"my {name}", 3) for name in names})
         with pytest.raises(DataError, match="both have label 3"):
             adopted([same], tmp_path / "out3", task="detection")
+
+
+def shard_of(tmp_path: Path, *objects: dict[str, object], **fields: object) -> Path:
+    """A tar of one sample of 20 x 10 px with these objects."""
+    document = {"objects": objects, **fields}
+    members = {"jpg": jpeg((20, 10)), "json": json.dumps(document).encode()}
+    return by_webdataset(tmp_path / "own.tar", {"a": members})
+
+
+BOX = {"bbox": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("item", "problem"),
+    [
+        ({"label": 0, **BOX}, "has label 0 and no name; labels begin at 1, 0 is background"),
+        ({"label": -5, **BOX}, "has label -5 and no name; labels begin at 1, 0 is background"),
+        ({"name": "cat", "bbox": [3, 2, 1, 4]}, "its box (3, 2, 1, 4) is empty or inverted"),
+        ({"name": "cat", "bbox": [1, 2, 21, 4]}, "its box (1, 2, 21, 4) leaves 20 x 10 px"),
+        ({"name": "cat", "bbox": [-0.5, 2, 3, 4]}, "its box (-0.5, 2, 3, 4) leaves 20 x 10 px"),
+    ],
+)
+def test_objects_that_no_training_bears_are_refused(
+    tmp_path: Path, item: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(ShardError) as caught:
+        adopted([shard_of(tmp_path, item)], tmp_path / "out", task="detection")
+    assert f"own.tar: sample 'a'.json: object 1: {problem}" in str(caught.value)
+
+
+def test_labels_must_be_those_of_the_table(tmp_path: Path) -> None:
+    out = tmp_path / "other"
+    far = shard_of(tmp_path, {"name": "crab", "label": 1_000_000, **BOX})
+    with pytest.raises(DataError) as caught:
+        adopted([far], tmp_path / "out", task="detection")
+    assert str(caught.value) == (
+        f"{tmp_path}/out: labels are not 1 … 1: 'crab' 1000000; "
+        "give all names in label order by --classes"
+    )
+    with pytest.raises(ShardError, match="'crab' has label 1000000, its class has 1"):
+        adopted([far], out, task="detection", classes=("crab",))
+    unnamed = shard_of(tmp_path, {"label": 2, **BOX})
+    with pytest.raises(ShardError, match="label 2 and no name; give the names by --classes"):
+        adopted([unnamed], out, task="detection")
+    with pytest.raises(ShardError, match=r"has label 2, which is none of the classes' \(1 … 1\)"):
+        adopted([unnamed], out, task="detection", classes=("crab",))
+
+
+def test_minimal_json_is_enough(tmp_path: Path) -> None:
+    """Names alone give the names found; labels alone take the names given."""
+    named = shard_of(tmp_path, {"name": "shrimp", **BOX}, {"name": "crab", **BOX})
+    report = adopted([named], tmp_path / "named", task="detection")
+    assert report.manifest.classes == {"crab": 1, "shrimp": 2}
+    labelled = shard_of(tmp_path, {"label": 2, **BOX})
+    report = adopted([labelled], tmp_path / "l", task="detection", classes=("crab", "shrimp"))
+    assert report.manifest.classes == {"crab": 1, "shrimp": 2}
+    assert report.manifest.splits["train"].objects == {"shrimp": 1}
+    assert verify(Folder(str(tmp_path / "l")), decode=True, workers=1).problems == ()
+
+
+def test_a_size_that_is_not_the_pictures_is_refused(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path, {"name": "cat", **BOX}, width=10, height=20)
+    with pytest.raises(ShardError, match="is 20 x 10 px, the JSON says 10 x 20"):
+        adopted([shard], tmp_path / "out", task="detection")
+    turned = shard_of(tmp_path, {"name": "cat", **BOX}, width=10, height=20, orientation=6)
+    report = adopted([turned], tmp_path / "turned", task="detection")
+    assert report.manifest.num_samples == 1
+    assert verify(Folder(str(tmp_path / "turned")), decode=True, workers=1).problems == ()

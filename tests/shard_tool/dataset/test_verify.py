@@ -250,6 +250,15 @@ def rewritten(**fields: Any) -> Callable[[dict[str, bytes]], object]:
     )
 
 
+def with_first_object(**fields: Any) -> Callable[[dict[str, bytes]], object]:
+    def change(members: dict[str, bytes]) -> None:
+        document = json.loads(members["json"])
+        document["objects"][0] |= fields
+        members["json"] = json.dumps(document).encode()
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -261,7 +270,7 @@ def rewritten(**fields: Any) -> Callable[[dict[str, bytes]], object]:
         ),
         pytest.param(
             rewritten(width=21),
-            r"\.class\.png: is 20 x 10 px, the JSON says 21 x 10",
+            r"\.jpg: is 20 x 10 px, the JSON says 21 x 10",
             id="JSON of another size",
         ),
         pytest.param(
@@ -269,7 +278,11 @@ def rewritten(**fields: Any) -> Callable[[dict[str, bytes]], object]:
             r"\.jpg: is 10 x 20 px, the JSON says 20 x 10",
             id="picture of another size",
         ),
-        pytest.param(replaced(jpg=b"GIF"), r"\.jpg: not a JPEG picture \(3 bytes\)", id="no JPEG"),
+        pytest.param(
+            replaced(jpg=b"GIF"),
+            r"\.jpg: not a picture of a known format \(3 bytes\)",
+            id="no JPEG",
+        ),
         pytest.param(
             replaced(class_png=mask((10, 20))),
             r"\.class\.png: is 10 x 20 px, the JSON says 20 x 10",
@@ -280,8 +293,29 @@ def rewritten(**fields: Any) -> Callable[[dict[str, bytes]], object]:
             r"\.object\.png: not a PNG picture \(\d+ bytes\)",
             id="mask is a JPEG",
         ),
+        pytest.param(
+            with_first_object(bbox=[0, 0, 21, 10]),
+            r"\.json: object 1: its box \(0, 0, 21, 10\) leaves 20 x 10 px; boxes are x0, y0, x1, "
+            "y1 in pixels from zero; convert the data, or mend the tars",
+            id="box outside",
+        ),
+        pytest.param(
+            with_first_object(label=9),
+            r"\.json: object 1: 'cat' has label 9, its class has 8",
+            id="label of another class",
+        ),
+        pytest.param(
+            with_first_object(name="lion"),
+            r"\.json: object 1: 'lion' is not one of the dataset's classes; give the classes by "
+            "--classes, or convert the data again",
+            id="no class of the dataset",
+        ),
         pytest.param(lambda parts: parts.pop("json"), " has no json member", id="no JSON"),
-        pytest.param(lambda parts: parts.pop("jpg"), " has no jpg member", id="no picture"),
+        pytest.param(
+            lambda parts: parts.pop("jpg"),
+            " has no picture; it needs one member of jpg, png, webp",
+            id="no picture",
+        ),
     ],
 )
 def test_sample_that_contradicts_itself_is_named(
@@ -310,7 +344,9 @@ def test_names_of_members_are_shown_without_what_a_terminal_obeys(folder: Path) 
 
     resealed(folder, "train", change)
     (problem,) = problems(folder)
-    assert problem == FIRST + r": k\x1b[31m\n: has no jpg member"
+    assert (
+        problem == FIRST + r": k\x1b[31m\n: has no picture; it needs one member of jpg, png, webp"
+    )
 
 
 def test_key_in_two_shards_is_found(folder: Path) -> None:
