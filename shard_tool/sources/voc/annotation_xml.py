@@ -111,7 +111,7 @@ class _PlainDoctypeParser(DefusedXMLParser):
         has_internal_subset: bool,  # noqa: FBT001  (the parent's signature)
     ) -> None:
         self.saw_doctype = True
-        if sysid or pubid or has_internal_subset:
+        if sysid is not None or has_internal_subset:
             raise DTDForbidden(name, sysid, pubid)
 
 

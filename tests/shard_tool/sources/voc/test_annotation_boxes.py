@@ -165,6 +165,10 @@ def test_shape_beside_a_box_is_dropped_and_noted(inner: str, shapes: str) -> Non
             "<polygon> holds <x1>, <y1>, <x9>, expected <x1>, <y1>, <x2>, … of 3 points or more",
         ),
         (
+            TRIANGLE.replace("</polygon>", "<x1>99</x1></polygon>"),
+            "<polygon> holds <x1>, <y1>, <x2>, expected <x1>, <y1>, <x2>, … of 3 points or more",
+        ),
+        (
             TRIANGLE.replace("y3", "x1"),
             "<polygon> holds <x1>, <y1>, <x2>, expected <x1>, <y1>, <x2>, … of 3 points or more",
         ),

@@ -73,7 +73,7 @@ def test_objects_are_found_in_the_files_order(
 
 
 def test_bad_object_leaves_the_others_and_their_numbers_alone() -> None:
-    broken = "<object><name> dog </name><difficult>2</difficult><bndbox/></object>"
+    broken = "<object><Name> dog </Name><bndbox/></object>"
     annotation = parse(f"{CAT}{broken}<object/>{COW.replace('>1<', '>one<')}{DOG}")
     assert names_of(annotation) == [(0, "cat"), (4, "dog")]
     assert [(item.index, item.name, str(item.problem)) for item in annotation.bad_objects] == [
@@ -81,6 +81,7 @@ def test_bad_object_leaves_the_others_and_their_numbers_alone() -> None:
         (2, None, f"{PLACE}: object 3 has no <name>"),
         (3, "cow", f"{PLACE}: object 4 'cow': <xmin> is 'one', expected a number"),
     ]
+    assert all(item.problem.__traceback__ is None for item in annotation.bad_objects)
     assert annotation.notes == ()  # nothing of objects that were not read
 
 

@@ -146,6 +146,7 @@ UNSAFE = {
     "internal subset": "<!DOCTYPE annotation [<!ELEMENT annotation ANY>]>",
     "empty subset": "<!DOCTYPE annotation []>",
     "DTD": '<!DOCTYPE annotation SYSTEM "voc.dtd">',
+    "DTD without a name": '<!DOCTYPE annotation SYSTEM "">',
     "public DTD": '<!DOCTYPE annotation PUBLIC "-//VOC" "http://a.b/voc.dtd">',
 }
 

@@ -185,6 +185,17 @@ def test_fixture_becomes_a_sample_or_is_refused_with_the_reason(
     assert [item.name for item in sample.objects] == [item.name for item in EXPECTED[name].objects]
 
 
+def test_object_that_cannot_be_read_is_refused_with_its_place(tmp_path: Path) -> None:
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    content = (
+        f"<annotation><object><name>cat</name>{box}</object><object>{box}</object></annotation>"
+    )
+    with pytest.raises(AnnotationError) as caught:
+        build(tmp_path, content.encode(), (20, 10))
+    place = tmp_path / "VOCdevkit/VOC2012/Annotations/a.xml"
+    assert str(caught.value) == f"{place}: object 2 has no <name>"
+
+
 @pytest.mark.parametrize("stem", BOX_ERRORS)
 def test_fixture_that_counts_from_zero_is_a_box_error(stem: str) -> None:
     ((path, annotation),) = [item for item in EXPECTED.items() if item[0].endswith(f"/{stem}.xml")]
