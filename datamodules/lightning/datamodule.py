@@ -250,7 +250,7 @@ class VOCDataModule(LightningDataModule):
         loader = ShardLoader(dataset, batch_size=self.batch_size, drop_last=self.drop_last)
         loader.set_epoch(epoch)
         batch = finish(next(iter(loader)))  # what is left to a device is done here
-        return sheet(zip(*batch, strict=True), side=side)
+        return sheet(zip(*batch, strict=True), side=side, class_names=dataset.class_names)
 
     # Data ---------------------------------------------------------------------------------
 
