@@ -74,15 +74,16 @@ def test_masks_hold_up_to_254_classes(count: int, tmp_path: Path) -> None:
     assert set(masks.unique().tolist()) <= {*range(count + 1), 255}
 
 
-def test_masks_of_more_classes_are_refused(tmp_path: Path) -> None:
-    root = own_classes(tmp_path / "own", many(300), task="segmentation")
+@pytest.mark.parametrize("count", [255, 300])
+def test_masks_of_more_classes_are_refused(count: int, tmp_path: Path) -> None:
+    root = own_classes(tmp_path / "own", many(count), task="segmentation")
     with pytest.raises(OptionError) as caught:
         ShardDataset(str(root))
     assert str(caught.value) == (
-        f"{root}: has labels up to 300, and a mask holds 254 at most (255: void); "
+        f"{root}: has labels up to {count}, and a mask holds 254 at most (255: void); "
         "give task='detection' if its samples have boxes, or convert with fewer --classes"
     )
-    assert ShardDataset(str(root), task="detection").num_classes == 301
+    assert ShardDataset(str(root), task="detection").num_classes == count + 1
 
 
 @pytest.mark.parametrize("count", COUNTS)
