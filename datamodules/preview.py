@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,15 +11,15 @@ from PIL import Image, ImageDraw
 from torchvision.transforms.v2 import functional
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
-from shard_tool.format.sample import VOC_CLASSES
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from datamodules.loading.dataset import ShardDataset
 
 PADDING = 4
 """White pixels between two pictures."""
+_MOST_CHARACTERS = 24
+"""Characters of a name that are drawn."""
 _VOID = 255
 
 
@@ -35,18 +36,24 @@ def preview(
         side: Side of a cell in pixels, at least 2. Pictures are scaled into it, aspect kept.
     """
     count = min(samples, stored.num_samples)
+    names = stored.class_names
     cells = []
     for row in range(count):
         sample_id = stored.sample_id_at(row * stored.num_samples // count)
-        cells.append(cell(*stored.read(sample_id), side=side))
+        cells.append(cell(*stored.read(sample_id), side=side, class_names=names))
         drawn = (transformed.read(sample_id, epoch=epoch) for epoch in range(epochs))
-        cells += [cell(image, target, side=side) for image, target in drawn]
+        cells += [cell(*sample, side=side, class_names=names) for sample in drawn]
     return _grid(cells, columns=1 + epochs)
 
 
-def sheet(samples: Iterable[tuple[torch.Tensor, Any]], *, side: int) -> Image.Image:
+def sheet(
+    samples: Iterable[tuple[torch.Tensor, Any]],
+    *,
+    side: int,
+    class_names: Sequence[str] | None = None,
+) -> Image.Image:
     """A sheet of samples, drawn by `cell`, with about as many rows as columns."""
-    cells = [cell(image, target, side=side) for image, target in samples]
+    cells = [cell(*sample, side=side, class_names=class_names) for sample in samples]
     return _grid(cells, columns=math.ceil(math.sqrt(len(cells))))
 
 
@@ -55,13 +62,17 @@ def _grid(cells: list[torch.Tensor], *, columns: int) -> Image.Image:
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
-def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
+def cell(
+    image: torch.Tensor, target: Any, *, side: int, class_names: Sequence[str] | None = None
+) -> torch.Tensor:
     """One sample with its target drawn on it: uint8 [3, side, side].
 
     Args:
         image: uint8 [3, H, W], or float in [0, 1].
-        target: A detection target, a mask [H, W], or labels [20].
+        target: A detection target, a mask [H, W], or a label for each class.
         side: Side of the cell in pixels.
+        class_names: Names in the order of labels, as `ShardDataset.class_names`. None: numbers are
+            drawn.
     """
     image = torch.as_tensor(image).as_subclass(torch.Tensor)
     if image.dtype != torch.uint8:
@@ -72,9 +83,9 @@ def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
     image = functional.resize(image.contiguous(), size, antialias=True)
     if isinstance(target, dict):
         boxes = target["boxes"] * torch.tensor([size[1] / width, size[0] / height] * 2)
-        image = marked(image, {**target, "boxes": boxes})
+        image = marked(image, {**target, "boxes": boxes}, class_names)
     elif target.ndim == 1:
-        image = named(image, target)
+        image = named(image, target, class_names)
     else:
         mask = torch.as_tensor(target).as_subclass(torch.Tensor)
         resized = functional.resize(mask[None], size, functional.InterpolationMode.NEAREST)
@@ -83,8 +94,13 @@ def cell(image: torch.Tensor, target: Any, *, side: int) -> torch.Tensor:
     return sheet
 
 
-def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
-    """Draw boxes (those of difficult objects in red) or a mask on a uint8 picture."""
+def marked(
+    image: torch.Tensor, target: Any, class_names: Sequence[str] | None = None
+) -> torch.Tensor:
+    """Draw boxes (those of difficult objects in red) or a mask on a uint8 picture.
+
+    Each box has its `class_text`; each label of a mask has a colour of its own.
+    """
     if not isinstance(target, dict):
         labels = [label for label in target.unique().tolist() if label not in (0, _VOID)]
         if not labels:
@@ -99,19 +115,21 @@ def marked(image: torch.Tensor, target: Any) -> torch.Tensor:
         return image
     # torchvision refuses boxes thinner than a pixel.
     boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], 1)
-    names = [_name(label) for label in target["labels"].tolist()]
+    names = [class_text(label, class_names) for label in target["labels"].tolist()]
     colors = ["red" if difficult else "yellow" for difficult in target["difficult"].tolist()]
     drawn: torch.Tensor = draw_bounding_boxes(image, boxes, names, colors=colors, width=2)
     return drawn
 
 
-def named(image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def named(
+    image: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str] | None = None
+) -> torch.Tensor:
     """Write the names of a picture's classes on it; in red those of difficult objects only."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     draw, at = ImageDraw.Draw(picture), (2, 2)
     for number, label in enumerate(labels.tolist(), start=1):
         if label:
-            name = _name(number)
+            name = class_text(number, class_names)
             draw.rectangle(draw.textbbox(at, name), fill="black")
             draw.text(at, name, fill="yellow" if label > 0 else "red")
             at = (2, at[1] + 12)
@@ -119,8 +137,35 @@ def named(image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return drawn
 
 
-def _name(label: int) -> str:
-    return VOC_CLASSES[label - 1] if 1 <= label <= len(VOC_CLASSES) else str(label)
+def class_text(label: int, class_names: Sequence[str] | None = None) -> str:
+    """What is drawn for a class: its name, if that can be drawn whole.
+
+    Pillow's own font has the characters of ASCII and few others, and draws boxes for the rest. So
+    of a name that has others, or more than 24, the label is drawn and what can be drawn of it.
+
+    Args:
+        label: From 1 on.
+        class_names: Names in the order of labels; None: the label is drawn.
+
+    >>> [class_text(label, ["red fox", "Bär", "狼"]) for label in (1, 2, 3, 4)]
+    ['red fox', '#2 Bar', '#3', '4']
+    """
+    if class_names is None or not 1 <= label <= len(class_names):
+        return str(label)
+    name = class_names[label - 1]
+    letters = unicodedata.normalize("NFKD", name)
+    text = "".join(letter for letter in letters if not unicodedata.combining(letter)).strip()
+    if not (text and text.isascii() and text.isprintable()):
+        return f"#{label}"
+    if len(text) > _MOST_CHARACTERS:
+        text = text[: _MOST_CHARACTERS - 1].rstrip() + "…"
+    return name if text == name else f"#{label} {text}"
+
+
+def legend(class_names: Sequence[str]) -> dict[str, str]:
+    """What is drawn for a class, to its name, where the two differ."""
+    drawn = {class_text(label, class_names): name for label, name in enumerate(class_names, 1)}
+    return {text: name for text, name in drawn.items() if text != name}
 
 
 def _color(label: int) -> tuple[int, int, int]:

@@ -110,7 +110,8 @@ def measure_stream(dest: Path, sheet: Path) -> float:
     from scripts.contact_sheet import contact_sheet
 
     dataset = ShardDataset(str(dest), "train", transform=detection_train(300))
-    contact_sheet(next(iter(ShardLoader(dataset, batch_size=24))), sheet)
+    first = next(iter(ShardLoader(dataset, batch_size=24)))
+    contact_sheet(first, sheet, class_names=dataset.class_names)
     loader, count = ShardLoader(dataset, batch_size=8, num_workers=2), 0
     batches = iter(loader)
     next(batches)  # all workers have started

@@ -30,7 +30,7 @@ release:
 tools: preview loading presets reading profiling order ·cli ·storage ·keyed_random ·units ·errors
 lightning: preview loading presets transforms profiling order
     ·convert ·storage ·errors
-preview: loading ·format
+preview: loading
 loading: presets transforms reading pixels profiling order
     ·storage ·format ·keyed_random ·units ·errors
 presets: transforms pixels ·errors

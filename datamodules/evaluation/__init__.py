@@ -6,7 +6,7 @@ number of ranks nor the batch size changes a score, as long as each prediction d
 sample alone. Every rank gets the result. A sample counted twice is an error. So is a missing one,
 where `compute` is told how many there are.
 
-    evaluator = DetectionEvaluator(num_classes=21)
+    evaluator = DetectionEvaluator(dataset.num_classes, class_names=dataset.class_names)
     for batch in loader:
         images, targets = batch
         evaluator.update(batch.sample_ids, model(images), targets)

@@ -8,11 +8,13 @@ import numpy as np
 
 from datamodules.evaluation.inputs import array_of, check_rows, sample_id_array
 from datamodules.evaluation.ranks import Records
-from datamodules.evaluation.scores import PrecisionScores
+from datamodules.evaluation.scores import PrecisionScores, class_keys
 from datamodules.evaluation.voc_metrics import classification_precisions
 from shard_tool.errors import EvaluationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from datamodules.evaluation.inputs import SampleIds
@@ -24,12 +26,18 @@ class ClassificationEvaluator:
 
     Args:
         num_classes: Classes; there is no background.
+        class_names: Names in the order of columns, such as `ShardDataset.class_names`; None: scores
+            by class have columns.
+
+    Raises:
+        OptionError: There is another number of names.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, class_names: Sequence[str] | None = None) -> None:
         per_class = ("scores", np.float32, num_classes), ("labels", np.int8, num_classes)
         self.num_classes = num_classes
         self._dtype = np.dtype([("sample_id", np.int64), *per_class])
+        self._keys = class_keys(class_names, num_classes, has_background=False)
         self._records = Records({"answers": self._dtype})
 
     def update(self, sample_ids: SampleIds, scores: torch.Tensor, labels: torch.Tensor) -> None:
@@ -69,7 +77,8 @@ class ClassificationEvaluator:
 
     def _scores(self, merged: Tables) -> PrecisionScores:
         answers = merged["answers"]
+        precisions = classification_precisions(answers["scores"], answers["labels"])
         return PrecisionScores(
             num_samples=len(answers),
-            voc_ap=classification_precisions(answers["scores"], answers["labels"]),
+            voc_ap={self._keys[column]: found for column, found in precisions.items()},
         )

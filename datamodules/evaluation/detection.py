@@ -12,7 +12,7 @@ import torch
 
 from datamodules.evaluation.inputs import array_of, check_rows, sample_id_array
 from datamodules.evaluation.ranks import Records
-from datamodules.evaluation.scores import PrecisionScores
+from datamodules.evaluation.scores import PrecisionScores, class_keys
 from datamodules.evaluation.voc_metrics import DETECTION, TRUTH, detection_precisions
 from shard_tool.errors import EvaluationError, OptionError
 
@@ -46,17 +46,27 @@ class DetectionEvaluator:
         num_classes: Labels, background (0) included.
         coco_backend: What torchmetrics computes COCO's scores with: 'faster_coco_eval' or
             'pycocotools'. None: COCO's scores are NaN.
+        class_names: Names in the order of labels from 1 on, such as `ShardDataset.class_names`;
+            None: scores by class have labels.
 
     Raises:
-        OptionError: torchmetrics or the backend is not installed.
+        OptionError: torchmetrics or the backend is not installed, or there is another number of
+            names.
     """
 
-    def __init__(self, num_classes: int, *, coco_backend: str | None = "faster_coco_eval") -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        coco_backend: str | None = "faster_coco_eval",
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         for package in ("torchmetrics", coco_backend) if coco_backend else ():
             if find_spec(package) is None:
                 hint = "pip install 'voc-shards[train]', or give None to do without COCO's scores"
                 raise OptionError("coco_backend", f"{package} is not installed", hint)
         self.num_classes, self.coco_backend = num_classes, coco_backend
+        self._keys = class_keys(class_names, num_classes, has_background=True)
         self._records = Records({"found": DETECTION, "truths": TRUTH})
 
     def update(
@@ -106,9 +116,10 @@ class DetectionEvaluator:
         coco = (math.nan, math.nan)
         if self.coco_backend is not None:
             coco = _coco_scores(merged, self.coco_backend)
+        precisions = detection_precisions(merged["found"], merged["truths"])
         return DetectionScores(
             num_samples=len(merged["samples"]),
-            voc_ap=detection_precisions(merged["found"], merged["truths"]),
+            voc_ap={self._keys[label]: found for label, found in precisions.items()},
             coco_map=coco[0],
             coco_ap50=coco[1],
         )

@@ -11,12 +11,12 @@ import torch
 
 from datamodules.evaluation.inputs import array_of, sample_id_array
 from datamodules.evaluation.ranks import Records
-from datamodules.evaluation.scores import mean
+from datamodules.evaluation.scores import class_keys, mean
 from datamodules.evaluation.voc_metrics import intersections_over_unions
 from shard_tool.errors import EvaluationError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,11 +37,18 @@ class SegmentationScores:
     num_samples: int
     confusion: NDArray[np.int64]
     """int64 [C, C]: pixels by (true class, predicted class), void pixels left out."""
+    class_names: tuple[str, ...] | None = None
+    """Those that the evaluator knows: names in the order of labels from 1 on."""
 
     @property
-    def iou(self) -> dict[int, float]:
-        """Class to its intersection over union; classes without any pixel are left out."""
-        return intersections_over_unions(self.confusion)
+    def iou(self) -> dict[int | str, float]:
+        """Class to its intersection over union; classes without any pixel are left out.
+
+        Keys are names ('background' for 0) where the evaluator knows them, else labels.
+        """
+        keys = class_keys(self.class_names, len(self.confusion), has_background=True)
+        found = intersections_over_unions(self.confusion)
+        return {keys[label]: value for label, value in found.items()}
 
     @property
     def miou(self) -> float:
@@ -63,12 +70,19 @@ class SegmentationEvaluator:
 
     Args:
         num_classes: Classes, background (0) included; at most 255.
+        class_names: Names in the order of labels from 1 on, such as `ShardDataset.class_names`;
+            None: scores by class have labels.
+
+    Raises:
+        OptionError: Too many classes, or another number of names.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, class_names: Sequence[str] | None = None) -> None:
         if not 1 <= num_classes <= 255:
             raise OptionError("num_classes", f"{num_classes} is not in 1 … 255")
+        class_keys(class_names, num_classes, has_background=True)  # before any batch
         self.num_classes = num_classes
+        self.class_names = None if class_names is None else tuple(class_names)
         self._records = Records({"pixels": _PIXELS})
 
     def update(
@@ -127,4 +141,6 @@ class SegmentationEvaluator:
         confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
         pixels = merged["pixels"]
         np.add.at(confusion, (pixels["truth"], pixels["predicted"]), pixels["count"])
-        return SegmentationScores(num_samples=len(merged["samples"]), confusion=confusion)
+        return SegmentationScores(
+            num_samples=len(merged["samples"]), confusion=confusion, class_names=self.class_names
+        )

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.transforms.fused import FusedTransform
 
 if TYPE_CHECKING:
     from datamodules.loading.loader import ShardLoader
     from datamodules.profiling.stalls import StepTotals
+
+_WORKERS_PER_CORE = 2
+"""Workers also wait for storage, so a few more than cores do no harm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +137,24 @@ def _copy_advice(setup: Setup) -> str:
     if not setup.pin_memory:
         return "set pin_memory=True"
     return "let transforms return uint8 pictures, or smaller ones"
+
+
+def warn_of_workers(num_workers: int, trainer: Any) -> None:
+    """Warn if there are more workers than the machine can run well.
+
+    Args:
+        num_workers: Of each rank.
+        trainer: Says how many ranks this node has; None: one.
+    """
+    ranks = 1 if trainer is None else trainer.world_size // trainer.num_nodes
+    workers, cores = ranks * num_workers, num_cores()
+    if workers > _WORKERS_PER_CORE * cores:
+        each = f"num_workers={num_workers}"
+        each += f" on each of {ranks} ranks: {workers}" if ranks > 1 else ": so many"
+        rank_zero_warn(
+            f"VOCDataModule: {each} processes share {cores} cores and slow each other down; "
+            f"num_workers={max(1, cores // ranks)} will be as fast"
+        )
 
 
 def _percent(share: float) -> str:

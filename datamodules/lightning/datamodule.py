@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules import presets
-from datamodules.lightning.advice import num_cores
+from datamodules.lightning.advice import warn_of_workers
 from datamodules.lightning.callbacks import BatchNotesCallback, ResumeCallback
 from datamodules.lightning.preparation import (
     DatasetSource,
@@ -27,6 +26,7 @@ from datamodules.lightning.preparation import (
 )
 from datamodules.lightning.recipe_options import RecipeOptions
 from datamodules.loading.batch import Batch
+from datamodules.loading.classes import names_by_label, num_classes_of
 from datamodules.loading.dataset import DEFAULT_WINDOW, ShardDataset
 from datamodules.loading.items import Transform  # noqa: TC001  (LightningCLI reads annotations)
 from datamodules.loading.loader import ShardLoader
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from pytorch_lightning import Trainer
 
-_WORKERS_PER_CORE = 2
-"""Workers also wait for storage, so a few more than cores do no harm."""
 STAGES = ("train", "val", "test")
 _NOT_SAVED = {"self", "__class__", "storage_options", "collate_fn"} | {
     f"{stage}_transforms" for stage in STAGES
@@ -197,11 +195,26 @@ class VOCDataModule(LightningDataModule):
         """The copy of the latest batch to the device."""
 
     @property
+    def classes(self) -> dict[str, int]:
+        """Class name to label from 1 on; 0 is the background.
+
+        Read from the dataset each time, as are `class_names` and `num_classes`.
+
+        Raises:
+            ObjectMissing: There is no dataset, and `prepare_data` has not made it yet.
+        """
+        return self._task_and_classes()[1]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes: that of label k at k - 1."""
+        return names_by_label(self.classes)
+
+    @property
     def num_classes(self) -> int:
-        """Number of labels: 21 with background (0); 20 for classification, which has none."""
-        manifest = load_manifest(Folder(self.roots[0], self.storage_options))
-        has_background = (self.task or manifest.task) != "classification"
-        return max(manifest.classes.values(), default=0) + has_background
+        """Number of labels: 21 for VOC with background (0); classification has none, 20 for VOC."""
+        task, classes = self._task_and_classes()
+        return num_classes_of(classes, task)
 
     def default_transforms(self, stage: str = "train") -> Transform:
         """The transform of a stage ('train', 'val', 'test') whose transforms are not given.
@@ -209,7 +222,7 @@ class VOCDataModule(LightningDataModule):
         Raises:
             OptionError: There is no such stage, or the data is generic and has no default.
         """
-        task = self.task or load_manifest(Folder(self.roots[0], self.storage_options)).task
+        task, _ = self._task_and_classes()
         if task not in presets.DEFAULT_RECIPES:
             problem = f"data for {task} is generic and has no default transforms"
             raise OptionError("default_transforms", problem, "give train_transforms and the like")
@@ -237,7 +250,7 @@ class VOCDataModule(LightningDataModule):
         loader = ShardLoader(dataset, batch_size=self.batch_size, drop_last=self.drop_last)
         loader.set_epoch(epoch)
         batch = finish(next(iter(loader)))  # what is left to a device is done here
-        return sheet(zip(*batch, strict=True), side=side)
+        return sheet(zip(*batch, strict=True), side=side, class_names=dataset.class_names)
 
     # Data ---------------------------------------------------------------------------------
 
@@ -276,7 +289,7 @@ class VOCDataModule(LightningDataModule):
         if trainer is not None:
             trainer.callbacks += [own for own in self._callbacks if own not in trainer.callbacks]
         self._opened = {name: self._dataset(name) for name in self._stages_of(stage)}
-        self._check_workers()
+        warn_of_workers(self.num_workers, trainer)
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         """Drop datasets that no loader asked for."""
@@ -358,6 +371,11 @@ class VOCDataModule(LightningDataModule):
 
     # Parts --------------------------------------------------------------------------------
 
+    def _task_and_classes(self) -> tuple[str, dict[str, int]]:
+        """What the first dataset says, which the others have to agree with."""
+        manifest = load_manifest(Folder(self.roots[0], self.storage_options))
+        return self.task or manifest.task, manifest.classes
+
     def _stages_of(self, stage: str) -> list[str]:
         """The stages whose loaders Lightning will ask for."""
         if stage != "fit":
@@ -369,19 +387,6 @@ class VOCDataModule(LightningDataModule):
     def _open(self, stage: str) -> ShardDataset:
         """The dataset that setup opened; another one if a loader has it already."""
         return self._opened.pop(stage, None) or self._dataset(stage)
-
-    def _check_workers(self) -> None:
-        """Warn if there are more workers than the machine can run well."""
-        trainer: Any = self.trainer
-        ranks = 1 if trainer is None else trainer.world_size // trainer.num_nodes
-        workers, cores = ranks * self.num_workers, num_cores()
-        if workers > _WORKERS_PER_CORE * cores:
-            each = f"num_workers={self.num_workers}"
-            each += f" on each of {ranks} ranks: {workers}" if ranks > 1 else ": so many"
-            rank_zero_warn(
-                f"VOCDataModule: {each} processes share {cores} cores and slow each other down; "
-                f"num_workers={max(1, cores // ranks)} will be as fast"
-            )
 
     def _dataset(self, stage: str) -> ShardDataset:
         trainer: Any = self.trainer
@@ -407,17 +412,10 @@ class VOCDataModule(LightningDataModule):
             hint += ", or the Trainer limit_val_batches=0" if stage == "val" else ""
             raise OptionError(exc.place, exc.problem, hint) from exc
         if dataset.is_generic:
-            self._check_generic()
+            self._recipe.refuse_generic(normalize=self.normalize)
         if dataset.transform is None and not dataset.is_generic:
             dataset.transform = self._recipe.transform(dataset.task, train=stage == "train")
         return dataset
-
-    def _check_generic(self) -> None:
-        """Refuse arguments of recipes: generic data has none."""
-        given = self._recipe.given() | ({"normalize": True} if self.normalize else {})
-        for name, value in given.items():
-            problem = f"{value!r} is for pictures with boxes, a mask or labels"
-            raise OptionError(name, problem, "give train_transforms and the like")
 
     def _loader(
         self, dataset: ShardDataset, *, drop_last: bool = False, resumable: bool = False

@@ -73,6 +73,16 @@ class RecipeOptions:
             problem = f"{value!r} is for a recipe, and all stages have transforms of their own"
             raise OptionError(name, problem, hint)
 
+    def refuse_generic(self, *, normalize: bool) -> None:
+        """Refuse arguments of recipes, for data that is generic and has none.
+
+        Raises:
+            OptionError: Names the argument.
+        """
+        for name, value in (self.given() | ({"normalize": True} if normalize else {})).items():
+            problem = f"{value!r} is for pictures with boxes, a mask or labels"
+            raise OptionError(name, problem, "give train_transforms and the like")
+
     def transform(self, task: str, *, train: bool) -> Transform:
         """Make the recipe of a stage; it draws its size if several are given."""
 

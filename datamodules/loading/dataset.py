@@ -1,17 +1,14 @@
 """Yields samples of shards in the canonical order, as a PyTorch IterableDataset.
 
 The dataset connects the arithmetic of `order` to verified bytes (`reading`) and to items (`items`).
-Workers receive it as a value, but for the cursor to start from: that is in shared memory, so that
-it also reaches persistent workers.
+Workers receive it as a value; the cursor to start from, in shared memory, reaches running ones too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import operator
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +20,7 @@ from datamodules.loading.bad_samples import (
     note_bad_samples,
     substitute_positions,
 )
+from datamodules.loading.classes import check_masks_hold, names_by_label, num_classes_of
 from datamodules.loading.items import annotated_samples, load_item, planned_samples
 from datamodules.loading.shared_cursor import SharedCursor
 from datamodules.loading.targets import with_areas
@@ -34,7 +32,7 @@ from datamodules.order.partition import EpochPartition
 from datamodules.order.world import World, detect_world
 from datamodules.reading.cache import ShardCache, default_folder
 from datamodules.reading.samples import RawSample, ShardReader
-from datamodules.reading.shard_table import ShardTable, chosen_splits
+from datamodules.reading.shard_table import ShardTable, chosen_splits, order_fingerprint
 from datamodules.transforms.checks import check_callable
 from datamodules.transforms.multi_scale import drawn_transforms
 from datamodules.transforms.seeding import preserved_generators
@@ -53,8 +51,6 @@ if TYPE_CHECKING:
     from datamodules.loading.items import Prepared, Transform
     from datamodules.order.canonical import EpochOrder
     from datamodules.profiling.batch_cost import Cost
-    from shard_tool.format.manifest import Manifest
-
 
 log = logging.getLogger(__name__)
 
@@ -146,13 +142,14 @@ class ShardDataset(IterableDataset[Any]):
         manifests = [load_manifest(folder) for folder in folders]
         self.task, self.classes = common_task(folders, manifests, task)
         self.is_generic = self.task not in TASKS
+        check_masks_hold(self.classes, self.task, place=str(folders[0]))
         check_callable(transform, is_generic=self.is_generic)
         splits = chosen_splits(folders, manifests, split)
         self.seed, self.shuffle = operator.index(seed), shuffle
         self.transform, self.decode = transform, decode
         self.on_bad_sample = on_bad_sample if shuffle else "raise"
         self.max_bad_samples = operator.index(max_bad_samples)
-        self.fingerprint = _fingerprint(manifests, splits, shuffle=shuffle)
+        self.fingerprint = order_fingerprint(manifests, splits, shuffle=shuffle)
         self._lanes, self._window = lanes, window
         self._world, self._world_is_given = world, world is not None
         self._table = ShardTable.of(folders, manifests, splits)
@@ -170,6 +167,16 @@ class ShardDataset(IterableDataset[Any]):
         self.bad_samples: dict[int, str] = {}
         """Sample id to reason, of the bad samples substituted while this process iterated."""
         self._logged: set[str] = set()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes: that of label k at k - 1. `classes` maps each to its label."""
+        return names_by_label(self.classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Labels with the background (0); classification has none."""
+        return num_classes_of(self.classes, self.task)
 
     @property
     def num_samples(self) -> int:
@@ -441,10 +448,3 @@ class Reading(NamedTuple):
     node_shards: NodeShards
     share: float
     """In [0, 1): where in a window the worker starts to fetch."""
-
-
-def _fingerprint(manifests: list[Manifest], splits: list[tuple[str, ...]], *, shuffle: bool) -> str:
-    """A digest of all that decides the order of samples, except seed, lanes and window."""
-    parts = [manifest.fingerprint for manifest in manifests]
-    parts += [*chain.from_iterable(splits), "shuffled" if shuffle else "in order"]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -6,6 +6,7 @@ manifest says; its index is in the root as well.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -244,3 +245,12 @@ def _resolved(name: str, manifest: Manifest) -> list[str]:
         return [name]
     has_both = {"train", "val"} <= manifest.splits.keys()
     return ["train", "val"] if name == "trainval" and has_both else []
+
+
+def order_fingerprint(
+    manifests: Sequence[Manifest], splits: Sequence[tuple[str, ...]], *, shuffle: bool
+) -> str:
+    """A digest of all that decides the order of samples, except seed, lanes and window."""
+    parts = [manifest.fingerprint for manifest in manifests]
+    parts += [*chain.from_iterable(splits), "shuffled" if shuffle else "in order"]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -152,7 +152,7 @@ def preview_command(
     Each column shows one epoch.
     """
     from datamodules import ShardDataset, presets
-    from datamodules.preview import preview
+    from datamodules.preview import legend, preview
 
     _check_least(1, {"--samples": samples, "--image-size": image_size})
     _check_least(16, {"--cell": cell})
@@ -173,10 +173,15 @@ def preview_command(
     except OSError as exc:
         raise OptionError(output, f"cannot be written: {exc.strerror or exc}") from exc
     rows = min(samples, stored.num_samples)
+    texts = {} if stored.task == "segmentation" else legend(stored.class_names)
     if format_ is Format.json:
-        print_json({"png": output, "recipe": name, "num_samples": rows, "epochs": epochs})
-    else:
-        typer.echo(f"{output}: {rows} samples, stored and in {epochs} epochs of {name}")
+        document = {"png": output, "recipe": name, "num_samples": rows, "epochs": epochs}
+        print_json(document | ({"drawn_as": texts} if texts else {}))
+        return
+    typer.echo(f"{output}: {rows} samples, stored and in {epochs} epochs of {name}")
+    if texts:
+        drawn = ", ".join(f"{text} is {class_name!r}" for text, class_name in texts.items())
+        typer.echo(f"  drawn otherwise: {drawn}")
 
 
 def bench_command(

@@ -53,8 +53,10 @@ class Watched(Detector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.detector = Prompted()
         self.seen: list[tuple[int, float]] = []  # of each sample: its batch's size, brightness
+
+    def make_network(self, num_classes: int) -> None:
+        self.detector = Prompted()
 
     def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
         super().log(name, value, **{**options, "on_step": False, "on_epoch": True})

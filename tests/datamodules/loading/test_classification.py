@@ -382,7 +382,7 @@ def test_preview_names_the_classes_a_picture_shows(
     for value, is_yellow in ((1.0, True), (-1.0, False)):
         labels = torch.zeros(20)
         labels[DOG - 1] = value
-        red, green, blue = named(grey, labels)[:, :20].flatten(1).int()
+        red, green, blue = named(grey, labels, VOC_CLASSES)[:, :20].flatten(1).int()
         assert ((red > 150) & (blue < 60)).any(), "the name is written"
         assert bool(((green > 150) & (blue < 60)).any()) == is_yellow
         assert (red + green + blue == 0).any()

@@ -53,7 +53,7 @@ def stored(
         for number, length in enumerate(lengths):
             keys = [f"{name}-{split}-{number:03d}-{row:04d}" for row in range(length)]
             samples = {key: _sample(key, next(shades), padding) for key in keys}
-            shards.append(_written(folder / f"{split}-{number:06d}.tar", samples))
+            shards.append(shard_written(folder / f"{split}-{number:06d}.tar", samples))
         found[split] = Split(
             shards=tuple(shards),
             num_samples=sum(lengths),
@@ -82,7 +82,8 @@ def _sample(key: str, shade: int, padding: int) -> dict[str, bytes]:
     return members
 
 
-def _written(path: Path, samples: Records) -> ShardEntry:
+def shard_written(path: Path, samples: Records) -> ShardEntry:
+    """Write a shard and its index; return its entry of the manifest."""
     content, result = written(samples)
     index = result.index.to_bytes()
     path.write_bytes(content)
