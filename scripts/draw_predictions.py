@@ -22,9 +22,9 @@ if not __package__:  # run as a file: only its own folder is on the path, not th
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datamodules import ShardDataset
-from datamodules.preview import PADDING, cell
+from datamodules.preview import PADDING, cell, class_text, legend
+from scripts.scored import check_same_classes
 from scripts.train import Detector
-from shard_tool.format.sample import VOC_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,33 +49,46 @@ def draw_predictions(
         samples: Number of pictures, evenly spread over the dataset.
         min_score: Detections below are left out.
         columns: Pairs of pictures side by side.
+
+    Raises:
+        OptionError: The model was trained on other classes than the dataset's.
     """
     model.eval()
+    names = dataset.class_names
+    check_same_classes(model.class_names or names, names)
     count = min(samples, dataset.num_samples)
     cells = []
     for row in range(count):
         image, target = dataset.read(dataset.sample_id_at(row * dataset.num_samples // count))
-        cells += [cell(image, target, side=SIDE), found_in(model, image, min_score=min_score)]
+        found = found_in(model, image, min_score=min_score, class_names=names)
+        cells += [cell(image, target, side=SIDE, class_names=names), found]
     grid = make_grid(torch.stack(cells), nrow=2 * columns, padding=PADDING, pad_value=255)
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
 @torch.no_grad()
-def found_in(model: Detector, image: Any, *, min_score: float) -> torch.Tensor:
+def found_in(
+    model: Detector, image: Any, *, min_score: float, class_names: Sequence[str] | None = None
+) -> torch.Tensor:
     """Draw one cell of the sheet: a picture with detections, each with its class and score.
 
     Args:
         model: In evaluation mode.
         image: uint8 [3, H, W].
         min_score: Detections below are left out.
+        class_names: Names in the order of labels; None: numbers are drawn.
     """
     pixels = torch.as_tensor(image).as_subclass(torch.Tensor)
     (found,) = model([pixels.to(model.device).float() / 255])
     kept = {name: tensor[found["scores"] >= min_score].cpu() for name, tensor in found.items()}
-    return labelled(pixels, kept)
+    return labelled(pixels, kept, class_names)
 
 
-def labelled(pixels: torch.Tensor, found: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def labelled(
+    pixels: torch.Tensor,
+    found: Mapping[str, torch.Tensor],
+    class_names: Sequence[str] | None = None,
+) -> torch.Tensor:
     """Draw a picture and its detections into a cell of the sheet: uint8 [3, SIDE, SIDE]."""
     blank = torch.empty(0, 4)
     empty = {"boxes": blank, "labels": torch.empty(0, dtype=torch.int64), "difficult": blank[:, 0]}
@@ -86,7 +99,7 @@ def labelled(pixels: torch.Tensor, found: Mapping[str, torch.Tensor]) -> torch.T
     boxes = found["boxes"] * scale
     boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], 1)
     names = [
-        f"{VOC_CLASSES[label - 1]} {score:.2f}"
+        f"{class_text(label, class_names)} {score:.2f}"
         for label, score in zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
     ]
     drawn: torch.Tensor = draw_bounding_boxes(sheet, boxes, names, colors="lime", width=2)
@@ -109,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(options.out)
     print(f"{options.out}: {min(options.samples, dataset.num_samples)} pictures")
+    for text, name in legend(dataset.class_names).items():
+        print(f"  {text} is {name!r}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from datamodules.evaluation import SegmentationEvaluator
 from scripts.scored import Scored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from datamodules import Batch
     from datamodules.evaluation import SegmentationScores
@@ -34,7 +34,7 @@ class Segmenter(Scored):
 
     Args:
         model: One of lraspp, deeplabv3_mobilenet, deeplabv3_resnet50.
-        num_classes: Labels, background included.
+        num_classes: Labels, background included; None: those of the data.
         learning_rate: Of SGD with momentum 0.9 at the first step; falls to 0 over the run as a
             polynomial of power 0.9 (Chen et al., "Rethinking atrous convolution for semantic image
             segmentation", 2017, section 4.1).
@@ -42,11 +42,12 @@ class Segmenter(Scored):
     """
 
     task = "segmentation"
+    evaluator_type = SegmentationEvaluator
 
     def __init__(
         self,
         model: str = "lraspp",
-        num_classes: int = 21,
+        num_classes: int | None = None,
         learning_rate: float = 0.01,
         weight_decay: float = 1e-4,
     ) -> None:
@@ -55,9 +56,14 @@ class Segmenter(Scored):
             message = f"model {model!r} is not one of {', '.join(MODELS)}"
             raise ValueError(message)
         self.save_hyperparameters()
+        self.model = model
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.network = MODELS[model](weights=None, weights_backbone=None, num_classes=num_classes)
-        self.evaluator = SegmentationEvaluator(num_classes)
+        self.set_classes(num_classes)
+
+    def make_network(self, num_classes: int) -> None:
+        """Make the network with random weights."""
+        make = MODELS[self.model]
+        self.network = make(weights=None, weights_backbone=None, num_classes=num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scores [B, C, H, W] of float pictures [B, 3, H, W] in [0, 1]."""
@@ -94,6 +100,10 @@ class Segmenter(Scored):
     def named_scores(self, scores: SegmentationScores) -> dict[str, float]:
         """The mIoU; exact over all ranks, for counts of pixels are integers."""
         return {"miou": scores.miou}
+
+    def class_scores(self, scores: SegmentationScores) -> tuple[str, Mapping[int | str, float]]:
+        """Intersection over union."""
+        return "iou", scores.iou
 
 
 def stacks(batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -8,6 +8,7 @@
 
 Every argument of the model (`--model.*`; `--model.help Segmenter` lists them), of `VOCDataModule`
 (`--data.*`) and of Lightning's Trainer (`--trainer.*`) is an option; `--print_config` prints all.
+The number of classes is that of the data; `--model.num_classes` may confirm it.
 The model is a `Detector` unless `--model` names another LightningModule: `Segmenter`, or
 `package.module.Class` of your own.
 """
@@ -60,7 +61,7 @@ class Detector(Scored):
     Args:
         model: One of ssdlite320, ssd300, fasterrcnn, retinanet, and tiny_ssd (which learns a
             little in a minute on a CPU).
-        num_classes: Labels, background included.
+        num_classes: Labels, background included; None: those of the data.
         input_size: Height and width in pixels that ssdlite320, ssd300 or tiny_ssd scale pictures
             to; None: the model's own 320, 300 or 160. Smaller is faster.
         learning_rate: Peak learning rate of AdamW.
@@ -69,11 +70,12 @@ class Detector(Scored):
     """
 
     task = "detection"
+    evaluator_type = DetectionEvaluator
 
     def __init__(
         self,
         model: str = "ssdlite320",
-        num_classes: int = 21,
+        num_classes: int | None = None,
         input_size: int | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-4,
@@ -83,16 +85,20 @@ class Detector(Scored):
         if model not in MODELS:
             message = f"model {model!r} is not one of {', '.join(MODELS)}"
             raise ValueError(message)
+        if input_size is not None and "ssd" not in model:
+            message = f"input_size is for ssdlite320, ssd300 and tiny_ssd, not for {model!r}"
+            raise ValueError(message)
         self.save_hyperparameters()
+        self.model, self.input_size = model, input_size
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps = warmup_steps
-        self.detector = MODELS[model](num_classes=num_classes)
-        if input_size is not None:
-            if "ssd" not in model:
-                message = f"input_size is for ssdlite320, ssd300 and tiny_ssd, not for {model!r}"
-                raise ValueError(message)
-            self.detector.transform.fixed_size = (input_size, input_size)
-        self.evaluator = DetectionEvaluator(num_classes)
+        self.set_classes(num_classes)
+
+    def make_network(self, num_classes: int) -> None:
+        """Make the detector with random weights."""
+        self.detector = MODELS[self.model](num_classes=num_classes)
+        if self.input_size is not None:
+            self.detector.transform.fixed_size = (self.input_size, self.input_size)
 
     def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Boxes, labels and scores of float pictures [3, H, W] in [0, 1]."""
@@ -119,6 +125,10 @@ class Detector(Scored):
             "voc_map": scores.voc_map,
             "voc07_map": scores.voc07_map,
         }
+
+    def class_scores(self, scores: DetectionScores) -> tuple[str, Mapping[int | str, float]]:
+        """VOC's average precision from 2010 on."""
+        return "voc_ap", {name: ap.all_points for name, ap in scores.voc_ap.items()}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ARG002
         """Sample ids and detections."""

@@ -144,7 +144,7 @@ def test_the_default_model_is_a_detector_and_another_has_its_own_defaults(
     assert segmenter["class_path"] == "scripts.segmenter.Segmenter"
     assert segmenter["init_args"] == {
         "model": "lraspp",
-        "num_classes": 21,
+        "num_classes": None,
         "learning_rate": 0.01,
         "weight_decay": 1e-4,
     }
@@ -190,7 +190,8 @@ def test_a_picture_that_is_all_void_gives_a_loss_of_zero() -> None:
 def test_every_segmentation_model_takes_our_batches(mini_masks: Path, name: str) -> None:
     data = VOCDataModule(str(mini_masks), batch_size=2, image_size=64)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    assert Segmenter(name)(batch.images).shape == (2, 21, 64, 64)
+    model = Segmenter(name, num_classes=data.num_classes)
+    assert model(batch.images).shape == (2, 21, 64, 64)
 
 
 def test_a_segmenter_refuses_an_unknown_model() -> None:

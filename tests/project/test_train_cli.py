@@ -97,7 +97,7 @@ def test_every_model_takes_our_batches(mini_dataset: Path, name: str) -> None:
     """This includes a picture whose boxes were all cropped away."""
     data = VOCDataModule(str(mini_dataset), batch_size=2, image_size=64)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    model = Detector(name)
+    model = Detector(name, num_classes=data.num_classes)
     if name in {"fasterrcnn", "retinanet"}:
         model.detector.transform.min_size = (128,)  # 800 takes half a minute a step on a CPU
     images, targets = batch
