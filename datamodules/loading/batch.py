@@ -33,7 +33,7 @@ class Batch:
 
     Detection: images is a list of [3, H, W] (views of one tensor), targets a list of dicts.
     Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void. Classification: images
-    [B, 3, H, W], labels float32 [B, 20]: 1 where the picture shows the class of label k + 1 in
+    [B, 3, H, W], labels float32 [B, K]: 1 where the picture shows the class of label k + 1 in
     column k, 0 where not, -1 where only difficult ones. Images are channels last in memory.
 
     Not a dataclass: Lightning converts the tensors of dataclasses, and under ``bf16-true`` would
@@ -46,7 +46,7 @@ class Batch:
         sizes: int64 [B, 2]: (height, width) of each picture.
         masks: uint8 [sum of H·W]; empty but for segmentation.
         boxes: float32 [sum of N, 4]: xyxy pixels; empty but for detection.
-        labels: int64 [sum of N]; float32 [B, 20] for classification; empty for segmentation.
+        labels: int64 [sum of N]; float32 [B, K] for classification; empty for segmentation.
         difficult: bool [sum of N]; empty but for detection.
         num_boxes: int64 [B]; empty but for detection.
         sample_ids: int64 [B].
