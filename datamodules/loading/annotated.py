@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from datamodules.pixels.decode import picture_size
+from datamodules.pixels.upright import turned_size
 from shard_tool.errors import SampleError
-from shard_tool.format.sample import VOC_CLASSES, parse_sample
+from shard_tool.format.sample import PICTURES, VOC_CLASSES, parse_sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,13 +56,24 @@ class Annotated:
     task: str
     """What its target is for."""
     size_hw: tuple[int, int]
-    """(height, width) of the picture, by the annotation."""
+    """(height, width) of the upright picture, by the annotation if it says it."""
     boxes: Boxes | None
     """None but for detection."""
     planned: Planned | None = None
     """What a recipe will do to it; None: nothing is drawn yet, or there is no recipe."""
     labels: NDArray[np.float32] | None = None
     """See `picture_labels`; None but for classification."""
+    picture: str = "jpg"
+    """Extension of its picture, one of `PICTURES`."""
+    orientation: int = 1
+    """EXIF orientation by which the stored picture has to be turned."""
+
+    @property
+    def stored_hw(self) -> tuple[int, int]:
+        """(height, width) of the picture as it is stored."""
+        if self.orientation == 1:
+            return self.size_hw
+        return turned_size(self.size_hw, self.orientation)
 
     @property
     def has_mask(self) -> bool:
@@ -82,15 +95,41 @@ def annotated(
     Raises:
         SampleError: A member the task needs is missing, or the JSON is not a sample's.
     """
-    for needed in ("jpg", "json", *(("class.png",) if task == "segmentation" else ())):
+    picture = _picture_of(raw, task)
+    for needed in ("json", "class.png") if task == "segmentation" else ("json",):
         if needed not in raw.members:
             raise SampleError(raw.place, f"has no {needed} member, which {task} needs")
-    sample = parse_sample(bytes(raw.members["json"]), place=f"{raw.place}.json")
-    boxes = Boxes.of(sample) if task == "detection" else None
-    labels = None
-    if task == "classification":
-        labels = picture_labels(sample, classes, place=f"{raw.place}.json")
-    return Annotated(raw, sample_id, task, (sample.height, sample.width), boxes, labels=labels)
+    place = f"{raw.place}.json"
+    sample = parse_sample(bytes(raw.members["json"]), place=place)
+    size_hw = (sample.height, sample.width)
+    if size_hw == (0, 0):
+        stored_hw = picture_size(raw.members[picture], place=f"{raw.place}.{picture}")
+        size_hw = turned_size(stored_hw, sample.orientation)
+    boxes, labels = None, None
+    if task == "detection":
+        boxes = Boxes.of(sample)
+    elif task == "classification":
+        labels = picture_labels(sample, classes, place=place)
+    return Annotated(
+        raw,
+        sample_id,
+        task,
+        size_hw,
+        boxes,
+        labels=labels,
+        picture=picture,
+        orientation=sample.orientation,
+    )
+
+
+def _picture_of(raw: RawSample, task: str) -> str:
+    """Extension of a sample's one picture."""
+    found = [extension for extension in PICTURES if extension in raw.members]
+    if not found:
+        raise SampleError(raw.place, f"has no jpg, png or webp member, which {task} needs")
+    if len(found) > 1:
+        raise SampleError(raw.place, f"has {len(found)} pictures: {', '.join(found)}, expected one")
+    return found[0]
 
 
 def picture_labels(

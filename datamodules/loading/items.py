@@ -6,7 +6,7 @@ samples at once: that is twice as fast as between two pictures, which push their
 processor's caches.
 
 A transform takes `(image, target)`: the image uint8 [3, H, W]; for detection the target is a dict,
-for segmentation a mask [H, W], for classification labels float32 [20] (see `targets`). Pictures,
+for segmentation a mask [H, W], for classification labels float32 [K] (see `targets`). Pictures,
 boxes and masks are tv_tensors, so any `torchvision.transforms.v2` works on them, and so does
 anything callable as `(image, target) -> (image, target)`.
 
@@ -28,6 +28,7 @@ from torchvision import tv_tensors
 from datamodules.loading.annotated import Annotated, annotated
 from datamodules.loading.targets import for_transform, target_of
 from datamodules.pixels.decode import decode_mask, decode_scaled, picture_size
+from datamodules.pixels.upright import upright
 from datamodules.reading.samples import RawSample
 from datamodules.transforms.checks import checked, name_of
 from datamodules.transforms.fused import FusedTransform
@@ -57,7 +58,7 @@ class Item:
     sample_id: int
     key: str
     orig_size: tuple[int, int]
-    """(height, width) of the stored picture."""
+    """(height, width) of the upright picture, before any transform."""
     device_work: DeviceWork | None = None
     """What is left to the device, and then `image` is what the device gets; None: nothing."""
 
@@ -166,12 +167,15 @@ def _by_recipe(sample: Annotated, recipe: FusedTransform, random_key: bytes, cos
     """Decode as much as the plan needs, render it, and apply the transforms after the recipe."""
     begun, plan, place = time.perf_counter(), sample.planned, sample.raw.place
     assert plan is not None
-    jpeg = _checked_jpeg(sample)
+    size_hw, orientation = sample.size_hw, sample.orientation
+    picture, name = _checked_picture(sample)
     try:
-        pixels = recipe.decoded(plan, jpeg, size_hw=sample.size_hw, place=f"{place}.jpg")
+        pixels = recipe.decoded(plan, picture, size_hw=size_hw, place=name, orientation=orientation)
         mask = _stored_mask(sample)
         decoded = time.perf_counter()
-        image, mask, device_work = recipe.rendered(plan, pixels, mask, size_hw=sample.size_hw)
+        image, mask, device_work = recipe.rendered(
+            plan, pixels, mask, size_hw=size_hw, orientation=orientation
+        )
         target = target_of(sample, mask)
         if recipe.after:
             given = for_transform(target, plan.drawn.plan.size_hw)
@@ -185,7 +189,7 @@ def _by_recipe(sample: Annotated, recipe: FusedTransform, random_key: bytes, cos
         image, target = _checked(returned, recipe, sample)
     cost.decode_s += decoded - begun
     cost.transform_s += time.perf_counter() - decoded
-    return Item(image, target, sample.sample_id, sample.raw.key, sample.size_hw, device_work)
+    return Item(image, target, sample.sample_id, sample.raw.key, size_hw, device_work)
 
 
 def _by_transform(
@@ -193,8 +197,10 @@ def _by_transform(
 ) -> Item:
     """Decode the whole picture, and apply the transform."""
     begun, place = time.perf_counter(), sample.raw.place
-    jpeg = _checked_jpeg(sample)
-    pixels = decode_scaled(jpeg, 1, place=f"{place}.jpg", size_hw=sample.size_hw)
+    picture, name = _checked_picture(sample)
+    pixels = decode_scaled(picture, 1, place=name, size_hw=sample.stored_hw)
+    if sample.orientation != 1:
+        pixels = upright(pixels, sample.orientation)
     mask = _stored_mask(sample)
     decoded = time.perf_counter()
     cost.decode_s += decoded - begun
@@ -228,18 +234,19 @@ def _generic(raw: RawSample, transform: Transform | None, random_key: bytes, cos
         cost.transform_s += time.perf_counter() - begun
 
 
-def _checked_jpeg(sample: Annotated) -> memoryview:
-    """The picture's bytes, whose header agrees with the annotation."""
-    jpeg, place = sample.raw.members["jpg"], f"{sample.raw.place}.jpg"
-    height, width = picture_size(jpeg, place=place)
-    if (height, width) != sample.size_hw:
-        expected = f"{sample.size_hw[1]} x {sample.size_hw[0]}"
-        raise SampleError(place, f"is {width} x {height} px, the JSON says {expected}")
-    return jpeg
+def _checked_picture(sample: Annotated) -> tuple[memoryview, str]:
+    """The picture's bytes, whose header agrees with the annotation, and its name in messages."""
+    picture, name = sample.raw.members[sample.picture], f"{sample.raw.place}.{sample.picture}"
+    height, width = picture_size(picture, place=name)
+    if (height, width) != sample.stored_hw:
+        expected = f"{sample.stored_hw[1]} x {sample.stored_hw[0]}"
+        turned = f" before turning by orientation {sample.orientation}" * (sample.orientation != 1)
+        raise SampleError(name, f"is {width} x {height} px, the JSON says {expected}{turned}")
+    return picture, name
 
 
 def _stored_mask(sample: Annotated) -> torch.Tensor | None:
-    """The mask, uint8 [H, W], as large as the picture; None but for segmentation."""
+    """The mask, uint8 [H, W], as large as the upright picture; None but for segmentation."""
     if not sample.has_mask:
         return None
     place = f"{sample.raw.place}.class.png"

@@ -174,13 +174,15 @@ def _rendered(batch: Batch) -> torch.Tensor:
         output = output.view(*work.size_hw, 3)
         output.copy_(fill)
         if picture is not None and (rendering := work.rendering) is not None:
+            seen = output[work.seen]
             resample_by_torch(
                 picture.permute(1, 2, 0),
                 rendering.rows,
                 rendering.columns,
                 fill=fill,
                 is_flipped=rendering.is_flipped,
-                out=output[work.seen],
+                is_upside_down=rendering.is_upside_down,
+                out=seen.transpose(0, 1) if rendering.swaps_axes else seen,
             )
     return flat
 

@@ -54,8 +54,8 @@ def decode_image(content: bytes | memoryview, *, place: str) -> torch.Tensor:
 
     Returns:
         uint8 [3, H, W], channels last in memory, as torchvision's own decoder gives it: resizing
-        that takes half as long. Grey pictures have three equal channels. EXIF rotation is not
-        applied: annotations are in the stored orientation.
+        that takes half as long. As stored: EXIF is not read, `upright` turns the pixels by what the
+        annotation says.
 
     Raises:
         SampleError: Not a picture, damaged, or larger than `MAX_PIXELS`.

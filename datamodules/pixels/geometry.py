@@ -1,6 +1,6 @@
 """Draws which part of a picture is shown and how, before the picture is decoded.
 
-A `View` is a rectangle in the stored picture's pixels that may reach beyond it. Zooming out makes
+A `View` is a rectangle in the upright picture's pixels that may reach beyond it. Zooming out makes
 it larger, cropping makes it smaller. A `Plan` says how the view becomes the output; boxes, picture
 and mask go through the same plan once. Draws depend only on sizes, boxes and a generator.
 
@@ -37,7 +37,7 @@ _SPARE_WHEN_FAST = 0.8
 
 
 class View(NamedTuple):
-    """A rectangle of a stored picture, in its pixels; may reach beyond it."""
+    """A rectangle of an upright picture, in its pixels; may reach beyond it."""
 
     left: int
     top: int
@@ -89,7 +89,7 @@ class Plan:
         return self.inner_hw or self.size_hw
 
     def boxes(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Move boxes of the stored picture to the output, clipped to the view: float32 [N, 4]."""
+        """Move boxes of the upright picture to the output, clipped to the view: float32 [N, 4]."""
         (height, width), view = self.scaled_hw, self.view
         scale = (width / view.width, height / view.height)
         of_view = np.array([(view.left, view.top), scale, (width, height)])
@@ -164,7 +164,7 @@ def iou_crop(
 
     Args:
         view: The view to crop.
-        boxes: float32 [N, 4], in the stored picture. N = 0: no crop.
+        boxes: float32 [N, 4], in the upright picture. N = 0: no crop.
         generator: The generator to draw from.
         scale: Range of the crop's sides as shares of the view's.
         aspect: Range of width / height.
@@ -322,7 +322,7 @@ def kept_boxes(
 
     Args:
         plan: The plan.
-        boxes: float32 [N, 4], in the stored picture.
+        boxes: float32 [N, 4], in the upright picture.
         min_size: Pixels of the output that both sides of a box must have.
         min_visible: Least share of a box's area in the view.
 

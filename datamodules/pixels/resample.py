@@ -114,6 +114,7 @@ def resample(
     *,
     fill: tuple[int, int, int],
     is_flipped: bool,
+    is_upside_down: bool = False,
     out: torch.Tensor,
 ) -> None:
     """Scale the pixels of two spans, and write what is seen.
@@ -124,6 +125,7 @@ def resample(
         columns: The span along the width.
         fill: RGB of what lies beyond the picture.
         is_flipped: Mirror left to right.
+        is_upside_down: Mirror top to bottom.
         out: uint8 [rows seen, columns seen, 3] on the CPU, a line's pixels side by side; the result
             is written to it.
 
@@ -144,8 +146,12 @@ def resample(
     compiled = kernels()
     if compiled is None:
         color = torch.tensor(fill, dtype=torch.uint8)
-        resample_by_torch(pixels, rows, columns, fill=color, is_flipped=is_flipped, out=out)
+        flips = {"is_flipped": is_flipped, "is_upside_down": is_upside_down}
+        resample_by_torch(pixels, rows, columns, fill=color, **flips, out=out)
         return
+    line, first = out.stride(0), out.data_ptr()
+    if is_upside_down:
+        first, line = first + (size[0] - 1) * line, -line
     failed = compiled.voc_resample(
         pixels.data_ptr(),
         pixels.stride(0),
@@ -153,8 +159,8 @@ def resample(
         _axis(columns),
         bytes(fill),
         is_flipped,
-        out.data_ptr(),
-        out.stride(0),
+        first,
+        line,
     )
     if failed:
         raise MemoryError(f"no memory to scale {tuple(pixels.shape)} to {tuple(out.shape)}")
@@ -167,6 +173,7 @@ def resample_by_torch(
     *,
     fill: torch.Tensor,
     is_flipped: bool,
+    is_upside_down: bool = False,
     out: torch.Tensor,
 ) -> None:
     """Do what `resample` does, by torch on any device, in the dtype of `fill`.
@@ -179,6 +186,7 @@ def resample_by_torch(
         columns: As for `resample`.
         fill: [3], on the device of `pixels`.
         is_flipped: As for `resample`.
+        is_upside_down: As for `resample`.
         out: [rows seen, columns seen, 3], of the dtype of `fill`.
     """
     part = _padded(pixels, rows, columns, fill)
@@ -190,7 +198,9 @@ def resample_by_torch(
         scaled = interpolate(planes, size, mode="bilinear", antialias=True)
         part = scaled.permute(0, 2, 3, 1)[0]
     part = part[rows.cut, columns.cut]
-    out.copy_(part.flip(1) if is_flipped else part)
+    if is_flipped or is_upside_down:
+        part = part.flip([axis for axis, flips in enumerate((is_upside_down, is_flipped)) if flips])
+    out.copy_(part)
 
 
 def _padded(pixels: torch.Tensor, rows: Span, columns: Span, fill: torch.Tensor) -> torch.Tensor:

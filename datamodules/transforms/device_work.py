@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from datamodules.pixels.render import decoded_factor, spans
+from datamodules.pixels.render import Rendering
+from datamodules.pixels.upright import turned_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,17 +18,8 @@ if TYPE_CHECKING:
 
     from datamodules.pixels.color import ColorChange
     from datamodules.pixels.geometry import Plan
-    from datamodules.pixels.resample import Span
 
 _NOTHING_SEEN = (slice(0, 0), slice(0, 0))
-
-
-class Rendering(NamedTuple):
-    """How decoded pixels are scaled and placed."""
-
-    rows: Span
-    columns: Span
-    is_flipped: bool
 
 
 class DeviceWork(NamedTuple):
@@ -56,29 +48,26 @@ def work_for_device(
     change: ColorChange,
     fill: tuple[int, int, int],
     is_rendered: bool,
+    orientation: int = 1,
 ) -> DeviceWork:
     """The device work of one stored picture.
 
     Args:
         pixels: The decoded picture, uint8 [h, w, 3], or the JPEG file, uint8 [n]; None: nothing of
             it is seen.
-        plan: How it is rendered.
-        size_hw: (height, width) of the stored picture.
+        plan: How the upright picture is rendered.
+        size_hw: (height, width) of the upright picture.
         change: How its colours change.
         fill: RGB of what lies beyond it.
         is_rendered: Whether the worker renders it, so that only colours are left.
+        orientation: EXIF orientation of the stored picture.
     """
     colors = None if change.is_nothing else change.of_any_mean()
     if pixels is None:
         sent = None if is_rendered else (0,)
         return DeviceWork(plan.size_hw, fill, _NOTHING_SEEN, None, sent)
-    decoded_hw = size_hw if pixels.ndim == 1 else (pixels.shape[0], pixels.shape[1])
-    rows, columns = spans(plan, size_hw, decoded_factor(decoded_hw, size_hw))
-    across = columns.seen
-    if plan.is_flipped:
-        across = slice(plan.size_hw[1] - across.stop, plan.size_hw[1] - across.start)
-    left = DeviceWork(plan.size_hw, fill, (rows.seen, across), colors)
-    if is_rendered:
-        return left
-    rendering = Rendering(rows, columns, plan.is_flipped)
-    return left._replace(sent=tuple(pixels.shape), rendering=rendering)
+    is_file = pixels.ndim == 1
+    decoded_hw = turned_size(size_hw, orientation) if is_file else pixels.shape[:2]
+    rendering = Rendering.of(plan, size_hw, decoded_hw, orientation)
+    left = DeviceWork(plan.size_hw, fill, rendering.seen, colors)
+    return left if is_rendered else left._replace(sent=tuple(pixels.shape), rendering=rendering)

@@ -22,6 +22,7 @@ from datamodules.pixels.color import ColorChange
 from datamodules.pixels.decode import decode_scaled, is_for_device
 from datamodules.pixels.geometry import Plan, decode_factor, kept_boxes
 from datamodules.pixels.render import render, render_mask
+from datamodules.pixels.upright import turned_size
 from datamodules.transforms.device_work import DeviceWork, work_for_device
 from datamodules.transforms.linked_labels import LinkedLabels, linked_flags
 from datamodules.transforms.seeding import seed_generators
@@ -72,7 +73,7 @@ class Rendered(NamedTuple):
 
 
 Draw: TypeAlias = Callable[[tuple[int, int], "NDArray[np.float32]", np.random.Generator], Drawn]
-"""(height, width) of the stored picture, its boxes float32 [N, 4], and a generator -> `Drawn`.
+"""(height, width) of the upright picture, its boxes float32 [N, 4], and a generator -> `Drawn`.
 
 Draw from this generator alone, or results depend on what a worker did before. Do not keep it: after
 the call it draws for another sample."""
@@ -208,7 +209,7 @@ class FusedTransform:
 
         Args:
             boxes: float32 [N, 4]; N = 0 but for detection.
-            size_hw: (height, width) of the stored picture.
+            size_hw: (height, width) of the upright picture.
             random_key: The key to draw by, 32 bytes.
         """
         if not self._is_ours:
@@ -217,19 +218,26 @@ class FusedTransform:
         return self._planned(size_hw, boxes, _thread_generator.keyed(key))
 
     def decoded(
-        self, planned: Planned, jpeg: bytes | memoryview, *, size_hw: tuple[int, int], place: str
+        self,
+        planned: Planned,
+        jpeg: bytes | memoryview,
+        *,
+        size_hw: tuple[int, int],
+        place: str,
+        orientation: int = 1,
     ) -> torch.Tensor | None:
         """Decode as much of a picture as the plan needs.
 
         Args:
             planned: What `planned` returned.
-            jpeg: The picture's bytes.
-            size_hw: (height, width) of the stored picture, as its header says.
+            jpeg: The picture's bytes, of any format.
+            size_hw: (height, width) of the upright picture, which its header agrees with.
             place: The picture's name in messages.
+            orientation: EXIF orientation of the stored picture.
 
         Returns:
-            uint8 [h, w, 3], perhaps decoded smaller; or [n], the JPEG file, if the device decodes
-            it. None: nothing of the picture is seen.
+            uint8 [h, w, 3] as stored, perhaps decoded smaller; or [n], the JPEG file, if the device
+            decodes it. None: nothing of the picture is seen.
 
         Raises:
             SampleError: The bytes do not decode.
@@ -239,8 +247,10 @@ class FusedTransform:
             return None
         if self.decode == "cuda" and is_for_device(jpeg):
             return torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
-        factor = decode_factor(plan, size_hw, fast=fast)
-        values = decode_scaled(jpeg, factor, place=place, size_hw=size_hw, fast=fast)
+        factor, stored_hw = decode_factor(plan, size_hw, fast=fast), size_hw
+        if orientation != 1:
+            stored_hw = turned_size(size_hw, orientation)
+        values = decode_scaled(jpeg, factor, place=place, size_hw=stored_hw, fast=fast)
         return torch.from_numpy(values)
 
     def rendered(
@@ -250,14 +260,16 @@ class FusedTransform:
         mask: torch.Tensor | None,
         *,
         size_hw: tuple[int, int],
+        orientation: int = 1,
     ) -> Rendered:
         """Apply a plan to decoded pictures, except for what is left to the device.
 
         Args:
             planned: What `planned` returned.
             pixels: What `decoded` returned.
-            mask: uint8 [h, w] of the stored picture; None but for segmentation.
-            size_hw: (height, width) of the stored picture.
+            mask: uint8 [h, w] of the upright picture; None but for segmentation.
+            size_hw: (height, width) of the upright picture.
+            orientation: EXIF orientation of the stored picture.
         """
         plan, change, work = planned.drawn.plan, planned.drawn.change, None
         if mask is not None:
@@ -265,12 +277,20 @@ class FusedTransform:
         if self.is_for_device:
             is_rendered = self.decode != "cuda"
             work = work_for_device(
-                pixels, plan, size_hw, change=change, fill=self.fill, is_rendered=is_rendered
+                pixels,
+                plan,
+                size_hw,
+                change=change,
+                fill=self.fill,
+                is_rendered=is_rendered,
+                orientation=orientation,
             )
             if not is_rendered:
                 return Rendered(_NO_BYTES if pixels is None else pixels, mask, work)
             change = _NOTHING
-        image = render(pixels, plan, size_hw, change=change, fill=self.fill)
+        image = render(
+            pixels, plan, size_hw, change=change, fill=self.fill, orientation=orientation
+        )
         return Rendered(image, mask, work)
 
     def apply_after(self, image: Any, target: Any) -> tuple[Any, Any]:

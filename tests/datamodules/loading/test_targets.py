@@ -85,7 +85,7 @@ def without(raw: RawSample, name: str) -> RawSample:
 
 def test_sample_without_a_member_its_task_needs_is_refused() -> None:
     raw = raw_of(sample_of())
-    expected = f"{PLACE}: has no jpg member, which detection needs"
+    expected = f"{PLACE}: has no jpg, png or webp member, which detection needs"
     assert refusal(raw=without(raw, "jpg")) == expected
     expected = f"{PLACE}: has no json member, which detection needs"
     assert refusal(raw=without(raw, "json")) == expected
@@ -107,7 +107,7 @@ def test_json_of_another_kind_is_refused_by_name() -> None:
     raw = raw_of(sample_of(), json=b"{")
     assert refusal(raw=raw).startswith(f"{PLACE}.json: not the JSON of a sample: ")
     raw = raw_of(sample_of(), json=json.dumps({"key": "a", "source": {}}).encode())
-    assert refusal(raw=raw) == f"{PLACE}.json: field 'width' is missing"
+    assert refusal(raw=raw) == f"{PLACE}.json: field 'objects' is missing"
 
 
 def test_loaded_mask_is_the_stored_one() -> None:

@@ -21,6 +21,7 @@ from tests.kit.datasets.pictures import (
     jpeg_that_claims,
     png_that_claims,
     scene,
+    turned,
     voc_mask,
 )
 
@@ -92,11 +93,10 @@ def test_what_simplejpeg_refuses_decodes_through_pillow(content: bytes) -> None:
     assert found.permute(1, 2, 0).numpy().tolist() == by_pillow(content).tolist()
 
 
-def test_decoded_picture_is_not_rotated_by_exif() -> None:
-    """Annotations are in the stored orientation."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    content = encoded(scene(20, 30), exif=exif)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_decoded_picture_is_not_rotated_by_exif(kind: str) -> None:
+    """The annotation says how it has to be turned, or that its boxes are of the stored picture."""
+    content = turned(scene(20, 30), 6, kind)
     assert decode_image(content, place="a.jpg").shape == (3, 20, 30)
 
 

@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def scene(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -70,3 +70,16 @@ def voc_mask() -> tuple[np.ndarray, bytes]:
     picture = Image.fromarray(values, "P")
     picture.putpalette(bytes((i * 7 + c * 50) % 256 for i in range(256) for c in range(3)))
     return values, encoded(picture, "PNG")
+
+
+def turned(picture: np.ndarray, orientation: int, kind: str = "JPEG", **options: Any) -> bytes:
+    """A stored picture whose EXIF says that it has to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(picture, kind, exif=exif, **options)
+
+
+def upright_by_pillow(content: bytes) -> np.ndarray:
+    """The pixels of a picture that Pillow turned by its EXIF."""
+    with Image.open(io.BytesIO(content)) as picture:
+        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
