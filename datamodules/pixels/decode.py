@@ -1,8 +1,10 @@
 """Decodes pictures and masks.
 
 simplejpeg decodes JPEG (by libjpeg-turbo with the accurate DCT: the same pixels as Pillow's, CMYK
-within 2 levels). Pillow decodes what simplejpeg refuses (12 bits, PNG and others). Masks keep their
-palette indices and are never converted to colours: `png_masks` reads plain ones, Pillow the others.
+within 2 levels). Pillow decodes what simplejpeg refuses (12 bits, PNG, WebP and others). Grey,
+palettes, CMYK, 16 bits and alpha become RGB in one way each: docs/concepts/pixels.md. Masks keep
+their palette indices and are never converted to colours: `png_masks` reads plain ones, Pillow the
+others.
 """
 
 from __future__ import annotations
@@ -139,6 +141,7 @@ def _decode_by_pillow(
         if mode is None:
             return _values(picture, content, place)
         found: Image.Image = picture
+        found.info.pop("transparency", None)  # alpha is dropped, and Pillow warns of some palettes'
         if picture.mode.startswith("I"):
             # 16-bit greys: Pillow's own conversion would turn all above 255 white.
             deep = np.array(picture).astype(np.int64)

@@ -50,7 +50,7 @@ class RawSample(NamedTuple):
     """The shard's path or URL."""
     key: str
     members: dict[str, memoryview]
-    """Extension ('jpg', 'json', 'class.png') to content, as views of the map."""
+    """Extension ('jpg', 'png' or 'webp'; 'json', 'class.png') to content, as views of the map."""
 
     @property
     def place(self) -> str:
