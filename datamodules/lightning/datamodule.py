@@ -29,14 +29,14 @@ from datamodules.loading.batch import Batch
 from datamodules.loading.classes import names_by_label, num_classes_of
 from datamodules.loading.dataset import DEFAULT_WINDOW, ShardDataset
 from datamodules.loading.items import Transform  # noqa: TC001  (LightningCLI reads annotations)
+from datamodules.loading.joined import Joined
 from datamodules.loading.loader import ShardLoader
 from datamodules.loading.on_device import check_decoder, finish
 from datamodules.order.world import World
 from datamodules.preview import sheet
 from datamodules.profiling.device_clock import DeviceCopy, DeviceEvent
 from shard_tool.errors import OptionError
-from shard_tool.storage.location import Folder, public_url
-from shard_tool.storage.manifest_file import load_manifest
+from shard_tool.storage.location import public_url
 from shard_tool.storage.ranges import TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _NOT_SAVED = {"self", "__class__", "storage_options", "collate_fn"} | {
 """Arguments that are not saved as hyperparameters: secrets, and objects that need pickle."""
 _READING = (
     *("lanes", "window", "cache_dir", "cache_limit", "on_bad_sample", "max_bad_samples"),
-    *("check_crc", "fetch_timeout_s"),
+    *("check_crc", "fetch_timeout_s", "classes"),
 )
 """Arguments that go to `ShardDataset` unchanged."""
 
@@ -112,6 +112,7 @@ class VOCDataModule(LightningDataModule):
         multiprocessing_context: 'fork', 'forkserver' or 'spawn'; None: the platform's default.
         storage_options: fsspec's options for `data_dir`; never saved.
         collate_fn: Makes a batch of generic samples, as for `ShardLoader`.
+        classes: Names of all classes in the order of their labels, as for `ShardDataset`.
     """
 
     def __init__(  # the first twelve in the order of lightning-bolts
@@ -152,6 +153,7 @@ class VOCDataModule(LightningDataModule):
         multiprocessing_context: str | None = None,
         storage_options: dict[str, Any] | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        classes: list[str] | None = None,
     ) -> None:
         given = dict(locals())
         super().__init__()
@@ -372,9 +374,9 @@ class VOCDataModule(LightningDataModule):
     # Parts --------------------------------------------------------------------------------
 
     def _task_and_classes(self) -> tuple[str, dict[str, int]]:
-        """What the first dataset says, which the others have to agree with."""
-        manifest = load_manifest(Folder(self.roots[0], self.storage_options))
-        return self.task or manifest.task, manifest.classes
+        """Those of all datasets, read as one."""
+        joined = Joined.of(self.roots, self.task, self.reading["classes"], self.storage_options)
+        return joined.task, joined.classes
 
     def _stages_of(self, stage: str) -> list[str]:
         """The stages whose loaders Lightning will ask for."""

@@ -13,17 +13,18 @@ from shard_tool.errors import SampleError
 from shard_tool.format.sample import PICTURES, VOC_CLASSES, parse_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from datamodules.reading.samples import RawSample
     from datamodules.transforms.fused import Planned
-    from shard_tool.format.sample import Sample
+    from shard_tool.format.sample import Sample, SampleObject
 
 VOC_LABELS = {name: label for label, name in enumerate(VOC_CLASSES, start=1)}
 _LABEL_OF_NUMBER = {1: 1.0, 0: -1.0, -1: 0.0}
 """VOC's number in the list of a class, to our label: 1 shown, 0 absent, -1 only difficult."""
+_HINT = "convert or index the data again, so that its manifest has all classes"
 
 
 class Boxes(NamedTuple):
@@ -32,17 +33,24 @@ class Boxes(NamedTuple):
     corners: NDArray[np.float32]
     """float32 [N, 4], xyxy pixels, half-open."""
     labels: NDArray[np.int64]
-    """int64 [N], 1 … 20."""
+    """int64 [N], 1 … K."""
     difficult: NDArray[np.bool_]
     """bool [N]; False where the source says nothing."""
 
     @classmethod
-    def of(cls, sample: Sample) -> Boxes:
-        """The objects of a sample that have a box."""
+    def of(
+        cls, sample: Sample, classes: Mapping[str, int], *, place: str, names_only: bool = False
+    ) -> Boxes:
+        """The objects of a sample that have a box.
+
+        Raises:
+            SampleError: One of them has no class: see `labels_of`.
+        """
         objects = [item for item in sample.objects if item.bbox is not None]
+        labels = labels_of(objects, classes, place=place, names_only=names_only)
         return cls(
             np.array([item.bbox for item in objects], np.float32).reshape(-1, 4),
-            np.array([item.label for item in objects], np.int64),
+            np.array(labels, np.int64),
             np.array([bool(item.difficult) for item in objects], np.bool_),
         )
 
@@ -82,7 +90,12 @@ class Annotated:
 
 
 def annotated(
-    raw: RawSample, *, sample_id: int, task: str, classes: Mapping[str, int] = VOC_LABELS
+    raw: RawSample,
+    *,
+    sample_id: int,
+    task: str,
+    classes: Mapping[str, int] = VOC_LABELS,
+    names_only: bool = False,
 ) -> Annotated:
     """Parse a sample's annotation.
 
@@ -91,9 +104,11 @@ def annotated(
         sample_id: Its number.
         task: What its target is for.
         classes: Class to label, from 1; classification has a column for each.
+        names_only: Whether labels in the JSON may mean other classes, as in joined datasets.
 
     Raises:
-        SampleError: A member the task needs is missing, or the JSON is not a sample's.
+        SampleError: A member the task needs is missing, the JSON is not a sample's, or an object
+            has a class that `classes` does not have.
     """
     picture = _picture_of(raw, task)
     for needed in ("json", "class.png") if task == "segmentation" else ("json",):
@@ -107,9 +122,9 @@ def annotated(
         size_hw = turned_size(stored_hw, sample.orientation)
     boxes, labels = None, None
     if task == "detection":
-        boxes = Boxes.of(sample)
+        boxes = Boxes.of(sample, classes, place=place, names_only=names_only)
     elif task == "classification":
-        labels = picture_labels(sample, classes, place=place)
+        labels = picture_labels(sample, classes, place=place, names_only=names_only)
     return Annotated(
         raw,
         sample_id,
@@ -132,8 +147,47 @@ def _picture_of(raw: RawSample, task: str) -> str:
     return found[0]
 
 
+def labels_of(
+    objects: Sequence[SampleObject],
+    classes: Mapping[str, int],
+    *,
+    place: str,
+    names_only: bool = False,
+) -> list[int]:
+    """Labels of objects: by their names, and by their own labels where they have no name.
+
+    Args:
+        objects: The objects.
+        classes: Class to label, from 1.
+        place: The JSON's name in messages.
+        names_only: Whether their own labels may mean other classes.
+
+    Raises:
+        SampleError: No class has the name, or the label of an object without a name.
+    """
+    labels = [classes.get(item.name, 0) for item in objects]
+    if 0 not in labels:
+        return labels
+    most = max(classes.values(), default=0)
+    for at, item in enumerate(objects):
+        if labels[at]:
+            continue
+        if item.name:
+            problem = f"an object is {item.name!r}, none of the {len(classes)} classes of the data"
+            raise SampleError(place, problem, _HINT)
+        if not 1 <= item.label <= most:
+            problem = f"an object without a name has label {item.label}, expected 1 … {most}"
+            raise SampleError(place, problem, _HINT)
+        if names_only:
+            problem = f"an object has label {item.label} and no name, but joined datasets number"
+            hint = "index the data again with the same --classes"
+            raise SampleError(place, f"{problem} their classes differently", hint)
+        labels[at] = item.label
+    return labels
+
+
 def picture_labels(
-    sample: Sample, classes: Mapping[str, int], *, place: str
+    sample: Sample, classes: Mapping[str, int], *, place: str, names_only: bool = False
 ) -> NDArray[np.float32]:
     """Which classes a picture shows: float32 [number of classes], 20 for VOC.
 
@@ -142,22 +196,23 @@ def picture_labels(
     lists of a classification set if the sample has them, else from its objects.
 
     Raises:
-        SampleError: The lists lack a class, or an object has the label of no class.
+        SampleError: The lists lack a class, or an object has none: see `labels_of`.
     """
     labels: NDArray[np.float32] = np.zeros(max(classes.values(), default=0), np.float32)
     if (numbers := sample.image_labels) is not None:
         if missing := [name for name in classes if name not in numbers]:
             raise SampleError(place, f"image_labels have no {', '.join(missing)}")
+        if len(numbers) > len(classes):
+            unknown = next(name for name in numbers if name not in classes)
+            problem = f"image_labels have {unknown!r}, none of the {len(classes)} classes"
+            raise SampleError(place, f"{problem} of the data", _HINT)
         for name, label in classes.items():
             labels[label - 1] = _LABEL_OF_NUMBER[numbers[name]]
         return labels
-    for item in sample.objects:
-        if not 1 <= item.label <= len(labels):
-            raise SampleError(
-                place, f"an object has label {item.label}, expected 1 … {len(labels)}"
-            )
+    found = labels_of(sample.objects, classes, place=place, names_only=names_only)
+    for item, label in zip(sample.objects, found, strict=True):
         if not item.difficult:
-            labels[item.label - 1] = 1
-        elif labels[item.label - 1] == 0:
-            labels[item.label - 1] = -1
+            labels[label - 1] = 1
+        elif labels[label - 1] == 0:
+            labels[label - 1] = -1
     return labels

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import operator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,11 +21,12 @@ from datamodules.loading.bad_samples import (
     note_bad_samples,
     substitute_positions,
 )
-from datamodules.loading.classes import check_masks_hold, names_by_label, num_classes_of
+from datamodules.loading.classes import names_by_label, num_classes_of
 from datamodules.loading.items import annotated_samples, load_item, planned_samples
+from datamodules.loading.joined import Joined
 from datamodules.loading.shared_cursor import SharedCursor
 from datamodules.loading.targets import with_areas
-from datamodules.loading.tasks import TASKS, common_task
+from datamodules.loading.tasks import TASKS
 from datamodules.order.canonical import CanonicalOrder
 from datamodules.order.cursor import Cursor, cursor_from_state
 from datamodules.order.node_shards import NodeShards
@@ -38,8 +40,6 @@ from datamodules.transforms.multi_scale import drawn_transforms
 from datamodules.transforms.seeding import preserved_generators
 from shard_tool.errors import OptionError, SampleError
 from shard_tool.keyed_random import digest_of
-from shard_tool.storage.location import Folder
-from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.storage.ranges import TIMEOUT_S
 from shard_tool.units import parse_size
 
@@ -79,6 +79,8 @@ class ShardDataset(IterableDataset[Any]):
             shards were made for. Shards made for another task can serve too: for detection all
             whose annotations have boxes, for classification those made for detection or
             segmentation, for segmentation only those with masks.
+        classes: Names of all classes in the order of their labels, from 1. None: as the manifests
+            say. Several roots are joined by name: labels are those of the root with most classes.
         decode: False yields what webdataset yields before decoding:
             `{"__key__": str, "__url__": str, "jpg": bytes, "json": bytes, …}`.
         world: This process's place among all processes; None: detected at the first iteration.
@@ -125,6 +127,7 @@ class ShardDataset(IterableDataset[Any]):
         check_crc: bool = False,
         fetch_timeout_s: float = TIMEOUT_S,
         task: str | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         check_on_bad_sample(on_bad_sample, max_bad_samples)
@@ -134,15 +137,12 @@ class ShardDataset(IterableDataset[Any]):
         window = DEFAULT_WINDOW if window is None else operator.index(window)
         if window < 1 or (lanes is not None and lanes < 1):
             raise OptionError("order", f"lanes {lanes} and window {window} must be at least 1")
-        urls = list(roots) if isinstance(roots, list | tuple) else [roots]
-        options = dict(storage_options or {})
-        folders = [Folder(str(url), options, timeout_s=fetch_timeout_s) for url in urls]
-        if not folders:
-            raise OptionError("roots", "there is no dataset in the list")
-        manifests = [load_manifest(folder) for folder in folders]
-        self.task, self.classes = common_task(folders, manifests, task)
+        joined = Joined.of(roots, task, classes, storage_options, timeout_s=fetch_timeout_s)
+        folders, manifests, self.task, self.classes, names_only = joined
+        self._parse = partial(
+            annotated_samples, task=self.task, classes=self.classes, names_only=names_only
+        )
         self.is_generic = self.task not in TASKS
-        check_masks_hold(self.classes, self.task, place=str(folders[0]))
         check_callable(transform, is_generic=self.is_generic)
         splits = chosen_splits(folders, manifests, split)
         self.seed, self.shuffle = operator.index(seed), shuffle
@@ -395,8 +395,7 @@ class ShardDataset(IterableDataset[Any]):
     def _annotated(self, raws: list[RawSample], sample_ids: list[int]) -> list[Prepared]:
         if self.is_generic:
             return list(raws)
-        task, classes, cost = self.task, self.classes, self._reader.cost
-        return annotated_samples(raws, sample_ids, task=task, classes=classes, cost=cost)
+        return self._parse(raws, sample_ids, cost=self._reader.cost)
 
     def _substitute(
         self,

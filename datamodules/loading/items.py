@@ -73,12 +73,17 @@ def annotated_samples(
     task: str,
     classes: Mapping[str, int],
     cost: Cost,
+    names_only: bool = False,
 ) -> list[Prepared]:
-    """Parse the annotation of each sample; the time is added to `cost`."""
+    """Parse the annotation of each sample (see `annotated`); the time is added to `cost`."""
     begun, found = time.perf_counter(), list[Prepared]()
     for raw, sample_id in zip(raws, sample_ids, strict=True):
         try:
-            found.append(annotated(raw, sample_id=sample_id, task=task, classes=classes))
+            found.append(
+                annotated(
+                    raw, sample_id=sample_id, task=task, classes=classes, names_only=names_only
+                )
+            )
         except SampleError as exc:
             found.append(exc)
     cost.decode_s += time.perf_counter() - begun

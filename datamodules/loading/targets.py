@@ -23,7 +23,7 @@ def target_of(sample: Annotated, mask: torch.Tensor | None) -> Any:
 
     Returns:
         Detection: a dict, see `_detection_target`. Segmentation: the mask. Classification: the
-        labels, float32 [20], or as many as the data has classes.
+        labels, float32 [K], one for each class.
     """
     if sample.boxes is not None:
         return _detection_target(sample)
@@ -35,7 +35,7 @@ def _detection_target(sample: Annotated) -> dict[str, Any]:
 
     Returns:
         boxes: float32 [N, 4], xyxy pixels, half-open.
-        labels: int64 [N], 1 … 20.
+        labels: int64 [N], 1 … K.
         difficult: bool [N]; False where the source says nothing.
         image_id: int64 [], the sample id.
         orig_size: int64 [2], (height, width).

@@ -24,10 +24,8 @@ SERVED = {
 their task is about: a picture may show other classes too, so they cannot serve classification."""
 
 
-def common_task(
-    folders: list[Folder], manifests: list[Manifest], task: str | None
-) -> tuple[str, dict[str, int]]:
-    """The task and the classes (class to label) of several datasets read as one.
+def common_task(folders: list[Folder], manifests: list[Manifest], task: str | None) -> str:
+    """The task of several datasets read as one.
 
     Args:
         folders: The datasets, for messages.
@@ -35,22 +33,28 @@ def common_task(
         task: A task that all must be able to serve; None: the one that all were made for.
 
     Raises:
-        OptionError: A dataset cannot serve the task, or datasets differ in task or classes.
+        OptionError: A dataset cannot serve the task, or datasets were made for different ones.
     """
     first = manifests[0]
     for folder, manifest in zip(folders, manifests, strict=True):
         if task is not None:
             _check_serves(folder, manifest.task, task)
-        is_other_task = task is None and manifest.task != first.task
-        if is_other_task or manifest.classes != first.classes:
-            problem = f"task {manifest.task!r} and its classes differ from those of {folders[0]}"
-            raise OptionError(str(folder), f"{problem} ({first.task!r})")
-    return task or first.task, first.classes
+        elif manifest.task != first.task:
+            shared = [other for other in _served(first.task) if other in _served(manifest.task)]
+            problem = f"made for task {manifest.task!r}, {folders[0]} for {first.task!r}"
+            hint = f"give task {' or '.join(map(repr, shared))}, which both serve" if shared else ""
+            raise OptionError(str(folder), problem, hint)
+    return task or first.task
+
+
+def _served(made_for: str) -> list[str]:
+    """Tasks that shards made for a task can serve."""
+    return list(dict.fromkeys((made_for, *SERVED.get(made_for, ()))))
 
 
 def _check_serves(folder: Folder, made_for: str, task: str) -> None:
     """Refuse a task that shards made for another task cannot serve."""
-    served = dict.fromkeys((made_for, *SERVED.get(made_for, ())))
+    served = _served(made_for)
     if task in served:
         return
     if task not in SERVED:

@@ -34,7 +34,7 @@ CAT, DOG = VOC_LABELS["cat"], VOC_LABELS["dog"]
 
 
 def with_objects(*objects: tuple[int, bool | None]) -> Sample:
-    found = [SampleObject(name="x", label=n, bbox=None, difficult=flag) for n, flag in objects]
+    found = [SampleObject(name="", label=n, bbox=None, difficult=flag) for n, flag in objects]
     return replace(sample_of([]), objects=tuple(found))
 
 
@@ -72,7 +72,12 @@ def test_unknown_or_missing_labels_make_a_bad_sample() -> None:
     sample = replace(sample_of([]), image_labels=lacking)
     expected = f"{PLACE}.json: image_labels have no aeroplane, bicycle"
     assert refusal(sample=sample, task="classification") == expected
-    expected = f"{PLACE}.json: an object has label 21, expected 1 … 20"
+    more = replace(sample_of([]), image_labels=dict.fromkeys((*VOC_CLASSES, "fox"), -1))
+    assert "image_labels have 'fox', none of the 20 classes" in refusal(
+        sample=more, task="classification"
+    )
+    hint = "convert or index the data again, so that its manifest has all classes"
+    expected = f"{PLACE}.json: an object without a name has label 21, expected 1 … 20; {hint}"
     assert refusal(sample=with_objects((21, True)), task="classification") == expected
 
 
@@ -280,7 +285,8 @@ def test_the_shards_own_task_can_always_be_given(tmp_path: Path) -> None:
 
 def test_roots_made_for_several_tasks_can_serve_one(mini_masks: Path, mini_dataset: Path) -> None:
     roots = [str(mini_dataset), str(mini_masks)]
-    with pytest.raises(OptionError, match="'segmentation' and its classes differ from those of"):
+    hint = "give task 'detection' or 'classification', which both serve"
+    with pytest.raises(OptionError, match=f"made for task 'segmentation', .*; {hint}$"):
         ShardDataset(roots)
     data = ShardDataset(roots, task="classification")
     sizes = [ShardDataset(root).num_samples for root in roots]
@@ -295,7 +301,7 @@ def test_adopted_shards_of_other_classes_have_their_columns(
     adopted([mini_dataset / "train-*.tar"], tmp_path / "out", task="detection")
     reworded(
         tmp_path / "out",
-        lambda document: document | {"classes": [{"name": "last", "label": 30}]},
+        lambda document: document["classes"].append({"name": "last", "label": 30}),
     )
     data = ShardDataset(str(tmp_path / "out"), task="classification")
     assert {len(labels) for _, labels in data} == {30}

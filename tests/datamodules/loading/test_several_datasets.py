@@ -121,14 +121,15 @@ def test_a_root_may_be_given_twice(folders: tuple[Path, Path]) -> None:
     assert keys_of(data)[:10] == keys_of(data)[10:]
 
 
-def test_roots_of_other_classes_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_roots_made_for_other_tasks_need_a_task(folders: tuple[Path, Path], tmp_path: Path) -> None:
     other = stored(tmp_path / "other", A, name="other")
-    reworded(other, lambda document: document | {"classes": [{"name": "cat", "label": 1}]})
+    reworded(other, lambda document: document | {"task": "layout"})
+    roots = [str(folders[0]), str(other)]
     with pytest.raises(OptionError) as caught:
-        ShardDataset([str(folders[0]), str(other)])
-    assert str(caught.value) == (
-        f"{other}: task 'detection' and its classes differ from those of {folders[0]} ('detection')"
-    )
+        ShardDataset(roots)
+    problem = f"{other}: made for task 'layout', {folders[0]} for 'detection'"
+    assert str(caught.value) == f"{problem}; give task 'detection', which both serve"
+    assert ShardDataset(roots, task="detection").task == "detection"
 
 
 def test_an_empty_list_of_roots_is_an_option_error() -> None:

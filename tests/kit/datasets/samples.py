@@ -17,7 +17,7 @@ from datamodules.reading.samples import RawSample
 from datamodules.transforms.fused import Drawn, FusedTransform
 from datamodules.transforms.seeding import preserved_generators
 from shard_tool.errors import SampleError
-from shard_tool.format.sample import Sample, SampleObject, Source, encode_sample
+from shard_tool.format.sample import VOC_CLASSES, Sample, SampleObject, Source, encode_sample
 from shard_tool.keyed_random import digest_of
 from tests.kit.datasets.pictures import encoded, scene, voc_mask
 
@@ -37,10 +37,10 @@ ROUNDED = 1.1
 def sample_of(
     boxes: list[Any] = BOXES, *, difficult: list[bool | None] | None = None, wh: Any = (64, 48)
 ) -> Sample:
-    """A sample whose objects have labels 1, 2, …; every other one is difficult."""
+    """A sample whose objects are VOC's classes 1, 2, …; every other one is difficult."""
     flags = difficult or [bool(i % 2) for i in range(len(boxes))]
     objects = [
-        SampleObject(name="dog", label=i + 1, bbox=box, difficult=flag)
+        SampleObject(name=VOC_CLASSES[i], label=i + 1, bbox=box, difficult=flag)
         for i, (box, flag) in enumerate(zip(boxes, flags, strict=True))
     ]
     return Sample(

@@ -75,7 +75,8 @@ def stored(
 
 
 def _sample(key: str, shade: int, padding: int) -> dict[str, bytes]:
-    sample = replace(sample_of([BOX], wh=WH), key=key)
+    sample = sample_of([BOX], wh=WH)
+    sample = replace(sample, key=key, objects=(replace(sample.objects[0], name="dog"),))
     members = {"jpg": jpeg(WH, shade), "json": encode_sample(sample)}
     if padding:
         members["bin"] = sha256(key.encode()).digest() * (padding // 32)
