@@ -50,7 +50,7 @@ class Batch:
         difficult: bool [sum of N]; empty but for detection.
         num_boxes: int64 [B]; empty but for detection.
         sample_ids: int64 [B].
-        orig_sizes: int64 [B, 2]: (height, width) of each stored picture.
+        orig_sizes: int64 [B, 2]: (height, width) of each upright picture, before transforms.
         keys: The samples' keys.
         epoch: The epoch.
         start: First position of the global batch in its epoch.
