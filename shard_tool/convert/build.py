@@ -88,7 +88,7 @@ class Builder:
         if labels is not None:
             named = dict(zip(self.rules.classes.names, labels, strict=True))
             sample = replace(sample, image_labels=named)
-        members = self._members(record, contents, header, size_wh, is_turned=is_turned)
+        members = self._members(record, contents, header, size_wh, place, is_turned=is_turned)
         if self.rules.reencoding:
             members, sample = reencoded(self.rules.reencoding, members, sample, place=place)
         members["json"] = encode_sample(sample)
@@ -105,10 +105,11 @@ class Builder:
             contents: The first bytes of each file, as many as a header takes.
         """
         assert record.image is not None
-        header = read_header(contents[0], self.sources[record.source].place(record.image))
+        place = self.sources[record.source].place(record.image)
+        header = read_header(contents[0], place)
         is_turned = self._is_turned(record, annotation, header, contents)
         size_wh = header.upright_wh if is_turned else header.size_wh
-        self._note_form(record, header)
+        self._note_form(record, header, place)
         return self._sample(record, annotation, header, size_wh, is_turned=is_turned)
 
     # The picture ----------------------------------------------------------------------------------
@@ -119,26 +120,25 @@ class Builder:
         contents: Sequence[bytes],
         header: Header,
         size_wh: Size,
+        place: str,
         *,
         is_turned: bool,
     ) -> dict[str, bytes]:
-        assert record.image is not None
         source = self.sources[record.source]
         bakes = is_turned and self._is_baked(header)
-        self._note_form(record, header)
-        form = stored_form(contents[0], header, source.place(record.image), turn=bakes)
+        self._note_form(record, header, place)
+        form = stored_form(contents[0], header, place, turn=bakes)
         members = {form.extension: form.content}
         rest = iter(contents[1:])
         if record.class_mask is not None:
-            place = source.place(record.class_mask)
-            read = self.rules.colors[record.source].read(next(rest), size_wh, place)
+            its_place = source.place(record.class_mask)
+            read = self.rules.colors[record.source].read(next(rest), size_wh, its_place)
             members["class.png"] = read.content
             if read.note:
-                self.report.add(read.note, place)
+                self.report.add(read.note, its_place)
         if record.object_mask is not None:
             members["object.png"] = next(rest)
-            place = source.place(record.object_mask)
-            check_object_mask(members["object.png"], size_wh, place)
+            check_object_mask(members["object.png"], size_wh, source.place(record.object_mask))
         return members
 
     def _is_baked(self, header: Header) -> bool:
@@ -146,9 +146,8 @@ class Builder:
         is_new = header.format not in EXTENSIONS or self.rules.reencoding is not None
         return self.rules.choices.exif == "bake" or is_new
 
-    def _note_form(self, record: Record, header: Header) -> None:
+    def _note_form(self, record: Record, header: Header, place: str) -> None:
         assert record.image is not None
-        place = self.sources[record.source].place(record.image)
         suffix = f".{record.image.name.rpartition('.')[2].lower()}"
         if suffix not in _SUFFIXES[header.format]:
             self.report.add("content-other-than-name", f"{place}: {header.format}")
@@ -408,7 +407,7 @@ def check_files(source: SourceFiles, record: Record, task: str) -> None:
     if task == "segmentation" and record.class_mask is None:
         place = source.place(record.expected_mask or record.expected_image)
         raise SourceError(place, f"is missing: a picture without mask ({lists})")
-    for span in record.spans:
+    for span in record.pictures:
         if span.size > _MAX_FILE_BYTES:
             place = source.place(span)
             raise DataError(place, f"{span.size} bytes are too many (most: {_MAX_FILE_BYTES})")

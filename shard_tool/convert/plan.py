@@ -8,14 +8,13 @@ record; the records lie in a `Spool`.
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shard_tool.convert.duplicates import duplicates_of
-from shard_tool.convert.survey import Read
+from shard_tool.convert.packed import Read, unpacked
 from shard_tool.errors import SourceError
 from shard_tool.keyed_random import permutation
 
@@ -38,13 +37,13 @@ class ShardTask:
     split: str
     shard_name: str
     records: tuple[bytes, ...]
-    """Each a pickled `Read`."""
+    """Each a packed `Read`."""
     labels: tuple[tuple[int, ...], ...] | None = None
     """Classification: -1, 0 or 1 for each class, of each record; None: no list says it."""
 
     def reads(self) -> list[Read]:
         """The records with their parsed annotations."""
-        return [Read(*pickle.loads(blob)) for blob in self.records]
+        return [unpacked(blob) for blob in self.records]
 
 
 @dataclass(slots=True)
@@ -214,7 +213,7 @@ def _without_duplicates(
 
 
 def _read(spool: Spool, offset: int, length: int) -> Read:
-    return Read(*pickle.loads(spool.read(offset, length)))
+    return unpacked(spool.read(offset, length))
 
 
 def _check_not_empty(

@@ -8,7 +8,6 @@ annotation is read twice. Many processes share the work.
 from __future__ import annotations
 
 import os
-import pickle
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from shard_tool.convert.build import check_files
+from shard_tool.convert.packed import Read, packed
 from shard_tool.convert.source_digests import ReadFiles
 from shard_tool.errors import DataError
 from shard_tool.format.tar import BLOCK
@@ -43,16 +43,6 @@ _FEW = 1500
 _MAX_ANNOTATION_BYTES = 1 << 22
 _MOST_ERRORS = 1000
 """How many errors are kept; the rest is counted."""
-
-
-class Read(NamedTuple):
-    """A record and what its annotation says."""
-
-    record: Record
-    annotation: Annotation | None
-    """None: there is none."""
-    error: DataError | None = None
-    """Why the record cannot become a sample."""
 
 
 @dataclass(slots=True)
@@ -100,7 +90,7 @@ class Columns(NamedTuple):
     picture_sizes: NDArray[np.int64]
     """[records]: bytes of the picture; -1 for a missing one."""
     offsets: NDArray[np.int64]
-    """[records]: where each `Read` lies in the spool, pickled."""
+    """[records]: where each `Read` lies in the spool, packed."""
     lengths: NDArray[np.int32]
 
 
@@ -287,10 +277,13 @@ def _read(reader: Reader, record: Record, content: bytes | None, report: Report)
 
 def _add(part: _Part, read: Read) -> None:
     record = read.record
-    part.blobs.append(pickle.dumps(tuple(read), pickle.HIGHEST_PROTOCOL))
+    part.blobs.append(packed(read))
     part.ids.append(record.id.encode("utf-8", "surrogateescape"))
     part.sources.append(record.source)
-    part.sizes.append(sum(BLOCK + -(-span.size // BLOCK) * BLOCK for span in record.spans))
+    spans = record.pictures
+    if record.annotation:
+        spans.append(record.annotation)
+    part.sizes.append(sum(BLOCK + -(-span.size // BLOCK) * BLOCK for span in spans))
     part.picture_sizes.append(-1 if record.image is None else record.image.size)
 
 

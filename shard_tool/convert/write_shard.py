@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.convert.build import Builder
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from shard_tool.convert.build import BuiltSample
+    from shard_tool.convert.packed import Read
     from shard_tool.convert.plan import ShardTask
     from shard_tool.convert.rules import Rules
-    from shard_tool.convert.survey import Read
     from shard_tool.dataset.journal import Journal
     from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.source import Record
@@ -91,7 +91,7 @@ def check_records(
 def _checked(builder: Builder, readers: Any, read: Read) -> Any:
     if read.error is not None:
         raise read.error
-    spans = _pictures(read.record)
+    spans = read.record.pictures
     is_archive = builder.sources[read.record.source].is_archive
     heads = [
         span._replace(size=min(span.size, _HEADER_BYTES), crc=None)
@@ -146,7 +146,7 @@ def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
             counts.add(sample.sample)
             source = job.sources[record.source]
             if not source.is_archive:
-                files.add(source, _pictures(record), contents)
+                files.add(source, record.pictures, contents)
         written = writer.finish()
         if not written.num_samples:
             raise _NothingToPublishError
@@ -204,16 +204,11 @@ def _built(
                     yield read.record, its, built
 
 
-def _pictures(record: Record) -> list[FileSpan]:
-    """The files of a record but its annotation."""
-    return replace(record, annotation=None).spans
-
-
 def _contents(readers: Any, records: Sequence[Record]) -> Iterator[list[bytes]]:
     """Yield the bytes of each record's pictures; requests all files of a source together."""
     wanted: dict[int, list[FileSpan]] = {}
     for record in records:
-        wanted.setdefault(record.source, []).extend(_pictures(record))
+        wanted.setdefault(record.source, []).extend(record.pictures)
     found = {source: iter(readers[source](spans)) for source, spans in wanted.items()}
     for record in records:
-        yield [next(found[record.source]) for _ in _pictures(record)]
+        yield [next(found[record.source]) for _ in record.pictures]

@@ -9,13 +9,12 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from shard_tool.errors import DataError
-from shard_tool.pictures.jpeg_header import jpeg_size
+from shard_tool.pictures.jpeg_header import jpeg_header
 from shard_tool.pictures.size import checked_size
 
 KNOWN_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Formats that a source may have."""
 _ORIENTATION = 0x0112
-_EXIF_WITHIN = 1 << 18
 
 
 class Header(NamedTuple):
@@ -52,8 +51,8 @@ def read_header(content: bytes, place: str) -> Header:
     Source:
         EXIF 2.32, 4.6.4 A: orientation (tag 0x0112).
     """
-    if b"Exif\0\0" not in content[:_EXIF_WITHIN] and (size_wh := jpeg_size(content)):
-        return Header("JPEG", checked_size(size_wh, place), 1)
+    if (found := jpeg_header(content)) and not found.has_exif:
+        return Header("JPEG", checked_size(found.size_wh, place), 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs, and of EXIF blocks that are damaged

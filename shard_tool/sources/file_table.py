@@ -60,15 +60,39 @@ class Files:
 
     def span(self, row: int) -> FileSpan:
         """Where the file in this row lies."""
-        stem = bytes(self.stems[row]).decode("utf-8", "surrogateescape")
-        name = f"{stem}{self.suffix_names[self.suffixes[row]]}"
-        return FileSpan(
-            f"{self.folder}/{name}" if self.folder else name,
-            int(self.offsets[row]),
-            int(self.sizes[row]),
-            None if self.crcs is None else int(self.crcs[row]),
-            None if self.packed is None else int(self.packed[row]),
+        (span,) = self.spans(np.array([row]))
+        assert span is not None
+        return span
+
+    def spans(self, rows: NDArray[np.int64]) -> list[FileSpan | None]:
+        """Where the files in these rows lie; None for row -1."""
+        if not len(self):
+            return [None] * len(rows)
+        folder = f"{self.folder}/" if self.folder else ""
+        none = [None] * len(rows)
+        columns = zip(
+            rows.tolist(),
+            self.stems[rows].tolist(),
+            self.suffixes[rows].tolist(),
+            self.offsets[rows].tolist(),
+            self.sizes[rows].tolist(),
+            none if self.crcs is None else self.crcs[rows].tolist(),
+            none if self.packed is None else self.packed[rows].tolist(),
+            strict=True,
         )
+        names = self.suffix_names
+        return [
+            None
+            if row < 0
+            else FileSpan(
+                f"{folder}{stem.decode('utf-8', 'surrogateescape')}{names[suffix]}",
+                offset,
+                size,
+                crc,
+                packed,
+            )
+            for row, stem, suffix, offset, size, crc, packed in columns
+        ]
 
     def rows(self, stems: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Row of each of these names; -1 for a missing file."""

@@ -6,8 +6,7 @@ Conversion knows this module and nothing of any format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from shard_tool.sources.report import Report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """The files of one picture, not read yet, and what lists say of it."""
 
     key: str
@@ -32,12 +30,12 @@ class Record:
     """Number of the source."""
     image: FileSpan | None
     annotation: FileSpan | None
-    class_mask: FileSpan | None = None
-    object_mask: FileSpan | None = None
     expected_image: str
     """Path at which the picture is looked for; names it in messages where it is missing."""
     expected_annotation: str | None
     """The same of the annotation; None: the format has none, as pictures with masks alone."""
+    class_mask: FileSpan | None = None
+    object_mask: FileSpan | None = None
     expected_mask: str | None = None
     """The same of the class mask; None: there is no folder of masks."""
     image_sets: tuple[str, ...] = ()
@@ -47,10 +45,11 @@ class Record:
     """Whether the picture lies where the key alone tells, so that the sample need not say it."""
 
     @property
-    def spans(self) -> list[FileSpan]:
-        """The existing files in this order: picture, annotation, class mask, object mask."""
-        files = (self.image, self.annotation, self.class_mask, self.object_mask)
-        return [span for span in files if span]
+    def pictures(self) -> list[FileSpan]:
+        """The existing files but the annotation: picture, class mask, object mask."""
+        if self.class_mask is None and self.object_mask is None:
+            return [self.image] if self.image else []
+        return [span for span in (self.image, self.class_mask, self.object_mask) if span]
 
 
 class Source(Protocol):

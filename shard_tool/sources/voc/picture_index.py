@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from shard_tool.sources.archive import FileSpan
     from shard_tool.sources.file_table import Files, FileTable
     from shard_tool.sources.voc.layout import Layout, Part
+
+
+_AT_A_TIME = 4096
 
 
 class Found(NamedTuple):
@@ -83,25 +86,45 @@ class PictureIndex:
 
     def found(self, ids: NDArray[np.bytes_]) -> Iterator[Found]:
         """The files of each of these ids, in their order."""
+        for first in range(0, len(ids), _AT_A_TIME):
+            yield from self._some_found(ids[first : first + _AT_A_TIME])
+
+    def _some_found(self, ids: NDArray[np.bytes_]) -> list[Found]:
         at = self._at(ids)
-        for id_, place in zip(ids.tolist(), at.tolist(), strict=True):
-            text = id_.decode("utf-8", "surrogateescape")
-            if place >= 0:
-                part = self.parts[self.parts_of[place]]
-                image = self._file(part.images, "picture").span(int(self.rows[place]))
-                stem = text[len(part.prefix) :]
-            else:
-                part, stem, image = self.parts[0], text, None
-            yield Found(
-                text,
-                image,
-                self._find(part.annotations, "annotation", stem),
-                self._find(part.class_masks, "picture", stem),
-                self._find(part.object_masks, "picture", stem),
-                _joined(part.images, f"{stem}.jpg"),
-                None if part.annotations is None else _joined(part.annotations, f"{stem}.xml"),
-                None if part.class_masks is None else _joined(part.class_masks, f"{stem}.png"),
+        # A picture that is not there belongs to the first part.
+        numbers = np.where(at >= 0, self.parts_of[at], 0)
+        found: list[Found | None] = [None] * len(ids)
+        for number in np.unique(numbers).tolist():
+            part = self.parts[number]
+            places = np.flatnonzero(numbers == number)
+            images = self.table.files[part.images, "picture"]
+            rows = np.where(at[places] >= 0, self.rows[at[places]], -1)
+            texts = [id_.decode("utf-8", "surrogateescape") for id_ in ids[places].tolist()]
+            stems = [text.removeprefix(part.prefix) for text in texts]
+            encoded = np.array([stem.encode("utf-8", "surrogateescape") for stem in stems], "S")
+            columns = zip(
+                places.tolist(),
+                texts,
+                stems,
+                images.spans(rows),
+                self._spans(part.annotations, "annotation", encoded),
+                self._spans(part.class_masks, "picture", encoded),
+                self._spans(part.object_masks, "picture", encoded),
+                strict=True,
             )
+            for place, text, stem, *spans in columns:
+                image, annotation, class_mask, object_mask = spans
+                found[place] = Found(
+                    text,
+                    image,
+                    annotation,
+                    class_mask,
+                    object_mask,
+                    _joined(part.images, f"{stem}.jpg"),
+                    _joined(part.annotations, f"{stem}.xml"),
+                    _joined(part.class_masks, f"{stem}.png"),
+                )
+        return [its for its in found if its is not None]
 
     def resolved(self, written: NDArray[np.bytes_]) -> tuple[NDArray[np.bytes_], int]:
         """What the lines of a list mean: ids, names of files, or paths that end with one.
@@ -124,7 +147,7 @@ class PictureIndex:
     def span_at(self, row: int) -> FileSpan:
         """Where the picture in this row lies."""
         part = self.parts[self.parts_of[row]]
-        return self._file(part.images, "picture").span(int(self.rows[row]))
+        return self.table.files[part.images, "picture"].span(int(self.rows[row]))
 
     def _meant(self, line: str) -> str:
         names = line.replace("\\", "/").split("/")
@@ -147,16 +170,28 @@ class PictureIndex:
         found = self.ids[np.minimum(at, len(self.ids) - 1)] == ids
         return np.where(found, at, -1)
 
-    def _find(self, folder: str | None, kind: str, stem: str) -> FileSpan | None:
+    def _spans(
+        self, folder: str | None, kind: str, stems: NDArray[np.bytes_]
+    ) -> list[FileSpan | None]:
         files = self._files(folder, kind)
-        return files.find(stem) if files else None
+        return [None] * len(stems) if files is None else files.spans(files.rows(stems))
 
     def _files(self, folder: str | None, kind: str) -> Files | None:
         return None if folder is None else self.table.files.get((folder, kind))
 
-    def _file(self, folder: str, kind: str) -> Files:
-        return self.table.files[folder, kind]
+
+@overload
+def _joined(folder: str, name: str) -> str: ...
 
 
-def _joined(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+@overload
+def _joined(folder: None, name: str) -> None: ...
+
+
+@overload
+def _joined(folder: str | None, name: str) -> str | None: ...
+
+
+def _joined(folder: str | None, name: str) -> str | None:
+    """A path; None without a folder."""
+    return None if folder is None else f"{folder}/{name}" if folder else name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +64,7 @@ class VocSource:
     split_files: Mapping[str, str] = field(default_factory=dict)
     """Split to the path of a local list, which then is the only one of the split."""
     report: Report = field(default_factory=Report, repr=False)
+    _known_lists: dict[FileSpan, NDArray[np.bytes_]] = field(default_factory=dict, repr=False)
 
     @property
     def format(self) -> str:
@@ -201,9 +202,15 @@ class VocSource:
             return
         numbers = listed_objects(self, task, split) if task in ("layout", "action") else {}
         names = [name for name, _ in self._plain_lists([split])]
+
+        @cache
+        def sets_of(bit: int) -> tuple[str, ...]:
+            return tuple(name for at, name in enumerate(names) if bit >> at & 1)
+
         for found, bit in zip(self.index.found(ids), bits.tolist(), strict=True):
+            key = key_of(found.id)
             yield Record(
-                key=key_of(found.id),
+                key=key,
                 id=found.id,
                 source=self.files.number,
                 image=found.image,
@@ -213,10 +220,9 @@ class VocSource:
                 expected_image=found.expected_image,
                 expected_annotation=found.expected_annotation,
                 expected_mask=found.expected_mask,
-                image_sets=tuple(name for at, name in enumerate(names) if bit >> at & 1),
+                image_sets=sets_of(bit),
                 listed_objects=numbers.get(found.id),
-                is_plain=found.image is None
-                or found.image.name.rpartition("/")[2] == f"{key_of(found.id)}.jpg",
+                is_plain=found.image is None or found.image.name.endswith(f"/{key}.jpg"),
             )
 
     def _ids(self, task: str, split: str) -> tuple[NDArray[np.bytes_], NDArray[np.uint64]]:
@@ -233,7 +239,7 @@ class VocSource:
         if len(lists) > _MOST_LISTS:
             raise OptionError("--split", f"there are {len(lists)} lists (most: {_MOST_LISTS})")
         for at, (_, span) in enumerate(lists):
-            named = self._resolved(sorted_ids(self.read(span), place=self.place(span)))
+            named = self._ids_in(span)
             bits[np.isin(ids, named)] |= np.uint64(1 << at)
         return ids, bits
 
@@ -242,6 +248,8 @@ class VocSource:
         span = self.list_of(folder, split)
         if span is None:
             return np.zeros(0, "S1")
+        if span in self._known_lists:
+            return self._known_lists[span]
         content, place = self.read(span), self.place(span)
         if folder in ("Main", "Segmentation"):
             if has_labels(content, place=place):
@@ -249,7 +257,15 @@ class VocSource:
                 raise SourceError(place, problem, "name a list of ids, such as train")
             self.report.add("list-name-twice", place, num_repeated(content, place=place))
             self.report.add("list-line-other", place, num_with_more(content, place=place))
-        return self._resolved(sorted_ids(content, place=place), place)
+        self._known_lists[span] = self._resolved(sorted_ids(content, place=place), place)
+        return self._known_lists[span]
+
+    def _ids_in(self, span: FileSpan) -> NDArray[np.bytes_]:
+        """The ids of a list, sorted."""
+        if span not in self._known_lists:
+            written = sorted_ids(self.read(span), place=self.place(span))
+            self._known_lists[span] = self._resolved(written)
+        return self._known_lists[span]
 
     def _ids_of_file(self, split: str) -> NDArray[np.bytes_]:
         path = Path(self.split_files[split])
@@ -281,8 +297,8 @@ class VocSource:
         if not self.layout.lists or self.split_files:
             return
         named = [
-            self._resolved(sorted_ids(self.read(span), place=self.place(span)))
-            for folder, path in self.layout.lists.items()
+            self._ids_in(span)
+            for path in self.layout.lists.values()
             for files in [self.table.files[path, "list"]]
             for span in map(files.span, range(len(files)))
             if "_" not in Path(span.name).stem
