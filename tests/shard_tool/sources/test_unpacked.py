@@ -108,6 +108,14 @@ def test_a_tar_in_several_pieces_of_compressed_data_is_read(tmp_path: Path, kind
     assert scanned(path)[2].sha256 == sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("kind", ["bzip2", "xz"])
+def test_what_follows_the_compressed_data_is_hashed_too(tmp_path: Path, kind: str) -> None:
+    path = packed(tmp_path, kind)
+    path.write_bytes(path.read_bytes() + b"other" * 1_000_000)
+    _, _, scan = scanned(path)
+    assert scan.sha256 == sha256(path.read_bytes()).hexdigest()
+
+
 @kinds
 def test_a_compressed_tar_on_the_web_is_read_once(tmp_path: Path, kind: str) -> None:
     path, seen = packed(tmp_path, kind), list[tuple[int, int]]()
@@ -144,7 +152,7 @@ def test_the_user_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_other_processes_read_it_and_do_not_remove_it(tmp_path: Path, temporary: Path) -> None:
-    source, spans, _ = scanned(packed(tmp_path))
+    source, spans, scan = scanned(packed(tmp_path))
     copy = pickle.loads(pickle.dumps(source))
     assert copy == source
     del copy
@@ -152,7 +160,7 @@ def test_other_processes_read_it_and_do_not_remove_it(tmp_path: Path, temporary:
         assert [*pool.map(source.read, spans)] == [SOME[span.name] for span in spans]
     child = os.fork()  # a child that drops its copy, and ends
     if not child:
-        del source
+        del source, scan
         gc.collect()
         os._exit(0)
     os.waitpid(child, 0)

@@ -120,6 +120,15 @@ def test_a_zip_in_a_bucket_is_read(bucket: str, s3: S3) -> None:
     assert contents_of(f"{bucket}/a.zip", s3.storage_options) == SOME
 
 
+def test_a_small_zip_takes_four_requests_and_one_for_each_member() -> None:
+    with counting_server(zip_with(SOME)) as server:
+        source, spans, _ = scanned(f"{server.url}/a.zip")
+        assert len([line for line in server.seen if line.startswith("GET")]) <= 4
+        before = len(server.seen)
+        assert read_back(source, spans) == SOME
+        assert len(server.seen) == before + len(spans)
+
+
 @pytest.mark.slow
 def test_100_000_members_take_a_few_requests() -> None:
     names = [f"JPEGImages/{number:06d}.jpg" for number in range(100_000)]

@@ -194,6 +194,14 @@ def test_a_wrong_position_in_the_directory_is_an_error(tmp_path: Path, start: in
     assert A in refusal(tmp_path, in_entry(zip_with({A: TEXT}), 42, size(start)))
 
 
+def test_a_directory_that_would_begin_before_the_zip_is_an_error(tmp_path: Path) -> None:
+    content = zip_with(SOME)
+    content = patched(content, len(content) - 10, size(2**31))  # the length of the directory
+    assert refusal(tmp_path, content).startswith(": is a zip that is damaged or cut short (")
+    with web_server(tmp_path) as url, pytest.raises(SourceError, match="that is damaged or cut"):
+        contents_of(f"{url}/a.zip")
+
+
 def test_a_cut_zip_is_an_error(tmp_path: Path) -> None:
     content = zip_with(SOME)
     for cut in range(10, len(content), 7):
