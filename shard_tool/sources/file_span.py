@@ -24,7 +24,7 @@ class FileSpan(NamedTuple):
     """Where one file of a source lies."""
 
     name: str
-    """Its path below `SourceFiles.inner`, with slashes, e.g. 'JPEGImages/000005.jpg'."""
+    """Its path in the archive or below the folder, with slashes."""
     offset: int
     """First byte in the archive: of the content, in a zip of the local header; 0 in a folder."""
     size: int
