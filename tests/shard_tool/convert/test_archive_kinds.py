@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shard_tool import ConvertOptions, convert
+from shard_tool.convert.run import prepare
+from shard_tool.errors import OptionError
 from tests.kit.datasets.archives import tar_with, written, zip_with
 from tests.kit.datasets.converted import converted, manifest_of, shards_of
 from tests.kit.servers.web_server import web_server
@@ -91,3 +93,32 @@ def test_pictures_that_a_zip_shares_with_another_source_are_kept_once(
     report = convert(ConvertOptions(source=sources, dest=str(tmp_path / "out"), workers=1))
     splits = report.manifest.splits.values()
     assert len(report.manifest.duplicates) == sum(split.num_samples for split in splits)
+
+
+def test_workers_elsewhere_cannot_read_what_was_decompressed_here(
+    contents: Contents, tmp_path: Path
+) -> None:
+    path = written(tmp_path, "a.tgz", KINDS["a.tgz"](contents))
+    with pytest.raises(OptionError) as caught:
+        converted(path, tmp_path / "out", engine="tcp://127.0.0.1:1")
+    assert str(caught.value) == (
+        f"{path}: was decompressed into a file that workers of tcp://127.0.0.1:1 cannot read; "
+        "decompress it and give the tar"
+    )
+
+
+def test_what_systems_leave_in_archives_is_left_out(
+    contents: Contents, mini_masks: Path, tmp_path: Path
+) -> None:
+    clutter = {f"__MACOSX/{n.replace('JPEGImages/', 'JPEGImages/._')}": b"x" for n in contents}
+    clutter |= {"VOCdevkit/.DS_Store": b"x", "VOCdevkit/VOC2012/JPEGImages/Thumbs.db": b"x"}
+    path = written(tmp_path, "a.zip", zip_with(contents | clutter))
+    converted(path, tmp_path / "out", **OPTIONS)
+    assert shards_of(tmp_path / "out") == shards_of(mini_masks)
+
+
+def test_names_with_backslashes_are_reported(contents: Contents, tmp_path: Path) -> None:
+    path = written(tmp_path, "a.zip", KINDS["backslashes.zip"](contents))
+    (source,) = prepare(ConvertOptions(source=str(path), dest="unused")).sources
+    counted = source.report.codes["name-with-backslash"]
+    assert (counted.count, counted.examples) == (len(contents), [str(path)])
