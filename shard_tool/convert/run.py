@@ -145,6 +145,10 @@ def convert(
     if dest.is_of_one_process and options.engine != LOCAL:
         problem = f"workers of {options.engine} cannot write into this process's memory"
         raise OptionError(str(dest), problem, "choose another DEST")
+    for source in plan.sources:
+        if source.files.is_here_only and options.engine != LOCAL:
+            problem = f"was decompressed into a file that workers of {options.engine} cannot read"
+            raise OptionError(source.files.shown, problem, "decompress it and give the tar")
     workers = 1 if dest.is_of_one_process else min(options.workers, max(1, plan.num_shards))
     making = publishing(
         dest,

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.source import Source
 
-_HASH_CHUNK_BYTES = 1 << 23
 _MODULUS = 2**256
 
 
@@ -57,7 +55,7 @@ class ReadFiles:
 def source_entries(
     sources: Sequence[Source],
 ) -> Iterator[Callable[[ReadFiles, str, Sequence[str]], list[dict[str, Any]]]]:
-    """Describe the sources for the manifest; hash local archives in a thread meanwhile.
+    """Describe the sources for the manifest; hash archives in a thread meanwhile.
 
     Leaving the block early cancels the hashing.
 
@@ -66,8 +64,11 @@ def source_entries(
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1) as thread:
-        paths = {path for source in sources if (path := _to_hash(source))}
-        hashed = {path: thread.submit(_sha256, path, stop) for path in sorted(paths)}
+        to_hash = {source.files.where: source for source in sources if _is_to_hash(source)}
+        hashed = {
+            where: thread.submit(source.files.sha256, stop.is_set)
+            for where, source in sorted(to_hash.items())
+        }
 
         def entry(
             source: Source, files: ReadFiles, task: str, splits: Sequence[str]
@@ -80,8 +81,8 @@ def source_entries(
                 else {"format": source.format}
             )
             if source.files.is_archive:
-                path = _to_hash(source)
-                digest = hashed[path].result() if path else source.sha256
+                hashing = hashed.get(source.files.where)
+                digest = hashing.result() if hashing else source.sha256
                 return {**found, "num_bytes": source.num_bytes, "sha256": digest}
             number = source.files.number
             lists = source.lists(task, splits)
@@ -97,22 +98,11 @@ def source_entries(
             stop.set()
 
 
-def _to_hash(source: Source) -> Path | None:
-    """Path of a local archive that no scan has hashed."""
-    if not source.files.is_archive or source.sha256 is not None:
-        return None
-    return source.files.archive.local
+def _is_to_hash(source: Source) -> bool:
+    """Whether it is an archive that no scan has read as a whole."""
+    return source.files.is_archive and source.sha256 is None
 
 
 def archive_sha256(source: Source) -> str:
-    """SHA-256 of an archive, as hex digits; reads a local one for it."""
-    path = _to_hash(source)
-    return (source.sha256 or "") if path is None else _sha256(path, threading.Event())
-
-
-def _sha256(path: Path, stop: threading.Event) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while not stop.is_set() and (chunk := file.read(_HASH_CHUNK_BYTES)):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """SHA-256 of an archive, as hex digits; reads it where the scan did not."""
+    return source.sha256 or source.files.sha256()

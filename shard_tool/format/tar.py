@@ -1,8 +1,9 @@
 """Writes shards as ustar, reads any usual tar, and makes and parses the ``.idx`` beside it.
 
 This module knows bytes only: no storage, no JSON, no pictures. It writes byte for byte what
-webdataset's TarWriter writes with mtime 0 (a test compares). It also reads PAX headers, GNU long
-names and base-256 sizes. It takes for a sample what webdataset takes for one.
+webdataset's TarWriter writes with mtime 0 (a test compares), so a name of more than 100 bytes gets
+a PAX header. It also reads GNU long names and base-256 sizes. It takes for a sample what webdataset
+takes for one.
 
 A *shard* is a tar; a *sample* is a run of neighbouring members whose names agree up to the first
 dot of the last path component (the WebDataset convention); the *index* says where samples are::
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 BLOCK = tarfile.BLOCKSIZE
 RECORD = tarfile.RECORDSIZE
 INDEX_SUFFIX = ".idx"
+MAX_KEY_BYTES = 255
+"""Bytes of the longest key in UTF-8, folders included."""
 
 ReadAt = Callable[[int, int], bytes]
 """read_at(offset, length) returns these bytes; fewer only where the file ends."""
@@ -340,10 +343,9 @@ class ShardIndex:
 
 
 def member_block(name: str, content: bytes) -> bytes:
-    """Encode one member: its ustar header, its content, and zeros up to a whole block.
+    """Encode one member: its header, its content, and zeros up to a whole block.
 
-    Raises:
-        ShardError: The name does not fit ustar (100 bytes, or 255 split at a slash).
+    The header is ustar. A name of more than 100 bytes stands in a PAX header before it, in UTF-8.
     """
     encoded = name.encode("utf-8", "surrogateescape")
     size = len(content)
@@ -358,10 +360,7 @@ def _tarfile_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, 0, 0o444
     info.uname = info.gname = "bigdata"  # webdataset's; ids stay 0
-    try:
-        return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
-    except ValueError as exc:
-        raise ShardError(name, f"cannot be a ustar member: {exc}") from exc
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 _NAME_BYTES = 100
@@ -407,7 +406,14 @@ class ShardWriter:
         return len(self._crcs)
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample; its members are sorted by extension, as webdataset sorts them."""
+        """Append one sample; its members are sorted by extension, as webdataset sorts them.
+
+        Raises:
+            ShardError: The key has more than `MAX_KEY_BYTES` bytes.
+        """
+        if (size := len(key.encode("utf-8", "surrogateescape"))) > MAX_KEY_BYTES:
+            problem = f"the key has {size} bytes (most: {MAX_KEY_BYTES})"
+            raise ShardError(key, problem, "give the file a shorter name")
         block = b"".join(member_block(f"{key}.{ext}", members[ext]) for ext in sorted(members))
         self._crcs.append(zlib.crc32(block))
         self._starts.append(self._starts[-1] + len(block))

@@ -11,6 +11,7 @@ from shard_tool.sources.archive import (
     ArchiveScan,
     FileSpan,
     SourceFiles,
+    is_clutter,
     os_errors_named,
     scan_archive,
     scan_tree,
@@ -83,8 +84,10 @@ def open_voc(
             options=options or {},
             number=number,
             state=scan.state,
+            unpacked=scan.unpacked,
             shown=archive.place,
         )
+        report.add("name-with-backslash", archive.place, scan.num_backslashed)
     table = builder.table()
     _check_twice(files, table.twice, report)
     layouts = find_layouts(table, files.shown)
@@ -112,11 +115,13 @@ def open_voc(
 
 
 def _note(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
-    """Note a member of an archive.
+    """Note a member of an archive, unless a system left it there.
 
     Raises:
         SourceError: It has an unprintable name, or the name is too long.
     """
+    if is_clutter(span.name):
+        return
     if not _UNPRINTABLE.isdisjoint(span.name):
         problem = "has an unprintable name (control characters, or not UTF-8)"
         raise unsafe_member(place, span.name, problem)

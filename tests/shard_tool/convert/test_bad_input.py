@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import shutil
@@ -89,25 +88,13 @@ def test_damaged_header_of_an_archive_is_refused(archive: Path, tmp_path: Path) 
     assert message.endswith(f"; {AGAIN}")
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zip", "bzip2", "xz"])
-def test_compressed_archive_is_refused_with_the_way_out(
-    archive: Path, tmp_path: Path, kind: str
-) -> None:
-    packed = tmp_path / "voc.tar.packed"
-    if kind == "gzip":
-        packed.write_bytes(gzip.compress(archive.read_bytes()))
-    elif kind == "zip":
-        with zipfile.ZipFile(packed, "w") as file:
-            file.write(archive, "voc.tar")
-    else:
-        packed.write_bytes({"bzip2": b"BZh9", "xz": b"\xfd7zXZ\x00"}[kind] + bytes(2000))
-    assert refusal(packed, tmp_path) == (
-        f"{packed}: is compressed ({kind}); archives are read in place, which needs a plain tar; "
-        "decompress or extract it first"
-    )
+def test_zip_of_a_tar_is_no_devkit(archive: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "voc.zip", "w") as file:
+        file.write(archive, "voc.tar")
+    assert "not a VOC devkit" in refusal(tmp_path / "voc.zip", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["PKU", "BZ", "\x1f"])
+@pytest.mark.parametrize("name", ["PKU", "BZh9", "\x1f"])
 def test_tar_whose_first_name_begins_like_a_compressed_file_is_a_tar(
     tree: Path, tmp_path: Path, name: str
 ) -> None:

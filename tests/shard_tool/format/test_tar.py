@@ -121,13 +121,6 @@ def test_tar_header_is_the_standard_library_s(name: str, content: bytes) -> None
         assert member_block(name, content)[:BLOCK] == expected
 
 
-def test_name_too_long_for_ustar_is_refused() -> None:
-    member_block("k" * 96 + ".jpg", b"")
-    with pytest.raises(ShardError) as caught:
-        member_block("k" * 97 + ".jpg", b"")
-    assert str(caught.value) == f"{'k' * 97}.jpg: cannot be a ustar member: name is too long"
-
-
 # Reading other writers' tars ------------------------------------------------------------------
 
 
