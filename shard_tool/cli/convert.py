@@ -34,7 +34,7 @@ from shard_tool.convert.look import Look, look
 from shard_tool.convert.options import ConvertOptions
 from shard_tool.convert.rules import Choices
 from shard_tool.convert.run import convert, prepare
-from shard_tool.errors import OptionError
+from shard_tool.errors import DataError, OptionError
 from shard_tool.sources.classes import ClassOptions
 from shard_tool.sources.report import LEFT_OUT
 from shard_tool.sources.voc.named import archives_folder
@@ -300,6 +300,9 @@ def convert_command(
                 advance(at.samples, at.total_samples, shards, num_bytes=at.num_bytes)
 
             report = convert(options, plan=plan, on_progress=show)
+    except DataError:
+        say("the first problem is below; --dry-run shows all of them at once")
+        raise
     except KeyboardInterrupt:
         say(f"interrupted: nothing is committed; continue with\n{resuming_command(sys.argv)}")
         raise

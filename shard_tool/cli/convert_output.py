@@ -52,17 +52,11 @@ def boxes_line(plan: ConversionPlan) -> str:
         for name in ("num_boxes", "num_zero", "num_fractions")
     )
     rules = plan.rules
-    how = (
-        "as --boxes says"
-        if rules.choices.boxes != "auto"
-        else (
-            "since the classes are VOC's"
-            if rules.classes.is_voc
-            else "since the classes are not VOC's"
-        )
-    )
-    seen = f"{boxes} boxes, {zero} with a 0, {fractions} with fractions"
-    return f"boxes: {rules.convention_shown()}, {how} ({seen})"
+    how = f"since the classes are {'' if rules.classes.is_voc else 'not '}VOC's"
+    if rules.choices.boxes != "auto":
+        how = "as --boxes says"
+    seen = f"of {boxes} boxes {zero or 'none'} have a 0, {fractions or 'none'} have fractions"
+    return f"boxes: {rules.convention_shown()}, {how}; {seen}"
 
 
 def print_look(options: ConvertOptions, look: Look, format_: Format) -> None:

@@ -55,9 +55,6 @@ class Results:
     ) -> None:
         self.files = ReadFiles()
         self.files.merge(plan.surveyed.files.as_json())
-        self.report = Report()
-        """What was dropped or read otherwise."""
-        self.report.merge(plan.surveyed.report.as_json())
         self.num_kept = 0
         """Shards kept from an earlier run."""
         self.committed: Manifest
@@ -66,6 +63,7 @@ class Results:
         self._names, classes = list(plan.shard_names()), plan.rules.classes.names
         self._entries: dict[int, ShardEntry] = {}
         self._counts = {split.split: SplitCounts(options.task, classes) for split in plan.splits}
+        self._notes: dict[int, dict[str, Any]] = {}
         self._bad: dict[int, list[dict[str, Any]]] = {}
         self._samples = self._num_bytes = self._num_bad = self._shards = 0
 
@@ -81,7 +79,7 @@ class Results:
         if bad := [*report["bad_records"], *report["dropped"]]:
             self._bad[number] = bad
         self.files.merge(report["files"])
-        self.report.merge(report["notes"])
+        self._notes[number] = report["notes"]
         self._check_bad(report["bad_records"])
         self._samples += self._plan.num_records_of(number)
         self._num_bytes += report["entry"]["num_bytes"] if report["entry"] else 0
@@ -119,15 +117,18 @@ class Results:
             splits={split.split: self._split(split.split) for split in plan.splits},
             num_bad_records=self._num_bad,
             duplicates=plan.duplicates,
-            report=self._whole_report().as_json(),
+            report=self._report().as_json(),
         )
 
-    def _whole_report(self) -> Report:
+    def _report(self) -> Report:
+        """What was dropped or read otherwise, in the order of shards: whoever wrote them."""
         found = Report()
-        found.merge(self.report.as_json())
-        place = next((bad["error"] for of in self._bad.values() for bad in of), "")
-        found.add("bad-record-skipped", place, self._num_bad)
-        return found
+        found.merge(self._plan.surveyed.report.as_json())
+        for number in sorted(self._notes):
+            found.merge(self._notes[number])
+        example = next((bad["error"] for bad in self.bad_records() if "object" not in bad), "")
+        found.add("bad-record-skipped", example, self._num_bad)
+        return found.below(source.files.place("") for source in self._plan.sources)
 
     def _check_bad(self, bad: list[dict[str, Any]]) -> None:
         self._num_bad += len(bad)

@@ -87,4 +87,6 @@ class Rules:
 
     def convention_shown(self) -> str:
         """What the conventions mean, for the user."""
-        return "; ".join(f"{name}: {CONVENTIONS[name]}" for name in dict.fromkeys(self.conventions))
+        return "; ".join(
+            f"{name} ({CONVENTIONS[name]})" for name in dict.fromkeys(self.conventions)
+        )

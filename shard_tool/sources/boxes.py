@@ -20,8 +20,8 @@ Corners = tuple[float, float, float, float]
 
 DEVKIT, CORNERS = "devkit", "corners"
 CONVENTIONS = {
-    DEVKIT: "counts pixels from 1, both corners inside (VOC's devkit)",
-    CORNERS: "corners from zero (labelImg, CVAT, Label Studio, Roboflow)",
+    DEVKIT: "counted from 1 with both corners inside, as VOC's devkit does",
+    CORNERS: "counted from 0, as labelImg, CVAT, Label Studio and Roboflow do",
 }
 _CLIPPED_PX = 1.0
 """A box may leave its picture by so many pixels; more is an error."""

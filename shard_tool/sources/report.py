@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from shard_tool.sources.notes import MEANINGS as NOTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -14,41 +16,36 @@ MOST_EXAMPLES = 3
 
 MEANINGS: dict[str, str] = {
     # What was read otherwise than written, or left out
-    "annotation-without-picture": "annotations have no picture: left out",
-    "background": "pictures have an annotation without objects: background",
-    "box-clipped": "boxes left the picture by a pixel at most: clipped",
-    "content-other-than-name": "pictures have another format than their suffix says: named by "
-    "content",
-    "exif-baked": "pictures were turned upright and encoded again (--exif bake)",
-    "exif-ignored": "pictures have an EXIF orientation that their annotations do not follow: "
-    "ignored",
-    "exif-upright": "pictures have an EXIF orientation that their annotations follow: readers turn "
-    "them",
-    "in-no-list": "pictures are in no list: left out",
-    "list-line-other": "lines of lists hold more than an id: understood",
-    "list-name-twice": "names are in a list twice: taken once",
-    "mask-by-color": "masks were read by their colours and written as class ids",
-    "mask-by-value": "masks have a palette of other colours: their values were taken as class ids",
-    "member-twice": "members are in the archive twice, with the same bytes: taken once",
-    "name-encoded": "names hold what no key can: percent-encoded",
-    "name-with-backslash": "members have back-slashes in their names: read as slashes",
-    "picture-recoded": "pictures are of a format that few readers know: written as PNG",
-    "size-absent": "annotations do not say the picture's size: the picture's was taken",
-    "size-ignored": "annotations say another size than their picture has: ignored "
-    "(--size-mismatch ignore)",
-    "size-scaled": "boxes were scaled from the declared size to the picture's (--size-mismatch "
-    "scale)",
-    "unlabelled": "pictures have no annotation: left out (--unlabelled background takes them)",
-    "unlabelled-background": "pictures have no annotation: taken as background",
-    # What was dropped because an option says so
-    "bad-box-clipped": "boxes outside were clipped (--bad-boxes clip)",
-    "bad-box-dropped": "objects with a bad box were dropped (--bad-boxes drop)",
-    "bad-object-dropped": "bad objects were dropped (--on-bad-record skip)",
-    "bad-record-skipped": "bad records were skipped (--on-bad-record skip)",
-    "other-class-dropped": "objects of other classes were dropped (--other-classes drop)",
-    "renamed": "objects were renamed (--rename)",
+    "annotation-without-picture": "an annotation has no picture; left out",
+    "background": "an annotation without objects; the picture is background",
+    "box-clipped": "a box left its picture by a pixel at most; clipped",
+    "content-other-than-name": "a picture has another format than its suffix says; named by its content",
+    "exif-baked": "a picture was turned upright and encoded again (--exif bake)",
+    "exif-ignored": "a picture has an EXIF orientation that its annotation does not follow; ignored",
+    "exif-upright": "a picture has an EXIF orientation that its annotation follows; readers turn it",
+    "in-no-list": "a picture is in no list; left out",
+    "list-line-other": "a line of a list holds more than an id; understood",
+    "list-name-twice": "a name is in a list twice; taken once",
+    "mask-by-color": "a mask was read by its colours, and written as class ids",
+    "mask-by-value": "a mask has a palette of other colours; its values were taken as class ids",
+    "member-twice": "a member is in the archive twice, with the same bytes; taken once",
+    "name-encoded": "a name holds what no key can; percent-encoded",
+    "name-with-backslash": "a member has back-slashes in its name; read as slashes",
+    "picture-recoded": "a picture is of a format that few readers know; written as PNG",
+    "size-absent": "an annotation does not say the picture's size; the picture's was taken",
+    "size-ignored": "an annotation says another size than its picture has; ignored (--size-mismatch ignore)",
+    "size-scaled": "boxes were scaled from the declared size to the picture's (--size-mismatch scale)",
+    "unlabelled": "a picture has no annotation; left out (--unlabelled background takes it)",
+    "unlabelled-background": "a picture has no annotation; taken as background (--unlabelled background)",
+    # What was changed or dropped because an option says so
+    "bad-box-clipped": "a box outside was clipped (--bad-boxes clip)",
+    "bad-box-dropped": "an object with a bad box was dropped (--bad-boxes drop)",
+    "bad-object-dropped": "a bad object was dropped (--on-bad-record skip)",
+    "bad-record-skipped": "a bad record was skipped (--on-bad-record skip)",
+    "other-class-dropped": "an object of another class was dropped (--other-classes drop)",
+    "renamed": "an object's class was renamed (--rename)",
 }
-"""Code to a sentence that goes on from a number."""
+"""Code to what it means, for the user. `notes.MEANINGS` has those of annotations."""
 
 
 LEFT_OUT = {
@@ -110,7 +107,20 @@ class Report:
         """One line for each code, with its first example."""
         found = []
         for code, counted in sorted(self.codes.items()):
-            meaning = MEANINGS.get(code, code)
+            meaning = (MEANINGS.get(code) or NOTES[code]).removesuffix(".")
             example = f" (such as {counted.examples[0]})" if counted.examples else ""
-            found.append(f"{counted.count} {meaning}{example}")
+            found.append(f"{code} {counted.count}: {meaning}{example}")
+        return found
+
+    def below(self, places: Iterable[str]) -> Report:
+        """The same with examples that name files by their paths below these places.
+
+        The manifest holds it: equal data have an equal manifest, wherever they lie.
+        """
+        found, prefixes = Report(), sorted(set(places), key=len, reverse=True)
+        for code, counted in self.codes.items():
+            examples = list(counted.examples)
+            for prefix in prefixes:
+                examples = [example.replace(prefix, "") for example in examples]
+            found.codes[code] = Counted(counted.count, examples)
         return found
