@@ -19,10 +19,13 @@ MEANINGS: dict[str, str] = {
     "annotation-without-picture": "an annotation has no picture; left out",
     "background": "an annotation without objects; the picture is background",
     "box-clipped": "a box left its picture by a pixel at most; clipped",
-    "content-other-than-name": "a picture has another format than its suffix says; named by its content",
+    "content-other-than-name": "a picture has another format than its suffix says; "
+    "named by its content",
     "exif-baked": "a picture was turned upright and encoded again (--exif bake)",
-    "exif-ignored": "a picture has an EXIF orientation that its annotation does not follow; ignored",
-    "exif-upright": "a picture has an EXIF orientation that its annotation follows; readers turn it",
+    "exif-ignored": "a picture has an EXIF orientation that its annotation does not "
+    "follow; ignored",
+    "exif-upright": "a picture has an EXIF orientation that its annotation follows; "
+    "readers turn it",
     "in-no-list": "a picture is in no list; left out",
     "list-line-other": "a line of a list holds more than an id; understood",
     "list-name-twice": "a name is in a list twice; taken once",
@@ -33,10 +36,13 @@ MEANINGS: dict[str, str] = {
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
     "picture-recoded": "a picture is of a format that few readers know; written as PNG",
     "size-absent": "an annotation does not say the picture's size; the picture's was taken",
-    "size-ignored": "an annotation says another size than its picture has; ignored (--size-mismatch ignore)",
-    "size-scaled": "boxes were scaled from the declared size to the picture's (--size-mismatch scale)",
+    "size-ignored": "an annotation says another size than its picture has; ignored "
+    "(--size-mismatch ignore)",
+    "size-scaled": "boxes were scaled from the declared size to the picture's "
+    "(--size-mismatch scale)",
     "unlabelled": "a picture has no annotation; left out (--unlabelled background takes it)",
-    "unlabelled-background": "a picture has no annotation; taken as background (--unlabelled background)",
+    "unlabelled-background": "a picture has no annotation; taken as background "
+    "(--unlabelled background)",
     # What was changed or dropped because an option says so
     "bad-box-clipped": "a box outside was clipped (--bad-boxes clip)",
     "bad-box-dropped": "an object with a bad box was dropped (--bad-boxes drop)",
