@@ -24,7 +24,9 @@ MEANINGS: dict[str, str] = {
     "ignored",
     "exif-upright": "pictures have an EXIF orientation that their annotations follow: readers turn "
     "them",
+    "hidden": "files are hidden (the name begins with a dot, or lies in __MACOSX): not read",
     "in-no-list": "pictures are in no list: left out",
+    "in-other-list": "pictures are in lists of other names alone, which --split takes: left out",
     "list-line-other": "lines of lists hold more than an id: understood",
     "list-name-twice": "names are in a list twice: taken once",
     "mask-by-color": "masks were read by their colours and written as class ids",
@@ -32,6 +34,7 @@ MEANINGS: dict[str, str] = {
     "member-twice": "members are in the archive twice, with the same bytes: taken once",
     "name-encoded": "names hold what no key can: percent-encoded",
     "name-with-backslash": "members have back-slashes in their names: read as slashes",
+    "picture-apart": "pictures lie apart from all that is annotated: left out",
     "picture-recoded": "pictures are of a format that few readers know: written as PNG",
     "size-absent": "annotations do not say the picture's size: the picture's was taken",
     "size-ignored": "annotations say another size than their picture has: ignored "
