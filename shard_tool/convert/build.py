@@ -398,12 +398,9 @@ def check_files(source: SourceFiles, record: Record, task: str) -> None:
         raise SourceError(source.place(record.expected_image), problem)
     for is_missing, name, what in missing:
         if is_missing:
-            hint = "leave it out by --unlabelled drop, or take it as background"
-            raise SourceError(
-                source.place(name),
-                f"is missing: {what} ({lists})",
-                hint if "annotation" in what[:20] and record.image else "",
-            )
+            ways = "add --unlabelled drop to leave it out, or --unlabelled background to take it so"
+            hint = ways if record.image else ""
+            raise SourceError(source.place(name), f"is missing: {what} ({lists})", hint)
     if task == "segmentation" and record.class_mask is None:
         place = source.place(record.expected_mask or record.expected_image)
         raise SourceError(place, f"is missing: a picture without mask ({lists})")

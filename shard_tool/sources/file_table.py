@@ -7,6 +7,7 @@ its stem: ``images/a.JPG`` is the picture ``a`` of the folder ``images``.
 
 from __future__ import annotations
 
+import re
 from array import array
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -29,6 +30,8 @@ KIND_OF_SUFFIX = {
 }
 """Suffix in lower case to the kind of a file; files with other suffixes are not read."""
 _MOST_SUFFIXES = 1 << 16
+_HIDDEN = re.compile(r"(?:^|/)(?:\.[^./]|__MACOSX/)")
+"""Names of what programs leave behind: ``._a.jpg`` and ``__MACOSX`` of macOS, checkpoints."""
 
 
 class Twice(NamedTuple):
@@ -116,6 +119,9 @@ class FileTable:
     """Members of an archive that have the name of another one."""
     other_suffixes: dict[str, int] = field(default_factory=dict)
     """Suffix to the number of files that were not read because of it."""
+    num_hidden: int = 0
+    """Number of files that would be read if they were not hidden."""
+    first_hidden: str = ""
 
     def of_kind(self, kind: str) -> dict[str, Files]:
         """Folder to its files of one kind."""
@@ -142,6 +148,7 @@ class FileTableBuilder:
     def __init__(self) -> None:
         self._columns: dict[tuple[str, str], _Columns] = {}
         self._other_suffixes: dict[str, int] = {}
+        self._num_hidden, self._first_hidden = 0, ""
 
     def add(self, span: FileSpan) -> None:
         """Add a file by its path below the source."""
@@ -152,6 +159,10 @@ class FileTableBuilder:
             shown = f".{suffix.lower()}" if dot and stem else ""
             if len(self._other_suffixes) < _MOST_SUFFIXES:
                 self._other_suffixes[shown] = self._other_suffixes.get(shown, 0) + 1
+            return
+        if _HIDDEN.search(span.name):
+            self._num_hidden += 1
+            self._first_hidden = self._first_hidden or span.name
             return
         columns = self._columns.get((folder, kind))
         if columns is None:
@@ -164,7 +175,13 @@ class FileTableBuilder:
         while self._columns:
             (folder, kind), columns = self._columns.popitem()
             files[folder, kind] = columns.sorted(folder, twice)
-        return FileTable(dict(sorted(files.items())), twice, self._other_suffixes)
+        return FileTable(
+            dict(sorted(files.items())),
+            twice,
+            self._other_suffixes,
+            self._num_hidden,
+            self._first_hidden,
+        )
 
 
 class _Columns:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FORMATS = VOC_FORMATS
 SPLITS = ("train", "val", "trainval", "test")
 """The usual splits, in this order."""
+_MOST_SHOWN = 10
 
 
 def open_source(
@@ -73,4 +74,6 @@ def resolve_splits(sources: Sequence[Source], task: str, wanted: Sequence[str]) 
 
 def _nothing(source: Source, task: str, splits: Sequence[str], hint: str = "") -> SourceError:
     place = source.files.place(source.lists_folder(task))
+    if not hint and (others := source.other_splits(task)):
+        hint = f"other lists there: {', '.join(others[:_MOST_SHOWN])}; name one by --split"
     return SourceError(place, f"no list of {', '.join(splits)} names a picture", hint)

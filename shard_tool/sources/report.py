@@ -26,7 +26,9 @@ MEANINGS: dict[str, str] = {
     "follow; ignored",
     "exif-upright": "a picture has an EXIF orientation that its annotation follows; "
     "readers turn it",
+    "hidden": "a file is hidden (its name begins with a dot, or it lies in __MACOSX); not read",
     "in-no-list": "a picture is in no list; left out",
+    "in-other-list": "a picture is in lists of other names alone, which --split takes; left out",
     "list-line-other": "a line of a list holds more than an id; understood",
     "list-name-twice": "a name is in a list twice; taken once",
     "mask-by-color": "a mask was read by its colours, and written as class ids",
@@ -34,6 +36,7 @@ MEANINGS: dict[str, str] = {
     "member-twice": "a member is in the archive twice, with the same bytes; taken once",
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
+    "picture-apart": "a picture lies apart from all that is annotated; left out",
     "picture-recoded": "a picture is of a format that few readers know; written as PNG",
     "size-absent": "an annotation does not say the picture's size; the picture's was taken",
     "size-ignored": "an annotation says another size than its picture has; ignored "

@@ -122,8 +122,11 @@ class Source(Protocol):
     ) -> NDArray[np.int8] | None:
         """For classification: int8 [ids, classes], VOC's -1, 0 or 1; None: no list says it."""
 
-    def check_unlisted(self) -> None:
-        """Report pictures that no list names; they are left out."""
+    def other_splits(self, task: str) -> tuple[str, ...]:
+        """Names of lists beside those of the usual splits; they are taken where they are named."""
+
+    def check_unlisted(self, splits: Sequence[str]) -> None:
+        """Report what is left out, whatever splits are converted: pictures in no list of any."""
 
     def identity_sha256(self) -> str:
         """Digest that tells on this machine whether the source is the same; reads no content."""

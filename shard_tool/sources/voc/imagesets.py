@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,7 @@ TASK_FOLDERS = {
 """Task to the folder of ImageSets that holds its lists."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
+_FIELD = re.compile(r'"[^"]+"|\S+')
 
 CLASS_LABELS = (-1, 0, 1)
 """Numbers in the list of a class: no object, difficult ones only, at least one other."""
@@ -72,14 +73,30 @@ def sorted_ids(content: bytes, *, place: str) -> NDArray[np.bytes_]:
     return np.unique(_ids(content, place))
 
 
-def num_repeated(content: bytes, *, place: str) -> int:
-    """How many lines of a list name a picture that an earlier line names.
+class ListedNames(NamedTuple):
+    """The lines of a list of pictures, in its order."""
+
+    first: NDArray[np.bytes_]
+    """UTF-8 [lines]: the first field of each."""
+    whole: dict[int, str]
+    """Number of a line that holds more than a field, to all of it."""
+
+
+def listed_names(content: bytes, *, place: str) -> ListedNames:
+    r"""Parse the lines of a list of pictures, repeated ones too.
 
     Raises:
         SourceError: The list is not text.
+
+    >>> listed_names(b"000005\n000007 1\n", place="train.txt").whole
+    {1: '000007 1'}
     """
-    ids = _ids(content, place)
-    return len(ids) - len(np.unique(ids))
+    whole = {
+        number: " ".join(fields)
+        for number, fields in enumerate(_lines(content, place))
+        if len(fields) > 1
+    }
+    return ListedNames(_ids(content, place), whole)
 
 
 def _ids(content: bytes, place: str) -> NDArray[np.bytes_]:
@@ -144,30 +161,9 @@ def _lines(content: bytes, place: str) -> Iterator[list[str]]:
     try:
         for line in io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=None):
             fields = line.split()
+            if '"' in line:  # datumaro quotes names with blanks in some lists
+                fields = [field.strip('"') for field in _FIELD.findall(line)]
             if fields and not fields[0].startswith("#"):
                 yield fields
     except UnicodeDecodeError as exc:
         raise SourceError(place, f"not a text file: {exc}") from exc
-
-
-def has_labels(content: bytes, *, place: str) -> bool:
-    r"""Whether the second column of a list says which pictures *lack* something.
-
-    The list of a class does. A second column of ones, or of other paths, says nothing of the kind.
-
-    Raises:
-        SourceError: The list is not text.
-
-    >>> has_labels(b"000004 -1\n000007  1\n", place="cat_train.txt")
-    True
-    """
-    return any(len(fields) > 1 and fields[1] in ("-1", "0") for fields in _lines(content, place))
-
-
-def num_with_more(content: bytes, *, place: str) -> int:
-    """How many lines of a list hold more than an id.
-
-    Raises:
-        SourceError: The list is not text.
-    """
-    return sum(len(fields) > 1 for fields in _lines(content, place))

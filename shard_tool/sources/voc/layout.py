@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 from os.path import commonpath
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from shard_tool.errors import SourceError
+from shard_tool.sources.voc.pairs import pair_folders, parent, patterns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from shard_tool.sources.file_table import Files, FileTable
 
@@ -28,7 +27,6 @@ OBJECT_MASKS = ("segmentationobject", "segmentationobjectpng")
 _DRAWN = ("segmentationclassvisualization", "segmentationobjectvisualization")
 """Pictures with masks drawn on them, for people."""
 _LISTS = ("imagesets", "imageset")
-_USUAL_PICTURES = ("jpegimages", "images", "image", "imgs", "img", "jpegs", "pictures", "photos")
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -63,6 +61,19 @@ class Layout:
     """Folder of lists ('Main', in the spelling of VOC's) to its path; empty: there are no lists."""
     unpaired: tuple[str, ...] = ()
     """Folders of XML without a picture of the same name."""
+    apart: tuple[str, ...] = ()
+    """Folders of pictures that belong to no part."""
+
+    def folders(self) -> set[str]:
+        """All folders whose files annotate or are annotated."""
+        of_parts = {
+            folder
+            for part in self.parts
+            if part.annotations is not None or part.class_masks is not None
+            for folder in (part.images, part.annotations, part.class_masks, part.object_masks)
+            if folder is not None
+        }
+        return of_parts | {*self.lists.values()}
 
 
 def find_layouts(table: FileTable, place: str) -> list[Layout]:
@@ -75,15 +86,18 @@ def find_layouts(table: FileTable, place: str) -> list[Layout]:
     masks = {folder: its for folder in pictures if (its := _mask_kind(folder))}
     images = {folder: files for folder, files in pictures.items() if folder not in masks}
     annotations = table.of_kind("annotation")
-    pairs, unpaired = _paired(annotations, images)
+    pairs = pair_folders(annotations, images, place)
+    unpaired = tuple(sorted(annotations.keys() - {xml for _, xml in pairs}))
     listed = _list_folders(table)
     _check_found(table, images, annotations, masks, pairs, place)
     parts = [_part(image, xml, masks) for image, xml in pairs]
-    parts += _without_annotations(images, pairs, masks, listed)
-    return _layouts(parts, listed, unpaired, place)
+    parts += _without_annotations(images, parts, masks, listed)
+    first, *others = _layouts(parts, listed, place)
+    apart = tuple(sorted(images.keys() - {part.images for part in parts}))
+    return [replace(first, unpaired=unpaired, apart=apart), *others]
 
 
-# Pairs of pictures and XML ------------------------------------------------------------------------
+# Parts --------------------------------------------------------------------------------------------
 
 
 def _mask_kind(folder: str) -> str | None:
@@ -92,56 +106,6 @@ def _mask_kind(folder: str) -> str | None:
         if any(name in known for name in names):
             return kind
     return None
-
-
-def _paired(
-    annotations: Mapping[str, Files], images: Mapping[str, Files]
-) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """Pairs of (folder of pictures, folder of their XML), and the folders of XML without."""
-    by_pattern = defaultdict[tuple[str, ...], list[str]](list)
-    for folder in images:
-        for pattern in _patterns(folder):
-            by_pattern[pattern].append(folder)
-    pairs, unpaired = list[tuple[str, str]](), list[str]()
-    for xml, files in annotations.items():
-        near = {other for pattern in _patterns(xml) for other in by_pattern[pattern]}
-        near |= {
-            other for other in images if xml in (other, _parent(other)) or other == _parent(xml)
-        }
-        scores = [
-            (_shared(files, images[other]), other == xml, _is_usual(other), other) for other in near
-        ]
-        best = max(scores, default=None)
-        if best is None or not best[0]:
-            unpaired.append(xml)
-        else:
-            pairs.append((best[3], xml))
-    return pairs, tuple(unpaired)
-
-
-def _patterns(folder: str) -> Iterator[tuple[str, ...]]:
-    """The path's names, with one of them left out in turn."""
-    names = tuple(folder.split("/"))
-    for at in range(len(names)):
-        yield (*names[:at], "*", *names[at + 1 :])
-
-
-def _parent(folder: str) -> str:
-    return folder.rpartition("/")[0]
-
-
-def _is_usual(folder: str) -> bool:
-    return any(name.casefold() in _USUAL_PICTURES for name in folder.split("/"))
-
-
-def _shared(one: Files, other: Files) -> int:
-    """How many stems two folders have in common."""
-    width = max(one.stems.itemsize, other.stems.itemsize)
-    return len(
-        np.intersect1d(
-            one.stems.astype(f"S{width}"), other.stems.astype(f"S{width}"), assume_unique=True
-        )
-    )
 
 
 def _part(image: str, xml: str | None, masks: Mapping[str, str]) -> Part:
@@ -162,32 +126,39 @@ def _part(image: str, xml: str | None, masks: Mapping[str, str]) -> Part:
 
 def _belongs(mask: str, image: str) -> bool:
     """Whether a folder of masks lies beside or below a folder of pictures."""
-    if _parent(mask) in (image, _parent(image)):
+    if parent(mask) in (image, parent(image)):
         return True
-    return not set(_patterns(mask)).isdisjoint(_patterns(image))
+    return not set(patterns(mask)).isdisjoint(patterns(image))
 
 
 def _without_annotations(
     images: Mapping[str, Files],
-    pairs: Sequence[tuple[str, str]],
+    paired: Sequence[Part],
     masks: Mapping[str, str],
     listed: Mapping[str, dict[str, str]],
 ) -> list[Part]:
     """Folders of pictures that no XML is about, where they look like a part of the dataset.
 
-    They do if they have masks, if there is no other folder of pictures in their devkit, or if they
-    lie beside folders of pictures that have XML.
+    In a devkit they do if they lie below its pictures, or if no picture of it has XML. Elsewhere
+    they do if they have masks, or lie beside folders of pictures that have XML.
     """
-    paired = {image for image, _ in pairs}
-    tops = {_parent(image) for image in paired} | paired
+    known = {part.images for part in paired}
+    tops = {parent(image) for image in known} | known
+    tops_of = defaultdict[str, set[str]](set)
+    for part in paired:
+        if (its_root := _root_of(part.images, listed)) is not None:
+            tops_of[its_root].add(_top(part, its_root))
     found = []
     for folder in images:
-        if folder in paired:
+        if folder in known:
             continue
         part = _part(folder, None, masks)
         root = _root_of(folder, listed)
-        alone = root is not None and not any(_root_of(image, listed) == root for image in paired)
-        if part.class_masks or alone or _parent(folder) in tops:
+        if root is None:
+            belongs = bool(part.class_masks) or parent(folder) in tops
+        else:
+            belongs = not tops_of[root] or _top(part, root) in tops_of[root]
+        if belongs:
             found.append(part)
     return found
 
@@ -218,7 +189,6 @@ def _root_of(folder: str, listed: Mapping[str, object]) -> str | None:
 def _layouts(
     parts: Sequence[Part],
     listed: Mapping[str, dict[str, str]],
-    unpaired: tuple[str, ...],
     place: str,
 ) -> list[Layout]:
     by_root = defaultdict[str | None, list[Part]](list)
@@ -237,7 +207,7 @@ def _layouts(
         )
     if loose:
         found = [_by_folders(loose, place)]
-    return [replace(found[0], unpaired=unpaired), *found[1:]]
+    return found
 
 
 def _devkit(root: str, parts: Sequence[Part], lists: dict[str, str]) -> Layout:
@@ -266,8 +236,10 @@ def _by_folders(parts: Sequence[Part], place: str) -> Layout:
         if len(parts) > 1
         else _common([parts[0].images, parts[0].annotations or parts[0].images])
     )
-    named = [replace(part, split=_split_of(part.images, root)) for part in parts]
+    named = [replace(part, split=_split_of(part.images[len(root) :])) for part in parts]
     splits = {part.split for part in named}
+    if splits == {None} and (split := _split_of(common)):  # all lie in the folder of one split
+        named, splits = [replace(part, split=split) for part in named], {split}
     if None in splits and len(splits) > 1:
         loose = next(part.images for part in named if part.split is None)
         problem = f"the pictures in {loose or '.'!r} are in no folder of a split, and others are"
@@ -288,9 +260,8 @@ def _common(folders: Sequence[str]) -> str:
     return commonpath([f"/{folder}" for folder in folders]).strip("/")
 
 
-def _split_of(folder: str, root: str) -> str | None:
-    inner = folder[len(root) :] if folder != root else ""
-    splits = [SPLIT_FOLDERS.get(name.casefold()) for name in inner.split("/")]
+def _split_of(folder: str) -> str | None:
+    splits = [SPLIT_FOLDERS.get(name.casefold()) for name in folder.split("/")]
     return next((split for split in splits if split), None)
 
 
@@ -338,4 +309,4 @@ _SEEN = (("picture", "pictures"), ("annotation", "XML files"), ("list", ".txt fi
 
 
 def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(((name, count) for name, count in counts.items()), key=lambda item: -item[1])[:4]
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:4]

@@ -89,8 +89,11 @@ def open_voc(
         )
         report.add("name-with-backslash", archive.place, scan.num_backslashed)
     table = builder.table()
-    _check_twice(files, table.twice, report)
+    report.add("hidden", files.place(table.first_hidden), table.num_hidden)
     layouts = find_layouts(table, files.shown)
+    folders = {folder for layout in layouts for folder in layout.folders()}
+    its = [twice for twice in table.twice if twice.one.name.rpartition("/")[0] in folders]
+    _check_twice(files, its, report)
     found = [
         VocSource(
             files=replace(files, inner=layout.root, number=number + at),
@@ -130,7 +133,10 @@ def _note(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
         short = span.name.rpartition("/")[2][:60]
         problem = f"member {short!r}… has a name of {length} bytes (most: {_MAX_NAME_BYTES})"
         raise SourceError(place, problem)
-    builder.add(span)
+    name = span.name
+    while name.startswith("./"):  # `tar -cf x.tar .` writes them
+        name = name[2:]
+    builder.add(span if name == span.name else span._replace(name=name))
 
 
 def _check_twice(files: SourceFiles, twice: list[Twice], report: Report) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
 from shard_tool.sources.file_table import KIND_OF_SUFFIX
+from shard_tool.sources.voc.imagesets import listed_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,7 +38,21 @@ class Found(NamedTuple):
     expected_mask: str | None
 
 
-@dataclass(frozen=True, slots=True)
+class Named(NamedTuple):
+    """What a list of pictures says."""
+
+    ids: NDArray[np.bytes_]
+    """Sorted, each once."""
+    num_other: int
+    """Lines that hold more or something else than an id."""
+    num_twice: int
+    """Lines whose picture an earlier line names."""
+    has_labels: bool
+    """Whether the second column says which pictures *lack* something, as in the list of a class. A
+    second column of ones, or of other paths, says nothing of the kind."""
+
+
+@dataclass(frozen=True)
 class PictureIndex:
     """All pictures of a source."""
 
@@ -90,7 +106,7 @@ class PictureIndex:
             yield from self._some_found(ids[first : first + _AT_A_TIME])
 
     def _some_found(self, ids: NDArray[np.bytes_]) -> list[Found]:
-        at = self._at(ids)
+        at, has_xml = self._at(ids), any(part.annotations is not None for part in self.parts)
         # A picture that is not there belongs to the first part.
         numbers = np.where(at >= 0, self.parts_of[at], 0)
         found: list[Found | None] = [None] * len(ids)
@@ -121,46 +137,84 @@ class PictureIndex:
                     class_mask,
                     object_mask,
                     _joined(part.images, f"{stem}.jpg"),
-                    _joined(part.annotations, f"{stem}.xml"),
+                    _joined(part.annotations or part.images, f"{stem}.xml") if has_xml else None,
                     _joined(part.class_masks, f"{stem}.png"),
                 )
         return [its for its in found if its is not None]
 
-    def resolved(self, written: NDArray[np.bytes_]) -> tuple[NDArray[np.bytes_], int]:
-        """What the lines of a list mean: ids, names of files, or paths that end with one.
+    def named(self, content: bytes, *, place: str) -> Named:
+        """Read a list of pictures: its lines are ids, names of files, or paths that end with one.
 
-        Returns:
-            (ids, sorted, each once; number of lines that are no ids). A line that means no picture
-            stays as it is written.
+        A name may hold blanks, though blanks end a field: where the whole line names a picture, it
+        is the name. A line that means no picture stays as it is written.
+
+        Raises:
+            SourceError: The list is not text.
         """
-        is_id = self._at(written) >= 0
-        others = [self._meant(line.decode()) for line in written[~is_id].tolist()]
-        num_other = sum(
-            meant != line.decode()
-            for meant, line in zip(others, written[~is_id].tolist(), strict=True)
-        )
-        if not num_other:
-            return written, 0
-        encoded = np.array([meant.encode() for meant in others], np.bytes_)
-        return np.unique(np.concatenate([written[is_id], encoded])), num_other
+        lines = listed_names(content, place=place)
+        is_id = self._at(lines.first) >= 0
+        meant: dict[int, str] = {}
+        num_labels = 0
+        if lines.whole and self._has_blanks:
+            meant = {row: its for row, line in lines.whole.items() if (its := self._meant(line))}
+        num_other = len(lines.whole)
+        for row, line in lines.whole.items():
+            num_labels += row not in meant and line.split(" ")[1] in ("-1", "0")
+            num_other -= meant.get(row) == line
+        for row in np.flatnonzero(~is_id).tolist():
+            written = lines.first[row].decode()
+            if row not in meant and (its := self._meant(written)):
+                meant[row] = its
+                num_other += row not in lines.whole
+        ids = lines.first
+        if meant:
+            others = np.array([its.encode("utf-8", "surrogateescape") for its in meant.values()])
+            ids = ids.astype(f"S{max(ids.itemsize, others.itemsize)}")
+            ids[[*meant]] = others
+        unique = np.unique(ids)
+        return Named(unique, num_other, len(ids) - len(unique), has_labels=num_labels > 0)
+
+    @cached_property
+    def _has_blanks(self) -> bool:
+        return bool(np.any(np.char.find(self.ids, b" ") >= 0))
+
+    def without_picture(self, unpaired: Sequence[str]) -> Iterator[tuple[FileSpan, int]]:
+        """Yield (an example, number) of the annotations of a folder that belong to no picture.
+
+        Args:
+            unpaired: Folders of which no annotation does.
+        """
+        images = dict[str, list[str]]({folder: [] for folder in unpaired})
+        for part in self.parts:
+            if part.annotations is not None:
+                images.setdefault(part.annotations, []).append(part.images)
+        for folder, its in images.items():
+            files = self._file(folder, "annotation")
+            is_alone = np.ones(len(files), np.bool_)
+            for image in its:
+                is_alone &= self._file(image, "picture").rows(files.stems) < 0
+            if is_alone.any():
+                yield files.span(int(is_alone.argmax())), int(is_alone.sum())
 
     def span_at(self, row: int) -> FileSpan:
         """Where the picture in this row lies."""
         part = self.parts[self.parts_of[row]]
-        return self.table.files[part.images, "picture"].span(int(self.rows[row]))
+        return self._file(part.images, "picture").span(int(self.rows[row]))
 
-    def _meant(self, line: str) -> str:
+    def _meant(self, line: str) -> str | None:
+        """The id that a line means; None: it means no picture."""
         names = line.replace("\\", "/").split("/")
         stem, dot, suffix = names[-1].rpartition(".")
         stems = [names[-1]]
         if dot and stem and f".{suffix.lower()}" in KIND_OF_SUFFIX:
             stems.append(stem)
-        for first in range(len(names)):
-            for last in stems:
-                candidate = "/".join([*names[first:-1], last])
-                if self._at(np.array([candidate.encode()], np.bytes_))[0] >= 0:
-                    return candidate
-        return line
+        candidates = [
+            "/".join([*names[first:-1], last]) for first in range(len(names)) for last in stems
+        ]
+        encoded = np.array([its.encode("utf-8", "surrogateescape") for its in candidates])
+        return next(
+            (its for its, at in zip(candidates, self._at(encoded), strict=True) if at >= 0), None
+        )
 
     def _at(self, ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Row of each id; -1 for one that is not there."""
@@ -178,6 +232,9 @@ class PictureIndex:
 
     def _files(self, folder: str | None, kind: str) -> Files | None:
         return None if folder is None else self.table.files.get((folder, kind))
+
+    def _file(self, folder: str, kind: str) -> Files:
+        return self.table.files[folder, kind]
 
 
 @overload

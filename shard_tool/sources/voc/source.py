@@ -26,13 +26,9 @@ from shard_tool.sources.voc.imagesets import (
     NAMES_OF_SPLIT,
     SPLITS,
     TASK_FOLDERS,
-    has_labels,
     names_any,
-    num_repeated,
-    num_with_more,
-    sorted_ids,
 )
-from shard_tool.sources.voc.picture_index import PictureIndex
+from shard_tool.sources.voc.picture_index import Named, PictureIndex
 from shard_tool.sources.voc.split_lists import class_labels, listed_objects, numbered_lists
 
 if TYPE_CHECKING:
@@ -64,7 +60,7 @@ class VocSource:
     split_files: Mapping[str, str] = field(default_factory=dict)
     """Split to the path of a local list, which then is the only one of the split."""
     report: Report = field(default_factory=Report, repr=False)
-    _known_lists: dict[FileSpan, NDArray[np.bytes_]] = field(default_factory=dict, repr=False)
+    _known_lists: dict[FileSpan, Named] = field(default_factory=dict, repr=False)
 
     @property
     def format(self) -> str:
@@ -123,7 +119,7 @@ class VocSource:
         """
         if split in self.splits(task):
             return
-        if not (self.layout.lists and len(self._listed_ids(task, split))):
+        if not (self.layout.lists and len(self._named(task, split)[0].ids)):
             self._no_split(task, split, ", ".join(self.splits(task)) or "none")
 
     def _no_split(self, task: str, split: str, there: str) -> None:
@@ -197,6 +193,10 @@ class VocSource:
 
     def records(self, task: str, split: str) -> Iterator[Record]:
         """The records of a split, sorted by id; empty if it has no such split."""
+        has_xml = any(part.annotations is not None for part in self.layout.parts)
+        if task != "segmentation" and not has_xml and not numbered_lists(self, task, [split]):
+            problem = f"has no annotations for {task}: found {self.evidence}"
+            raise SourceError(self.files.shown, problem, "add --task segmentation")
         ids, bits = self._ids(task, split)
         if not len(ids):
             return
@@ -226,65 +226,53 @@ class VocSource:
             )
 
     def _ids(self, task: str, split: str) -> tuple[NDArray[np.bytes_], NDArray[np.uint64]]:
-        """The ids of a split, sorted, and which plain lists name each, as bits."""
-        if split in self.split_files:
-            ids = self._ids_of_file(split)
-        elif not self.layout.lists:
+        """The ids of a split, sorted, and which plain lists name each, as bits; notes odd lines."""
+        if split not in self.split_files and not self.layout.lists:
             ids = self.index.ids_of_split(split, needs_mask=task == "segmentation")
             return ids, np.zeros(len(ids), np.uint64)
-        else:
-            ids = self._listed_ids(task, split)
+        named, place = self._named(task, split)
+        if TASK_FOLDERS[task] in ("Main", "Segmentation"):  # others name a picture several times
+            self.report.add("list-name-twice", place, named.num_twice)
+            self.report.add("list-line-other", place, named.num_other)
+        ids = named.ids
         bits = np.zeros(len(ids), np.uint64)
         lists = self._plain_lists([split])
         if len(lists) > _MOST_LISTS:
             raise OptionError("--split", f"there are {len(lists)} lists (most: {_MOST_LISTS})")
         for at, (_, span) in enumerate(lists):
-            named = self._ids_in(span)
-            bits[np.isin(ids, named)] |= np.uint64(1 << at)
+            bits[np.isin(ids, self._named_in(span).ids)] |= np.uint64(1 << at)
         return ids, bits
 
-    def _listed_ids(self, task: str, split: str) -> NDArray[np.bytes_]:
-        folder = TASK_FOLDERS[task]
-        span = self.list_of(folder, split)
+    def _named(self, task: str, split: str) -> tuple[Named, str]:
+        """What the list of a split names, and the list's place."""
+        if split in self.split_files:
+            return self._named_in_file(split), self.split_files[split]
+        span = self.list_of(TASK_FOLDERS[task], split)
         if span is None:
-            return np.zeros(0, "S1")
-        if span in self._known_lists:
-            return self._known_lists[span]
-        content, place = self.read(span), self.place(span)
-        if folder in ("Main", "Segmentation"):
-            if has_labels(content, place=place):
-                problem = "is a list of a class, with labels: its pictures are those of its split"
-                raise SourceError(place, problem, "name a list of ids, such as train")
-            self.report.add("list-name-twice", place, num_repeated(content, place=place))
-            self.report.add("list-line-other", place, num_with_more(content, place=place))
-        self._known_lists[span] = self._resolved(sorted_ids(content, place=place), place)
-        return self._known_lists[span]
+            return Named(np.zeros(0, "S1"), 0, 0, has_labels=False), ""
+        named, place = self._named_in(span), self.place(span)
+        if named.has_labels and TASK_FOLDERS[task] in ("Main", "Segmentation"):
+            problem = "is a list of a class, with labels: its pictures are those of its split"
+            raise SourceError(place, problem, "name a list of ids, such as train")
+        return named, place
 
-    def _ids_in(self, span: FileSpan) -> NDArray[np.bytes_]:
-        """The ids of a list, sorted."""
+    def _named_in(self, span: FileSpan) -> Named:
         if span not in self._known_lists:
-            written = sorted_ids(self.read(span), place=self.place(span))
-            self._known_lists[span] = self._resolved(written)
+            named = self.index.named(self.read(span), place=self.place(span))
+            self._known_lists[span] = named
         return self._known_lists[span]
 
-    def _ids_of_file(self, split: str) -> NDArray[np.bytes_]:
+    def _named_in_file(self, split: str) -> Named:
         path = Path(self.split_files[split])
         try:
             content = path.read_bytes()
         except OSError as exc:
             problem = f"cannot be read: {exc.strerror or exc}"
             raise OptionError(f"--split-file {split}={path}", problem) from exc
-        ids = self._resolved(sorted_ids(content, place=str(path)), str(path))
-        if not len(ids):
+        named = self.index.named(content, place=str(path))
+        if not len(named.ids):
             raise OptionError(f"--split-file {split}={path}", "names no picture")
-        return ids
-
-    def _resolved(self, written: NDArray[np.bytes_], place: str = "") -> NDArray[np.bytes_]:
-        """The ids that lines of a list mean, sorted, each once; notes lines that were no ids."""
-        resolved, num_other = self.index.resolved(written)
-        if place:
-            self.report.add("list-line-other", place, num_other)
-        return resolved
+        return named
 
     def class_labels(
         self, split: str, ids: NDArray[np.bytes_], classes: Sequence[str]
@@ -292,25 +280,50 @@ class VocSource:
         """For classification: int8 [ids, classes], VOC's -1, 0 or 1; None: no list says it."""
         return class_labels(self, split, ids, classes)
 
-    def check_unlisted(self) -> None:
-        """Note pictures that no list names; they are left out."""
-        if not self.layout.lists or self.split_files:
+    def other_splits(self, task: str) -> tuple[str, ...]:
+        """Names of lists beside those of the usual splits; no lists of classes."""
+        usual = {span.name for split in SPLITS if (span := self.list_of(TASK_FOLDERS[task], split))}
+        path = self.layout.lists.get(TASK_FOLDERS[task])
+        spans = [span for folder, span in self._lists_of_pictures() if folder == path]
+        return tuple(Path(span.name).stem for span in spans if span.name not in usual)
+
+    def _lists_of_pictures(self) -> Iterator[tuple[str, FileSpan]]:
+        """(folder, list) of each list but those of classes."""
+        for path in self.layout.lists.values():
+            files = self.table.files[path, "list"]
+            for span in map(files.span, range(len(files))):
+                if "_" not in Path(span.name).stem:
+                    yield path, span
+
+    def check_unlisted(self, splits: Sequence[str]) -> None:
+        """Note what is left out whatever splits are converted.
+
+        That are pictures that no list names or lists of other names alone, and XML that belongs to
+        no picture.
+        """
+        apart = [(folder, self.table.files[folder, "picture"]) for folder in self.layout.apart]
+        for _, files in apart:
+            self.report.add("picture-apart", self.place(files.span(0)), len(files))
+        for span, count in self.index.without_picture(self.layout.unpaired):
+            self.report.add("annotation-without-picture", self.place(span), count)
+        if not self.is_listed:
             return
-        named = [
-            self._ids_in(span)
-            for path in self.layout.lists.values()
-            for files in [self.table.files[path, "list"]]
-            for span in map(files.span, range(len(files)))
-            if "_" not in Path(span.name).stem
-        ]
-        every = self.index.ids
-        is_named = np.zeros(len(every), np.bool_)
-        for ids in named:
-            is_named |= np.isin(every, ids)
-        missing = np.flatnonzero(~is_named)
-        if len(missing):
-            example = self.place(self.index.span_at(int(missing[0])))
-            self.report.add("in-no-list", example, len(missing))
+        usual, others = np.zeros((2, len(self.index.ids)), np.bool_)
+        known = {span.name for _, span in self._plain_lists(splits)}
+        if self.split_files:
+            for split in self.split_files:
+                usual |= np.isin(self.index.ids, self._named_in_file(split).ids)
+        else:
+            for _, span in self._lists_of_pictures():
+                named = usual if span.name in known else others
+                named |= np.isin(self.index.ids, self._named_in(span).ids)
+        self._note_rows("in-no-list", ~(usual | others))
+        self._note_rows("in-other-list", others & ~usual)
+
+    def _note_rows(self, code: str, is_left_out: NDArray[np.bool_]) -> None:
+        rows = np.flatnonzero(is_left_out)
+        if len(rows):
+            self.report.add(code, self.place(self.index.span_at(int(rows[0]))), len(rows))
 
     def identity_sha256(self) -> str:
         """Digest that tells on this machine whether the source is the same; reads no content.
