@@ -49,6 +49,7 @@ MIXED: Records = {
 }
 
 
+@pytest.mark.slow
 @given(RECORDS)
 @example(MIXED)
 @settings(max_examples=100)

@@ -131,6 +131,7 @@ def test_a_compressed_tar_on_the_web_is_read_once(tmp_path: Path, kind: str) -> 
     assert source.is_here_only
 
 
+@pytest.mark.slow
 def test_a_compressed_tar_in_a_bucket_is_read(bucket: str, s3: S3) -> None:
     put(s3, f"{bucket}/a.tgz", gzip.compress(TAR))
     assert contents_of(f"{bucket}/a.tgz", s3.storage_options) == SOME
@@ -151,6 +152,7 @@ def test_the_user_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 # The temporary file ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_other_processes_read_it_and_do_not_remove_it(tmp_path: Path, temporary: Path) -> None:
     source, spans, scan = scanned(packed(tmp_path))
     copy = pickle.loads(pickle.dumps(source))
@@ -351,6 +353,7 @@ def test_an_archive_that_changes_is_an_error(tmp_path: Path) -> None:
         source.check_unchanged()
 
 
+@pytest.mark.slow
 def test_a_bomb_is_not_held_in_memory(tmp_path: Path) -> None:
     """Compressed a thousandfold: one block of input makes a gigabyte."""
     big = zlib.compressobj(9, zlib.DEFLATED, 31)

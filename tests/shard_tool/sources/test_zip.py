@@ -40,6 +40,7 @@ MEMBERS = st.dictionaries(NAMES, st.tuples(BODIES, METHODS, st.booleans()), max_
 needs_zip = pytest.mark.skipif(shutil.which("zip") is None, reason="there is no zip program")
 
 
+@pytest.mark.slow
 @given(MEMBERS, st.binary(max_size=60), st.randoms())
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_members_read_back_in_any_order(
@@ -115,6 +116,7 @@ def test_a_zip_on_the_web_is_read(tmp_path: Path) -> None:
             source.check_unchanged()
 
 
+@pytest.mark.slow
 def test_a_zip_in_a_bucket_is_read(bucket: str, s3: S3) -> None:
     put(s3, f"{bucket}/a.zip", zip_with(SOME))
     assert contents_of(f"{bucket}/a.zip", s3.storage_options) == SOME

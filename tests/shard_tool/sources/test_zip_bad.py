@@ -210,6 +210,7 @@ def test_a_cut_zip_is_an_error(tmp_path: Path) -> None:
         assert message.endswith("; download or copy the archive again")
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=300)
 def test_any_damage_is_an_error_of_ours_or_changes_no_content(data: st.DataObject) -> None:
