@@ -7,7 +7,6 @@ its stem: ``images/a.JPG`` is the picture ``a`` of the folder ``images``.
 
 from __future__ import annotations
 
-import re
 from array import array
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from shard_tool.sources.archive import FileSpan
+from shard_tool.sources.archive import FileSpan, is_clutter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +29,6 @@ KIND_OF_SUFFIX = {
 }
 """Suffix in lower case to the kind of a file; files with other suffixes are not read."""
 _MOST_SUFFIXES = 1 << 16
-_HIDDEN = re.compile(r"(?:^|/)(?:\.[^./]|__MACOSX/)")
-"""Names of what programs leave behind: ``._a.jpg`` and ``__MACOSX`` of macOS, checkpoints."""
 
 
 class Twice(NamedTuple):
@@ -160,7 +157,7 @@ class FileTableBuilder:
             if len(self._other_suffixes) < _MOST_SUFFIXES:
                 self._other_suffixes[shown] = self._other_suffixes.get(shown, 0) + 1
             return
-        if _HIDDEN.search(span.name):
+        if is_clutter(span.name):
             self._num_hidden += 1
             self._first_hidden = self._first_hidden or span.name
             return

@@ -21,7 +21,7 @@ _Identity = tuple[int, int]
 
 
 def scan_tree(root: Path, note: Callable[[FileSpan], None]) -> str:
-    """Note all files below a folder, but for hidden ones and clutter (`is_clutter`).
+    """Note all files below a folder.
 
     Links are followed, except one that leads to a folder above itself. A warning counts links that
     lead nowhere.
@@ -32,13 +32,16 @@ def scan_tree(root: Path, note: Callable[[FileSpan], None]) -> str:
             UTF-8), in no particular order.
 
     Returns:
-        A digest of the files' names and times of last change.
+        A digest of the files' names and times of last change, but for clutter (`is_clutter`).
 
     Raises:
         SourceError: A folder or an entry of it cannot be read; names it.
     """
     stamp, broken = _Stamp(), list[str]()
     for name, entry in _entries(root):
+        if is_clutter(name):
+            note(FileSpan(name, 0, 0))
+            continue
         with os_errors_named(entry.path):
             if _is_file(entry):
                 note(stamp.add(name, entry.stat()))
@@ -76,7 +79,7 @@ def _entries(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
             if (here := (stat.st_dev, stat.st_ino)) in above:
                 continue
             with os.scandir(path) as found:
-                entries = [entry for entry in found if not is_clutter(entry.name)]
+                entries = list(found)
         for entry in entries:
             name = prefix + entry.name
             if _is_folder(entry):

@@ -11,7 +11,6 @@ from shard_tool.sources.archive import (
     ArchiveScan,
     FileSpan,
     SourceFiles,
-    is_clutter,
     os_errors_named,
     scan_archive,
     scan_tree,
@@ -123,8 +122,6 @@ def _note(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
     Raises:
         SourceError: It has an unprintable name, or the name is too long.
     """
-    if is_clutter(span.name):
-        return
     if not _UNPRINTABLE.isdisjoint(span.name):
         problem = "has an unprintable name (control characters, or not UTF-8)"
         raise unsafe_member(place, span.name, problem)

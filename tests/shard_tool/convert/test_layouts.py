@@ -170,7 +170,7 @@ def test_pictures_in_subfolders_have_their_paths_as_keys(tmp_path: Path) -> None
     for place in ("day", "night"):
         files |= pairs("a", pictures=f"JPEGImages/{place}/", annotations=f"Annotations/{place}/")
     assert keys(tmp_path, files) == {"train": ["day/a"], "val": ["night/a"]}
-    assert documents(tmp_path / "out")["day/a"]["file"] == "JPEGImages/day/a.jpg"
+    assert "file" not in documents(tmp_path / "out")["day/a"], "the key tells it"
     assert counted(tmp_path / "out") == {}
 
 
@@ -233,8 +233,8 @@ def test_pictures_without_xml_and_xml_without_pictures_are_left_out_and_counted(
     assert keys(tmp_path, files) == {"train": ["images/a", "images/b"]}
     assert counted(tmp_path / "out") == {"unlabelled": 2, "annotation-without-picture": 2}
     report = manifest_of(tmp_path / "out")["report"]
-    assert report["unlabelled"]["examples"][0].startswith(f"{tmp_path}/in/images/c.jpg")
-    examples = {f"{tmp_path}/in/xml/d.xml", f"{tmp_path}/in/else/xml/f.xml"}
+    assert report["unlabelled"]["examples"][0].startswith("images/c.jpg")
+    examples = {"xml/d.xml", "else/xml/f.xml"}
     assert set(report["annotation-without-picture"]["examples"]) == examples
 
 

@@ -8,6 +8,7 @@ import gc
 import gzip
 import logging
 import lzma
+import multiprocessing.util
 import os
 import pickle
 import resource
@@ -56,6 +57,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where temporary files go; a test leaves none."""
     folder = tmp_path / "temporary"
     folder.mkdir()
+    multiprocessing.util.get_temp_dir()  # its sockets need a short path: it keeps the usual folder
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 

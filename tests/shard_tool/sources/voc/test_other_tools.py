@@ -6,6 +6,8 @@ import itertools
 from typing import TYPE_CHECKING
 
 import pytest
+from shard_tool.sources.voc.devkit import open_devkit
+from shard_tool.sources.voc.record import build_sample
 
 from shard_tool.convert.plan import plan_conversion
 from shard_tool.errors import AnnotationError, BoxError, SourceError
@@ -16,9 +18,7 @@ from shard_tool.sources.voc.annotation import (
     check_corners,
     parse_annotation,
 )
-from shard_tool.sources.voc.devkit import open_devkit
 from shard_tool.sources.voc.imagesets import parse_ids
-from shard_tool.sources.voc.record import build_sample
 from tests.kit.datasets.annotations import BOX_HINT, found, thing
 from tests.kit.datasets.converted import converted, samples_of
 from tests.kit.datasets.voc_tree import Picture, voc_tree, write
