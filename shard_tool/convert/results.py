@@ -55,9 +55,6 @@ class Results:
     ) -> None:
         self.files = ReadFiles()
         self.files.merge(plan.surveyed.files.as_json())
-        self.report = Report()
-        """What was dropped or read otherwise."""
-        self.report.merge(plan.surveyed.report.as_json())
         self.num_kept = 0
         """Shards kept from an earlier run."""
         self.committed: Manifest
@@ -67,6 +64,7 @@ class Results:
         self._entries: dict[int, ShardEntry] = {}
         self._counts = {split.split: SplitCounts(options.task, classes) for split in plan.splits}
         self._bad: dict[int, list[dict[str, Any]]] = {}
+        self._notes: dict[int, dict[str, Any]] = {}
         self._samples = self._num_bytes = self._num_bad = self._shards = 0
 
     def add(self, number: int, report: dict[str, Any], *, is_kept: bool) -> None:
@@ -81,7 +79,8 @@ class Results:
         if bad := [*report["bad_records"], *report["dropped"]]:
             self._bad[number] = bad
         self.files.merge(report["files"])
-        self.report.merge(report["notes"])
+        if report["notes"]:
+            self._notes[number] = report["notes"]
         self._check_bad(report["bad_records"])
         self._samples += self._plan.num_records_of(number)
         self._num_bytes += report["entry"]["num_bytes"] if report["entry"] else 0
@@ -123,10 +122,20 @@ class Results:
         )
 
     def _whole_report(self) -> Report:
+        """What was dropped or read otherwise, the same whoever wrote which shard.
+
+        Examples name files by their path below the source: where that lies decides no bytes.
+        """
         found = Report()
-        found.merge(self.report.as_json())
-        place = next((bad["error"] for of in self._bad.values() for bad in of), "")
-        found.add("bad-record-skipped", place, self._num_bad)
+        found.merge(self._plan.surveyed.report.as_json())
+        for number in sorted(self._notes):
+            found.merge(self._notes[number])
+        error = next((bad["error"] for bad in self.bad_records() if "object" not in bad), "")
+        found.add("bad-record-skipped", error, self._num_bad)
+        places = {source.files.place("") for source in self._plan.sources}
+        longest_first = sorted(places, key=len, reverse=True)
+        for counted in found.codes.values():
+            counted.examples = [_below(example, longest_first) for example in counted.examples]
         return found
 
     def _check_bad(self, bad: list[dict[str, Any]]) -> None:
@@ -154,3 +163,9 @@ class Results:
             num_bytes=sum(entry.num_bytes for entry in entries),
             **self._counts[split].as_json(),
         )
+
+
+def _below(example: str, places: Sequence[str]) -> str:
+    """An example without the place of its source."""
+    place = next((place for place in places if example.startswith(place)), "")
+    return example.removeprefix(place)
