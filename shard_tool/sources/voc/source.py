@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from shard_tool.sources.voc.layout import Layout
 
 _MAX_LIST_BYTES = 1 << 30
-_MOST_LISTS = 64
 
 
 @dataclass(frozen=True, slots=False, kw_only=True)
@@ -229,10 +228,7 @@ class VocSource:
         else:
             ids = self._listed_ids(task, split)
         bits = np.zeros(len(ids), np.uint64)
-        lists = self._plain_lists([split])
-        if len(lists) > _MOST_LISTS:
-            raise OptionError("--split", f"there are {len(lists)} lists (most: {_MOST_LISTS})")
-        for at, (_, span) in enumerate(lists):
+        for at, (_, span) in enumerate(self._plain_lists([split])):
             named = self._resolved(sorted_ids(self.read(span), place=self.place(span)))
             bits[np.isin(ids, named)] |= np.uint64(1 << at)
         return ids, bits
