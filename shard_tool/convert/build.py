@@ -386,25 +386,21 @@ def check_files(source: SourceFiles, record: Record, task: str) -> None:
         problem = f"cannot be a sample's key: {length} bytes (most: {MAX_KEY_BYTES})"
         raise DataError(source.place(record.expected_image), problem, "rename the picture")
     missing = [
-        (record.image is None, record.expected_image, "an annotation without its picture"),
+        (record.image is None, record.expected_image, "an annotation without its picture", ""),
         (
             record.annotation is None and record.expected_annotation is not None,
             record.expected_annotation or "",
             "a picture without its annotation",
+            "leave it out by --unlabelled drop, or take it by --unlabelled background",
         ),
     ]
     lists = f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
-    if all(is_missing for is_missing, _, _ in missing):
+    if all(is_missing for is_missing, *_ in missing):
         problem = f"is missing: there is no such file ({lists})"
         raise SourceError(source.place(record.expected_image), problem)
-    for is_missing, name, what in missing:
+    for is_missing, name, what, hint in missing:
         if is_missing:
-            hint = "leave it out by --unlabelled drop, or take it as background"
-            raise SourceError(
-                source.place(name),
-                f"is missing: {what} ({lists})",
-                hint if "annotation" in what[:20] and record.image else "",
-            )
+            raise SourceError(source.place(name), f"is missing: {what} ({lists})", hint)
     if task == "segmentation" and record.class_mask is None:
         place = source.place(record.expected_mask or record.expected_image)
         raise SourceError(place, f"is missing: a picture without mask ({lists})")
