@@ -132,10 +132,7 @@ class Results:
             found.merge(self._notes[number])
         error = next((bad["error"] for bad in self.bad_records() if "object" not in bad), "")
         found.add("bad-record-skipped", error, self._num_bad)
-        places = {source.files.place("") for source in self._plan.sources}
-        longest_first = sorted(places, key=len, reverse=True)
-        for counted in found.codes.values():
-            counted.examples = [_below(example, longest_first) for example in counted.examples]
+        found.shorten(source.files.place("") for source in self._plan.sources)
         return found
 
     def _check_bad(self, bad: list[dict[str, Any]]) -> None:
@@ -163,9 +160,3 @@ class Results:
             num_bytes=sum(entry.num_bytes for entry in entries),
             **self._counts[split].as_json(),
         )
-
-
-def _below(example: str, places: Sequence[str]) -> str:
-    """An example without the place of its source."""
-    place = next((place for place in places if example.startswith(place)), "")
-    return example.removeprefix(place)

@@ -99,6 +99,15 @@ class Report:
             room = MOST_EXAMPLES - len(its.examples)
             its.examples += counted["examples"][:room]
 
+    def shorten(self, places: Iterable[str]) -> None:
+        """Leave the places of sources out of examples: the rest is the same on every machine."""
+        longest_first = sorted(places, key=len, reverse=True)
+        for counted in self.codes.values():
+            counted.examples = [
+                example.removeprefix(next(filter(example.startswith, longest_first), ""))
+                for example in counted.examples
+            ]
+
     def as_json(self) -> dict[str, Any]:
         """The counts as plain values, sorted by code."""
         return {
