@@ -83,9 +83,12 @@ class BoxError(AnnotationError):
         Exception.__init__(self, place, object_index, name, corners, size_wh, convention)
         self.place, self.object_index, self.name = place, object_index, name
         self.corners, self.size_wh, self.convention = corners, size_wh, convention
+        first, (xmin, ymin, xmax, ymax) = int(convention == "devkit"), corners
+        is_seen = max(xmin - first, 0) < min(xmax, size_wh[0]) and xmin <= xmax
+        is_seen &= max(ymin - first, 0) < min(ymax, size_wh[1]) and ymin <= ymax
+        ways = "clip or drop" if is_seen else "drop"
         self.hint = (
-            "correct the file, or convert with --bad-boxes clip or drop, "
-            "or with --on-bad-record skip"
+            f"correct the file, or convert with --bad-boxes {ways}, or with --on-bad-record skip"
         )
 
     @property

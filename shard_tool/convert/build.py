@@ -385,21 +385,20 @@ def check_files(source: SourceFiles, record: Record, task: str) -> None:
         problem = f"cannot be a sample's key: {length} bytes (most: {MAX_KEY_BYTES})"
         raise DataError(source.place(record.expected_image), problem, "rename the picture")
     missing = [
-        (record.image is None, record.expected_image, "an annotation without its picture"),
+        (record.image is None, record.expected_image, "an annotation without its picture", ""),
         (
             record.annotation is None and record.expected_annotation is not None,
             record.expected_annotation or "",
             "a picture without its annotation",
+            "leave it out by --unlabelled drop, or take it by --unlabelled background",
         ),
     ]
     lists = f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
-    if all(is_missing for is_missing, _, _ in missing):
+    if all(is_missing for is_missing, *_ in missing):
         problem = f"is missing: there is no such file ({lists})"
         raise SourceError(source.place(record.expected_image), problem)
-    for is_missing, name, what in missing:
+    for is_missing, name, what, hint in missing:
         if is_missing:
-            ways = "add --unlabelled drop to leave it out, or --unlabelled background to take it so"
-            hint = ways if record.image else ""
             raise SourceError(source.place(name), f"is missing: {what} ({lists})", hint)
     if task == "segmentation" and record.class_mask is None:
         place = source.place(record.expected_mask or record.expected_image)

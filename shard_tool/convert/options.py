@@ -74,7 +74,7 @@ class ConvertOptions:
         if not self.dest:
             raise OptionError("DEST", "is empty")
         _check_choice("--task", self.task, TASKS)
-        _check_choice("--format", self.format, ("auto", *FORMATS))
+        _check_choice("--source-format", self.format, ("auto", *FORMATS))
         _check_choice("--on-existing", self.on_existing, get_args(OnExisting))
         _check_choice("--on-bad-record", self.on_bad_record, get_args(OnBadRecord))
         if self.workers < 1:

@@ -79,7 +79,8 @@ class Results:
         if bad := [*report["bad_records"], *report["dropped"]]:
             self._bad[number] = bad
         self.files.merge(report["files"])
-        self._notes[number] = report["notes"]
+        if report["notes"]:
+            self._notes[number] = report["notes"]
         self._check_bad(report["bad_records"])
         self._samples += self._plan.num_records_of(number)
         self._num_bytes += report["entry"]["num_bytes"] if report["entry"] else 0
@@ -117,18 +118,22 @@ class Results:
             splits={split.split: self._split(split.split) for split in plan.splits},
             num_bad_records=self._num_bad,
             duplicates=plan.duplicates,
-            report=self._report().as_json(),
+            report=self._whole_report().as_json(),
         )
 
-    def _report(self) -> Report:
-        """What was dropped or read otherwise, in the order of shards: whoever wrote them."""
+    def _whole_report(self) -> Report:
+        """What was dropped or read otherwise, the same whoever wrote which shard.
+
+        Examples name files by their path below the source: where that lies decides no bytes.
+        """
         found = Report()
         found.merge(self._plan.surveyed.report.as_json())
         for number in sorted(self._notes):
             found.merge(self._notes[number])
-        example = next((bad["error"] for bad in self.bad_records() if "object" not in bad), "")
-        found.add("bad-record-skipped", example, self._num_bad)
-        return found.below(source.files.place("") for source in self._plan.sources)
+        error = next((bad["error"] for bad in self.bad_records() if "object" not in bad), "")
+        found.add("bad-record-skipped", error, self._num_bad)
+        found.shorten(source.files.place("") for source in self._plan.sources)
+        return found
 
     def _check_bad(self, bad: list[dict[str, Any]]) -> None:
         self._num_bad += len(bad)

@@ -150,6 +150,7 @@ def _write_shard(job: ShardJob, task: ShardTask) -> dict[str, Any]:
         written = writer.finish()
         if not written.num_samples:
             raise _NothingToPublishError
+    builder.report.shorten(source.place("") for source in job.sources)
     report: dict[str, Any] = {
         "sizes": {},
         "entry": None,

@@ -89,4 +89,6 @@ def placed(
     is_near = leaves <= _CLIPPED_PX or (clips and math.isfinite(leaves))
     if is_box and is_near:
         return Placed(inside, "box-clipped" if leaves <= _CLIPPED_PX else "bad-box-clipped")
+    if scale is not None:  # the message gives the file's numbers
+        size_wh = (round(width / scale[0]), round(height / scale[1]))
     raise BoxError(place, object_index, name, corners, size_wh, convention)

@@ -29,6 +29,8 @@ KIND_OF_SUFFIX = {
 }
 """Suffix in lower case to the kind of a file; files with other suffixes are not read."""
 _MOST_SUFFIXES = 1 << 16
+_LONGEST_SUFFIX = 16
+"""In characters; what follows the last dot of a longer one is part of a name."""
 
 
 class Twice(NamedTuple):
@@ -153,7 +155,8 @@ class FileTableBuilder:
         stem, dot, suffix = name.rpartition(".")
         kind = KIND_OF_SUFFIX.get(f".{suffix.lower()}") if dot and stem else None
         if kind is None:
-            shown = f".{suffix.lower()}" if dot and stem else ""
+            is_short = len(suffix) <= _LONGEST_SUFFIX
+            shown = f".{suffix.lower()}" if dot and stem and is_short else ""
             if len(self._other_suffixes) < _MOST_SUFFIXES:
                 self._other_suffixes[shown] = self._other_suffixes.get(shown, 0) + 1
             return

@@ -53,10 +53,29 @@ def resolve_splits(sources: Sequence[Source], task: str, wanted: Sequence[str]) 
             raise _nothing(source, task, SPLITS)
     if wanted:
         for split in wanted:
-            if not any(split in its for its in there):
-                for source in sources:
-                    source.check_split(task, split)
-        return tuple(wanted)
+            if not any(_has_split(source, task, split) for source in sources):
+                sources[0].check_split(task, split)  # raises, and names the splits there are
+        chosen = tuple(wanted)
+    else:
+        chosen = _defaults(sources, task, there)
+    for source in sources:
+        if not any(_has_split(source, task, split) for split in chosen):
+            raise _nothing(source, task, chosen, "leave this source out")
+    return chosen
+
+
+def _has_split(source: Source, task: str, split: str) -> bool:
+    try:
+        source.check_split(task, split)
+    except SourceError:
+        return False
+    return True
+
+
+def _defaults(
+    sources: Sequence[Source], task: str, there: Sequence[tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The splits to convert where the user names none."""
     defaults = [[split for split in of if split != "trainval"] or list(of) for of in there]
     known = dict.fromkeys([*SPLITS, *(split for of in defaults for split in of)])
     chosen = tuple(split for split in known if any(split in of for of in defaults))
@@ -66,9 +85,6 @@ def resolve_splits(sources: Sequence[Source], task: str, wanted: Sequence[str]) 
         raise SourceError(
             only.files.place(only.lists_folder(task)), problem, "name the splits: --split trainval"
         )
-    for source, of in zip(sources, there, strict=True):
-        if not set(of) & set(chosen):
-            raise _nothing(source, task, chosen, "leave this source out")
     return chosen
 
 

@@ -105,6 +105,15 @@ class Report:
             room = MOST_EXAMPLES - len(its.examples)
             its.examples += counted["examples"][:room]
 
+    def shorten(self, places: Iterable[str]) -> None:
+        """Leave the places of sources out of examples: the rest is the same on every machine."""
+        longest_first = sorted(places, key=len, reverse=True)
+        for counted in self.codes.values():
+            counted.examples = [
+                example.removeprefix(next(filter(example.startswith, longest_first), ""))
+                for example in counted.examples
+            ]
+
     def as_json(self) -> dict[str, Any]:
         """The counts as plain values, sorted by code."""
         return {
@@ -119,17 +128,4 @@ class Report:
             meaning = (MEANINGS.get(code) or NOTES[code]).removesuffix(".")
             example = f" (such as {counted.examples[0]})" if counted.examples else ""
             found.append(f"{code} {counted.count}: {meaning}{example}")
-        return found
-
-    def below(self, places: Iterable[str]) -> Report:
-        """The same with examples that name files by their paths below these places.
-
-        The manifest holds it: equal data have an equal manifest, wherever they lie.
-        """
-        found, prefixes = Report(), sorted(set(places), key=len, reverse=True)
-        for code, counted in self.codes.items():
-            examples = list(counted.examples)
-            for prefix in prefixes:
-                examples = [example.replace(prefix, "") for example in examples]
-            found.codes[code] = Counted(counted.count, examples)
         return found

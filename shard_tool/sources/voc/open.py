@@ -16,7 +16,7 @@ from shard_tool.sources.archive import (
     scan_tree,
     unsafe_member,
 )
-from shard_tool.sources.file_table import FileTableBuilder
+from shard_tool.sources.file_table import KIND_OF_SUFFIX, FileTableBuilder
 from shard_tool.sources.report import Report
 from shard_tool.sources.voc.labelmap import read_labelmap
 from shard_tool.sources.voc.layout import find_layouts
@@ -109,7 +109,7 @@ def open_voc(
     ]
     if format_ != "auto" and any(its.format != format_ for its in found):
         told = ", ".join(f"{its.format} ({its.evidence})" for its in found)
-        raise OptionError("--format", f"{source} is not {format_}: found {told}")
+        raise OptionError("--source-format", f"{source} is not {format_}: found {told}")
     if split_files and len(found) > 1:
         roots = ", ".join(layout.root for layout in layouts)
         raise OptionError("--split-file", f"{source} holds several devkits ({roots})", "give one")
@@ -117,23 +117,25 @@ def open_voc(
 
 
 def _note(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
-    """Note a member of an archive, unless a system left it there.
+    """Note a member of an archive.
 
     Raises:
-        SourceError: It has an unprintable name, or the name is too long.
+        SourceError: It is a file to read, and has an unprintable name or one that is too long.
     """
-    if not _UNPRINTABLE.isdisjoint(span.name):
-        problem = "has an unprintable name (control characters, or not UTF-8)"
-        raise unsafe_member(place, span.name, problem)
-    length = len(span.name.rpartition("/")[2].encode())
-    if length > _MAX_NAME_BYTES:
-        short = span.name.rpartition("/")[2][:60]
-        problem = f"member {short!r}… has a name of {length} bytes (most: {_MAX_NAME_BYTES})"
-        raise SourceError(place, problem)
-    name = span.name
-    while name.startswith("./"):  # `tar -cf x.tar .` writes them
-        name = name[2:]
-    builder.add(span if name == span.name else span._replace(name=name))
+    name = span.name.rpartition("/")[2]
+    if f".{name.rpartition('.')[2].lower()}" in KIND_OF_SUFFIX:
+        if not _UNPRINTABLE.isdisjoint(name):
+            problem = "has an unprintable name (control characters, or not UTF-8)"
+            raise unsafe_member(place, span.name, problem)
+        length = len(name.encode())
+        if length > _MAX_NAME_BYTES:
+            problem = f"member {name[:60]!r}… has a name of {length} bytes"
+            raise SourceError(place, f"{problem} (most: {_MAX_NAME_BYTES})")
+    path = span.name
+    while path.startswith("./"):  # `tar -cf x.tar .` writes them
+        path = path[2:]
+    if name:  # else it is a folder
+        builder.add(span if path == span.name else span._replace(name=path))
 
 
 def _check_twice(files: SourceFiles, twice: list[Twice], report: Report) -> None:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from shard_tool.sources.voc.layout import Layout
 
 _MAX_LIST_BYTES = 1 << 30
-_MOST_LISTS = 64
 
 
 @dataclass(frozen=True, slots=False, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,10 +20,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shard_tool.sources.archive import FileSpan
-    from shard_tool.sources.voc.source import VocSource
+    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.voc.layout import Layout
 
 
-def numbered_lists(source: VocSource, task: str, splits: Sequence[str]) -> list[FileSpan]:
+class Lists(Protocol):
+    """What a source knows of its lists; see `VocSource`, which is one."""
+
+    @property
+    def table(self) -> FileTable:
+        """All files."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where the folders of lists are."""
+
+    def list_of(self, folder: str, name: str) -> FileSpan | None:
+        """Where a list lies."""
+
+    def read(self, span: FileSpan) -> bytes:
+        """Read a list."""
+
+    def place(self, span: FileSpan | str) -> str:
+        """Name of a list in messages."""
+
+
+def numbered_lists(source: Lists, task: str, splits: Sequence[str]) -> list[FileSpan]:
     """Find the lists with labels or object numbers that a conversion for this task reads."""
     if task not in ("classification", "action"):
         return []
@@ -37,7 +59,7 @@ def numbered_lists(source: VocSource, task: str, splits: Sequence[str]) -> list[
 
 
 def class_labels(
-    source: VocSource, split: str, ids: NDArray[np.bytes_], classes: Sequence[str]
+    source: Lists, split: str, ids: NDArray[np.bytes_], classes: Sequence[str]
 ) -> NDArray[np.int8] | None:
     """Read int8 [ids, classes] from the lists of the classes; None if there are none at all.
 
@@ -60,7 +82,7 @@ def class_labels(
     return labels
 
 
-def _no_label(source: VocSource, name: str, ids: NDArray[np.bytes_]) -> SourceError:
+def _no_label(source: Lists, name: str, ids: NDArray[np.bytes_]) -> SourceError:
     """The error for the list of a class: missing, or wrong about one of these ids."""
     span = source.list_of("Main", name)
     if span is None:
@@ -78,7 +100,7 @@ def _no_label(source: VocSource, name: str, ids: NDArray[np.bytes_]) -> SourceEr
     return SourceError(place, "names a picture twice")
 
 
-def listed_objects(source: VocSource, task: str, split: str) -> dict[str, tuple[int, ...]]:
+def listed_objects(source: Lists, task: str, split: str) -> dict[str, tuple[int, ...]]:
     """Map each id to the numbers of the objects that the lists of a split name."""
     found = dict[str, set[int]]()
     spans = numbered_lists(source, task, [split])

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 FILE_TAGS = ("folder", "filename", "source", "owner", "size_whd", "segmented")
 OBJECT_TAGS = ("pose", "truncated", "occluded", "difficult", "parts", "actions", "point")
 
-BOX_HINT = "; correct the file, or convert with --on-bad-record skip"
+BOX_HINT = (
+    "; correct the file, or convert with --bad-boxes clip or drop, or with --on-bad-record skip"
+)
+NO_CLIP_HINT = BOX_HINT.replace("clip or drop", "drop")
+"""The same for a box of which nothing is in the picture."""
 
 
 def found(*objects: ObjectAnnotation, **given: Any) -> Annotation:

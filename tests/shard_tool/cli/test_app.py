@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.release import RELEASE
 from tests.kit.datasets.converted import converted, files_of, manifest_of
 from tests.kit.datasets.voc_tree import Picture, annotation, jpeg, pictures, voc_tree, write
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 COMMANDS = ("convert", "verify", "info", "download", "copy", "index", "plan", "bench", "preview")
 SIZE = r"\d+(\.\d)? (B|KiB|MiB)"
+
+
+def counted(name: str) -> str:
+    """A class of the tree as a conversion lists it."""
+    return f"{name} 6" if name in ("cat", "dog") else name
 
 
 def succeeds(*arguments: object) -> str:
@@ -100,7 +106,12 @@ def test_convert_prints_its_result_and_makes_the_same_bytes_as_the_library(
     tree: Path, dataset: Path, tmp_path: Path
 ) -> None:
     lines = succeeds("convert", tree, tmp_path / "voc", "--workers", 2).splitlines()
-    train, val, done = lines
+    classes, boxes, train, val, done = lines
+    assert classes == f"20 classes: {', '.join(map(counted, VOC_CLASSES))}"
+    assert boxes == (
+        "boxes: devkit: counts pixels from 1, both corners inside (VOC's devkit), since the "
+        "classes are VOC's (12 boxes, 0 with a 0, 0 with fractions)"
+    )
     assert re.fullmatch(rf"train: 4 samples, 1 shards, {SIZE}", train)
     assert re.fullmatch(rf"val: 2 samples, 1 shards, {SIZE}", val)
     assert re.fullmatch(rf"{tmp_path}/voc: done in \d+\.\d s", done)
@@ -111,7 +122,7 @@ def test_convert_prints_its_result_and_makes_the_same_bytes_as_the_library(
 def test_convert_takes_every_option_and_gives_json(
     tree: Path, tmp_path: Path, run_here: Run
 ) -> None:
-    bad = Picture(key="000009", objects=(("cat", (0, 1, 2, 3)),))
+    bad = Picture(key="000009", objects=(("cat", (1, 1, 23, 3)),))
     copy = shutil.copytree(tree, tmp_path / "VOC2012")
     write(copy / "JPEGImages/000009.jpg", jpeg((20, 10)))
     write(copy / "Annotations/000009.xml", annotation(bad))
@@ -120,9 +131,19 @@ def test_convert_takes_every_option_and_gives_json(
         *("convert", copy, tmp_path / "voc", "--task", "detection", "--split", "mine"),
         *("--name", "odd", "--shard-size", "2.5KB", "--workers", 1, "--seed", 3),
         *("--on-bad-record", "skip", "--max-bad-records", 1, "--format", "json"),
+        *("--source-format", "voc", "--classes", "dog,cat,tiger", "--rename", "cat=tiger"),
+        *("--other-classes", "drop", "--boxes", "corners", "--bad-boxes", "fail", "--exif", "auto"),
+        *("--size-mismatch", "ignore", "--unlabelled", "fail"),
     )
     listed = tmp_path / "voc/bad_records.jsonl"
-    assert done.stderr == f"1 bad records skipped; listed in {listed}\n"
+    assert done.stderr.splitlines() == [
+        f"1 bad records skipped and 1 bad objects dropped; listed in {listed}",
+        "1 bad objects were dropped (--on-bad-record skip) (such as Annotations/000009.xml: object "
+        "1 'tiger': xmax 23 is outside width 20)",
+        "1 bad records were skipped (--on-bad-record skip) (such as Annotations/000009.xml: none "
+        "of its 1 objects can be read)",
+        "3 objects were renamed (--rename) (such as cat to tiger)",
+    ]
     assert done.returncode == 0
     document = json.loads(done.stdout)
     manifest = manifest_of(tmp_path / "voc")
@@ -134,11 +155,23 @@ def test_convert_takes_every_option_and_gives_json(
         "num_duplicates": 0,
         "num_kept_shards": 0,
         "splits": {"mine": {"num_shards": 2, "num_samples": 2}},
+        "classes": ["dog", "cat", "tiger"],
+        "boxes": "corners",
+        "report": manifest["report"],
     }
     assert manifest["name"] == "odd"
-    assert manifest["options"] == {"shard_bytes": 2500, "seed": 3, "on_bad_record": "skip"}
+    assert manifest["options"] == {
+        "shard_bytes": 2500,
+        "seed": 3,
+        "on_bad_record": "skip",
+        "size_mismatch": "ignore",
+        "unlabelled": "fail",
+        "boxes": "corners",
+        "rename": {"cat": "tiger"},
+        "other_classes": "drop",
+    }
     again = ("convert", tree, tmp_path / "voc", "--on-existing", "overwrite", "--workers", 1)
-    assert run_here(*again)[1].startswith("train: 4 samples")
+    assert run_here(*again)[1].splitlines()[2].startswith("train: 4 samples")
 
 
 @pytest.mark.slow
@@ -212,13 +245,14 @@ def test_failure_is_one_line_and_a_hint_on_stderr(dataset: Path, tree: Path) -> 
 
 @pytest.mark.slow
 def test_failure_on_a_record_names_file_object_and_values(tmp_path: Path) -> None:
-    tree = voc_tree(tmp_path, [Picture(key="000001", objects=(("cat", (1, 1, 21, 9)),))])
+    tree = voc_tree(tmp_path, [Picture(key="000001", objects=(("cat", (1, 1, 22, 9)),))])
     done = shard_tool("convert", tree, tmp_path / "voc", "--workers", 2)  # through a worker
     assert (done.returncode, done.stdout, done.stderr) == (
         1,
         "",
-        f"error: {tree}/Annotations/000001.xml: object 1 'cat': xmax 21 is outside width 20\n\n"
-        "hint: correct the file, or convert with --on-bad-record skip\n",
+        f"error: {tree}/Annotations/000001.xml: object 1 'cat': xmax 22 is outside width 20\n\n"
+        "hint: correct the file, or convert with --bad-boxes clip or drop, or with --on-bad-record "
+        "skip\n",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import zipfile
@@ -11,15 +12,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from shard_tool.convert.rules import Choices
 from shard_tool.errors import DataError, ObjectMissing, ShardToolError, SourceError
-from shard_tool.sources.voc.devkit import open_devkit
-from tests.kit.datasets.converted import converted
-from tests.kit.datasets.voc_tree import CAT, Picture, jpeg, mask, pictures, voc_tar, voc_tree, write
+from tests.kit.datasets.annotations import BOX_HINT, NO_CLIP_HINT
+from tests.kit.datasets.converted import converted, manifest_of, samples_of
+from tests.kit.datasets.voc_sources import opened, span_of
+from tests.kit.datasets.voc_tree import (
+    CAT,
+    DOG,
+    Picture,
+    jpeg,
+    mask,
+    pictures,
+    voc_tar,
+    voc_tree,
+    write,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BOX_HINT = "correct the file, or convert with --on-bad-record skip"
+FROM_1 = " (VOC counts pixels from 1)"
 AGAIN = "download or copy the archive again"
 
 
@@ -54,13 +67,13 @@ def failure(source: Path, tmp_path: Path, **options: Any) -> str:
 
 def test_archive_cut_short_is_refused_wherever_the_cut_is(archive: Path, tmp_path: Path) -> None:
     content = archive.read_bytes()
-    devkit = open_devkit(str(archive))
+    source = opened(archive)
     name = "JPEGImages/000002.jpg"
-    span = devkit.find("JPEGImages", "000002")
+    span = span_of(source, name)
     assert span
     offset, size = span.offset, span.size
     member = f"member 'VOCdevkit/VOC2012/{name}' needs {offset + size} bytes"
-    end = max(int((f.offsets + f.sizes).max()) for f in devkit.files.folders.values())
+    end = max(int((f.offsets + f.sizes).max()) for f in source.table.files.values())
     end += -end % 512
     messages = {
         0: "cut short: no end-of-archive marker in its 0 bytes",
@@ -77,7 +90,7 @@ def test_archive_cut_short_is_refused_wherever_the_cut_is(archive: Path, tmp_pat
 
 
 def test_damaged_header_of_an_archive_is_refused(archive: Path, tmp_path: Path) -> None:
-    span = open_devkit(str(archive)).find("Annotations", "000003")
+    span = span_of(opened(archive), "Annotations/000003.xml")
     assert span
     offset = span.offset
     content = bytearray(archive.read_bytes())
@@ -112,41 +125,62 @@ def test_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
 # What a devkit must have ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("folder", "seen"),
-    [
-        ("Annotations", "ImageSets/Main, JPEGImages"),
-        ("ImageSets", "Annotations, JPEGImages"),
-    ],
-)
-def test_source_without_a_folder_it_needs_is_refused(
-    tree: Path, tmp_path: Path, folder: str, seen: str
-) -> None:
-    shutil.rmtree(tree / folder)
-    problem = f"has no {folder} folder (found {seen})"
-    assert refusal(tree, tmp_path) == f"{tree}: {problem}"
-    assert refusal(tmp_path / "in", tmp_path) == f"{tree}: {problem}"
-    archive = voc_tar(tmp_path / "voc.tar", tmp_path / "in")
-    assert refusal(archive, tmp_path) == f"{archive}:VOCdevkit/VOC2012: {problem}"
+@pytest.mark.parametrize("packed", [False, True])
+def test_source_without_annotations_is_refused(tree: Path, tmp_path: Path, packed: bool) -> None:
+    shutil.rmtree(tree / "Annotations")
+    problem = (
+        "holds pictures and neither VOC's XML nor masks (found 5 pictures, 2 .txt files); give the "
+        "folder above both, if the annotations lie beside this one"
+    )
+    for source in (tree, tmp_path / "in"):
+        shown = voc_tar(tmp_path / "voc.tar", source) if packed else source
+        assert refusal(shown, tmp_path) == f"{shown}: {problem}"
 
 
-def test_source_without_pictures_is_no_devkit(tree: Path, tmp_path: Path) -> None:
-    hint = "give a VOC tar or the folder that holds VOC20xx"
+@pytest.mark.parametrize("packed", [False, True])
+def test_source_without_lists_is_one_split(tree: Path, tmp_path: Path, packed: bool) -> None:
+    shutil.rmtree(tree / "ImageSets")
+    source = voc_tar(tmp_path / "voc.tar", tmp_path / "in") if packed else tree
+    converted(source, tmp_path / "out")
+    assert [*manifest_of(tmp_path / "out")["splits"]] == ["train"]
+    samples = samples_of(tmp_path / "out", "train")
+    assert sorted(samples) == [f"{number:06d}" for number in range(1, 6)]
+    assert refusal(source, tmp_path / "again", splits=("val",)) == (
+        f"{source}: has no split 'val'; splits by folders: train"
+    )
+
+
+def test_source_without_pictures_is_refused_with_what_it_holds(tree: Path, tmp_path: Path) -> None:
+    hint = "give the folder or archive that holds the pictures and their annotations"
     shutil.rmtree(tree / "JPEGImages")
-    seen = "found Annotations, ImageSets/Main"
-    problem = f"not a VOC devkit: no JPEGImages folder in it ({seen})"
+    problem = "holds no pictures (found 5 XML files, 2 .txt files)"
     assert refusal(tmp_path / "in", tmp_path) == f"{tmp_path}/in: {problem}; {hint}"
-    write(tmp_path / "else/readme.txt", b"")
-    problem = "not a VOC devkit: no JPEGImages folder in it (found nothing)"
+    write(tmp_path / "else/readme.md", b"")
+    problem = "holds no pictures (found 1 .md)"
     assert refusal(tmp_path / "else", tmp_path) == f"{tmp_path}/else: {problem}; {hint}"
+    (tmp_path / "nothing").mkdir()
+    problem = "holds no pictures (found nothing)"
+    assert refusal(tmp_path / "nothing", tmp_path) == f"{tmp_path}/nothing: {problem}; {hint}"
 
 
-def test_several_devkits_in_one_source_are_refused(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_several_devkits_in_one_source_are_several_sources(
+    tree: Path, tmp_path: Path, packed: bool
+) -> None:
+    """As if each were given alone: 2007 before 2012, and a picture of both once."""
     voc_tree(tmp_path / "in", pictures(1), year="2007")
-    problem = "holds several devkits (VOCdevkit/VOC2007, VOCdevkit/VOC2012); give one of them"
-    assert refusal(tmp_path / "in", tmp_path) == f"{tmp_path}/in: {problem}"
-    archive = voc_tar(tmp_path / "both.tar", tmp_path / "in")
-    assert refusal(archive, tmp_path) == f"{archive}: {problem}"
+    source = voc_tar(tmp_path / "both.tar", tmp_path / "in") if packed else tmp_path / "in"
+    converted(source, tmp_path / "out")
+    manifest = manifest_of(tmp_path / "out")
+    assert manifest["name"] == "voc07+12"
+    assert [of["year"] for of in manifest["sources"]] == ["2007", "2012"]
+    same = {"key": "000001", "split": "train", "source": 0}
+    assert manifest["duplicates"] == [{**same, "source": 1, "same_as": same}]
+    counts = {name: split["num_samples"] for name, split in manifest["splits"].items()}
+    assert counts == {"train": 3, "val": 2}
+    found = samples_of(tmp_path / "out", "train")
+    assert b'"source":{"year":"2007","archive":0}' in found["000001"]["json"]
+    assert b'"source":{"year":"2012","archive":1}' in found["000002"]["json"]
 
 
 def test_source_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -204,7 +238,9 @@ def test_listed_picture_without_all_its_files_is_named(
     source = voc_tar(tmp_path / "voc.tar", tmp_path / "in") if packed else tree
     prefix = f"{source}:VOCdevkit/VOC2012" if packed else f"{tree}"
     reason = f"is missing: {problem} (Main/train names '000002')"
-    assert failure(source, tmp_path) == f"{prefix}/{place}: {reason}"
+    ways = "leave it out by --unlabelled drop, or take it by --unlabelled background"
+    hint = f"; {ways}" if removed == ["Annotations"] else ""
+    assert failure(source, tmp_path) == f"{prefix}/{place}: {reason}{hint}"
 
 
 def test_broken_link_is_a_missing_file(tree: Path, tmp_path: Path) -> None:
@@ -216,9 +252,9 @@ def test_broken_link_is_a_missing_file(tree: Path, tmp_path: Path) -> None:
 def test_file_that_went_away_or_shrank_since_the_scan_is_an_error(
     tree: Path, archive: Path
 ) -> None:
-    in_folder, in_archive = open_devkit(str(tree)), open_devkit(str(archive))
-    picture = in_folder.find("JPEGImages", "000001")
-    packed = in_archive.find("JPEGImages", "000001")
+    in_folder, in_archive = opened(tree), opened(archive)
+    picture = span_of(in_folder, "JPEGImages/000001.jpg")
+    packed = span_of(in_archive, "JPEGImages/000001.jpg")
     assert picture
     assert packed
     archive.write_bytes(archive.read_bytes()[: packed.offset + 5])
@@ -239,16 +275,38 @@ def png(size_wh: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
+KNOWN = "; known: JPEG, PNG, WebP, BMP, TIFF, GIF"
+
+
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"\xff\xd8\xff", png((20, 10)), jpeg((20, 10))[:100]],
-    ids=["empty", "only a mark", "a PNG", "cut in its header"],
+    ("content", "problem"),
+    [
+        (b"", f"not a picture of a known format (0 bytes){KNOWN}"),
+        (b"\xff\xd8\xff", f"not a picture of a known format (3 bytes){KNOWN}"),
+        (jpeg((20, 10))[:100], "not a picture (100 bytes): Truncated File Read"),
+        (png((20, 10))[:20], "not a picture (20 bytes): Truncated File Read"),
+    ],
+    ids=["empty", "only a mark", "cut in its header", "a PNG cut in its header"],
 )
-def test_picture_that_is_no_jpeg_is_refused(tree: Path, tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_picture_is_refused(
+    tree: Path, tmp_path: Path, content: bytes, problem: str
+) -> None:
     only(tree, "000001")
     write(tree / "JPEGImages/000001.jpg", content)
-    problem = f"not a JPEG picture ({len(content)} bytes)"
     assert failure(tree, tmp_path) == f"{tree}/JPEGImages/000001.jpg: {problem}"
+
+
+def test_picture_is_named_by_its_content(tree: Path, tmp_path: Path) -> None:
+    only(tree, "000001")
+    write(tree / "JPEGImages/000001.jpg", png((20, 10)))
+    converted(tree, tmp_path / "out")
+    sample = samples_of(tmp_path / "out", "train")["000001"]
+    assert sample["png"] == png((20, 10))
+    assert "jpg" not in sample
+    assert manifest_of(tmp_path / "out")["report"]["content-other-than-name"] == {
+        "count": 1,
+        "examples": ["JPEGImages/000001.jpg: PNG"],
+    }
 
 
 def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -259,49 +317,124 @@ def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     assert failure(tree, tmp_path, task="segmentation") == f"{place}: {problem}"
 
 
-@pytest.mark.parametrize("key", ["2008.000001", "..", "../000001", "a/b", "a\\b"])
-def test_id_that_cannot_be_a_key_is_refused(tree: Path, tmp_path: Path, key: str) -> None:
-    only(tree, key)
-    problem = f"{key!r} cannot be a sample's key (no dots, slashes, blanks); rename the picture"
-    assert failure(tree, tmp_path) == f"{tree}/JPEGImages/{key}.jpg: {problem}"
+@pytest.mark.parametrize("id_", ["2008.000001", "..", "../x", "a/b", "a\\b", "\x7f"])
+def test_id_without_a_picture_is_refused(tree: Path, tmp_path: Path, id_: str) -> None:
+    only(tree, id_)
+    problem = f"is missing: there is no such file (Main/train names {id_!r})"
+    assert failure(tree, tmp_path) == f"{tree}/JPEGImages/{id_}.jpg: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("id_", "key"),
+    [("2008.000001", "2008%2E000001"), ("a/b", "a/b"), ("a\\b", "a%5Cb"), ("50%", "50%25")],
+)
+def test_id_of_any_characters_becomes_a_key(tree: Path, tmp_path: Path, id_: str, key: str) -> None:
+    only(tree, id_)
+    write(tree / f"JPEGImages/{id_}.jpg", jpeg((20, 10), 7))
+    write(tree / f"Annotations/{id_}.xml", (tree / "Annotations/000001.xml").read_bytes())
+    converted(tree, tmp_path / "out", splits=("train",))
+    samples = samples_of(tmp_path / "out", "train")
+    assert [*samples] == [key]
+    file = json.loads(samples[key]["json"]).get("file")
+    assert file == f"JPEGImages/{id_}.jpg"
+
+
+def test_id_that_is_too_long_for_a_key_is_refused(tree: Path, tmp_path: Path) -> None:
+    only(tree, "a" * 245)
+    problem = "cannot be a sample's key: 245 bytes (most: 244); rename the picture"
+    assert failure(tree, tmp_path) == f"{tree}/JPEGImages/{'a' * 245}.jpg: {problem}"
+
+
+def test_path_in_a_list_means_the_picture_at_its_end(tree: Path, tmp_path: Path) -> None:
+    """Names of folders in front are those of another machine; they open nothing."""
+    only(tree, "../../data/JPEGImages/000001.jpg")
+    converted(tree, tmp_path / "out")
+    assert [*samples_of(tmp_path / "out", "train")] == ["000001"]
+    assert manifest_of(tmp_path / "out")["report"] == {
+        "in-no-list": {"count": 2, "examples": ["JPEGImages/000002.jpg"]},
+        "list-line-other": {"count": 1, "examples": ["ImageSets/Main/train.txt"]},
+    }
 
 
 @pytest.mark.parametrize(
     ("objects", "problem"),
     [
-        ((CAT, ("tiger", (1, 1, 2, 2))), "object 2: 'tiger' is not one of VOC's 20 classes"),
-        ((("Cat", (1, 1, 2, 2)),), "object 1: 'Cat' is not one of VOC's 20 classes"),
         (
-            (CAT, CAT, ("dog", (0, 1, 2, 2))),
-            f"object 3 'dog': xmin 0 is below 1 (VOC counts pixels from 1); {BOX_HINT}",
+            (CAT, ("dog", (9, 1, 3, 2))),
+            f"object 2 'dog': xmin 9 lies right of xmax 3{NO_CLIP_HINT}",
         ),
-        ((("dog", (9, 1, 3, 2)),), f"object 1 'dog': xmin 9 lies right of xmax 3; {BOX_HINT}"),
-        ((("dog", (1, 1, 3, 11)),), f"object 1 'dog': ymax 11 is outside height 10; {BOX_HINT}"),
+        ((("dog", (-1, 1, 3, 2)),), f"object 1 'dog': xmin -1 is below 1{FROM_1}{BOX_HINT}"),
+        ((("dog", (1, 1, 3, 12)),), f"object 1 'dog': ymax 12 is outside height 10{BOX_HINT}"),
     ],
 )
 def test_object_that_breaks_a_rule_is_refused(tmp_path: Path, objects: Any, problem: str) -> None:
     tree = voc_tree(tmp_path / "in", [Picture(key="000001", objects=objects)])
-    assert failure(tree, tmp_path) == f"{tree}/Annotations/000001.xml: {problem}"
+    message = failure(tree, tmp_path, choices=Choices(boxes="devkit"))
+    assert message == f"{tree}/Annotations/000001.xml: {problem}"
 
 
-def test_box_is_checked_against_the_size_of_the_jpeg_not_of_the_xml(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("objects", "problem"),
+    [
+        (
+            (CAT, CAT, DOG, ("tiger", (1, 1, 2, 2))),
+            "'tiger' (1) is none of VOC's classes, which the others are [all names: 'cat' (2), "
+            "'dog' (1), 'tiger' (1)]; add --other-classes drop to leave them out, or add --classes "
+            "cat,dog,tiger to take all names as they are",
+        ),
+        (
+            (("Cat", (1, 1, 2, 2)),),
+            "'Cat' (1) looks like 'cat' [all names: 'Cat' (1)]; add --rename Cat=cat to merge "
+            "them, or add --classes Cat to take all names as they are",
+        ),
+        (
+            (CAT, CAT, ("dog", (0, 1, 2, 2))),
+            "1 of 3 boxes have a 0 or less for xmin or ymin (such as Annotations/000001.xml: dog "
+            "(0.0, 1.0, 2.0, 2.0)), and VOC's devkit counts pixels from 1; add --boxes corners if "
+            "the numbers count from zero, as labelImg, CVAT and Roboflow write them; or --boxes "
+            "devkit if these boxes are mistakes, to be clipped",
+        ),
+    ],
+)
+def test_annotations_that_leave_a_choice_are_a_question_before_anything_is_written(
+    tmp_path: Path, objects: Any, problem: str
+) -> None:
+    """Also where bad records are skipped: a wrong guess would go unseen."""
+    tree = voc_tree(tmp_path / "in", [Picture(key="000001", objects=objects)])
+    for on_bad_record in ("fail", "skip"):
+        message = refusal(tree, tmp_path, on_bad_record=on_bad_record)
+        assert message == f"{tree}: {problem}"
+
+
+def test_picture_of_another_size_than_its_annotation_says_is_refused(tmp_path: Path) -> None:
     tree = voc_tree(tmp_path / "in", [Picture(key="000001")])
-    write(tree / "JPEGImages/000001.jpg", jpeg((19, 10)))
-    assert "xmax 20 is outside width 19" in failure(tree, tmp_path)
+    place, ignored = tree / "Annotations/000001.xml", Choices(size_mismatch="ignore")
+    write(tree / "JPEGImages/000001.jpg", jpeg((18, 9)))
+    assert failure(tree, tmp_path) == (
+        f"{place}: says 20 x 10 px, its picture has 18 x 9; add --size-mismatch scale (boxes are "
+        "of the declared size) or ignore (of the picture)"
+    )
+    write(tree / "JPEGImages/000001.jpg", jpeg((18, 10)))
+    problem = "object 2 'dog': xmax 20 is outside width 18"  # the picture's, not the declared one
+    assert failure(tree, tmp_path, choices=ignored) == f"{place}: {problem}{BOX_HINT}"
     write(tree / "JPEGImages/000001.jpg", jpeg((40, 30)))
-    converted(tree, tmp_path / "out2")
+    assert failure(tree, tmp_path) == (
+        f"{place}: says 20 x 10 px, its picture has 40 x 30; add --size-mismatch ignore (boxes are "
+        "of the picture's size)"
+    )
+    converted(tree, tmp_path / "out2", choices=ignored)
 
 
-def test_mask_in_colours_is_refused(tmp_path: Path) -> None:
-    """The values of such a mask are no classes."""
+def test_mask_in_colours_of_no_class_is_refused(tmp_path: Path) -> None:
+    """A class that nobody knows is no class."""
     tree = voc_tree(tmp_path / "in", [Picture(key="000001", has_mask=True)])
     colours = io.BytesIO()
-    Image.new("RGB", (20, 10)).save(colours, "PNG")
+    Image.new("RGB", (20, 10), (1, 2, 3)).save(colours, "PNG")
     write(tree / "SegmentationClass/000001.png", colours.getvalue())
-    with pytest.raises(DataError) as caught:
-        converted(tree, tmp_path / "out", task="segmentation")
-    place = f"{tree}/SegmentationClass/000001.png"
-    assert str(caught.value) == f"{place}: a mask has mode 'P' or 'L', this is 'RGB'"
+    assert failure(tree, tmp_path, task="segmentation") == (
+        f"{tree}/SegmentationClass/000001.png: holds colours of no class: (1, 2, 3); add them to a "
+        "labelmap.txt beside the masks"
+    )
 
 
 def test_list_of_a_class_is_no_split(tmp_path: Path, mini_archive: Path) -> None:
@@ -324,5 +457,5 @@ def test_source_without_permission_to_read_is_refused(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(SourceError) as caught:
-        open_devkit(str(tree))
+        opened(tree)
     assert str(caught.value) == f"{tree}: cannot be read: Permission denied"

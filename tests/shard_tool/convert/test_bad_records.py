@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shard_tool.errors import BoxError, DataError, OptionError, SourceError
+from tests.kit.datasets.annotations import BOX_HINT
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of
-from tests.kit.datasets.voc_tree import CAT, Picture, mask, pictures, voc_tree, write
+from tests.kit.datasets.voc_tree import CAT, Picture, annotation, mask, pictures, voc_tree, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-OUTSIDE = ("cat", (1, 1, 21, 10))
-BELOW = "xmax 21 is outside width 20"
+OUTSIDE = ("cat", (1, 1, 22, 10))
+PROBLEM = "object {} 'cat': xmax 22 is outside width 20"
+GOOD = ["000001", "000002", "000004", "000006", "000007"]
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Eight pictures, of which 000002 has a box outside, 000005 no annotation, 000008 no JPEG."""
+    """Eight pictures: 000002 has a good object and a box outside, 000003 a box outside alone,
+    000005 no annotation, and 000008 is cut short."""
     good = pictures(8)
     good[1] = Picture(key="000002", objects=(CAT, OUTSIDE))
+    good[2] = Picture(key="000003", objects=(OUTSIDE,))
     tree = voc_tree(tmp_path / "in", good)
     (tree / "Annotations/000005.xml").unlink()
     write(tree / "JPEGImages/000008.jpg", b"GIF89a")
@@ -30,39 +34,62 @@ def tree(tmp_path: Path) -> Path:
 
 
 def problems(tree: Path) -> dict[str, str]:
+    """The bad records, whose errors name no object."""
     missing = "is missing: a picture without its annotation (Main/train names '000005')"
     return {
-        "000002": f"{tree}/Annotations/000002.xml: object 2 'cat': {BELOW}",
+        "000003": f"{tree}/Annotations/000003.xml: none of its 1 objects can be read",
         "000005": f"{tree}/Annotations/000005.xml: {missing}",
-        "000008": f"{tree}/JPEGImages/000008.jpg: not a JPEG picture (6 bytes)",
+        "000008": f"{tree}/JPEGImages/000008.jpg: not a picture of a known format (6 bytes)",
     }
 
 
-def listed(dest: Path) -> list[dict[str, str]]:
+def bad_objects(tree: Path) -> dict[tuple[str, int], str]:
+    """Picture and number of each bad object, and what is wrong with it."""
+    return {
+        ("000002", 2): f"{tree}/Annotations/000002.xml: {PROBLEM.format(2)}",
+        ("000003", 1): f"{tree}/Annotations/000003.xml: {PROBLEM.format(1)}",
+    }
+
+
+def listed(dest: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (dest / "bad_records.jsonl").read_text().splitlines()]
 
 
 def test_bad_records_are_skipped_counted_and_listed_when_asked(tree: Path, tmp_path: Path) -> None:
     dest = tmp_path / "out"
     report = converted(tree, dest, on_bad_record="skip")
-    good = ["000001", "000003", "000004", "000006", "000007"]
-    assert sorted(samples_of(dest, "train")) == good
+    assert sorted(samples_of(dest, "train")) == GOOD
     document = manifest_of(dest)
     assert document["num_bad_records"] == 3
     assert document["options"]["on_bad_record"] == "skip"
     assert document["splits"]["train"]["num_samples"] == 5
-    assert document["splits"]["train"]["objects"] == {"cat": 5, "dog": 5}
+    assert document["splits"]["train"]["objects"] == {"cat": 5, "dog": 4}
     assert listed(dest) == list(report.bad_records)
-    assert {bad["key"]: bad["split"] for bad in listed(dest)} == dict.fromkeys(
-        ("000002", "000005", "000008"), "train"
-    )
+    assert {bad["split"] for bad in listed(dest)} == {"train"}
+    assert sorted((bad["key"], bad.get("object", 0)) for bad in listed(dest)) == [
+        *(("000002", 2), ("000003", 0), ("000003", 1), ("000005", 0), ("000008", 0))
+    ]
+    first = next(bad["error"] for bad in listed(dest) if "object" not in bad)
+    assert document["report"] == {
+        "bad-object-dropped": {
+            "count": 2,
+            "examples": [
+                f"Annotations/000002.xml: {PROBLEM.format(2)}",
+                f"Annotations/000003.xml: {PROBLEM.format(1)}",
+            ],
+        },
+        "bad-record-skipped": {"count": 3, "examples": [first.removeprefix(f"{tree}/")]},
+    }
 
 
 def test_list_of_bad_records_says_what_is_wrong_not_what_was_already_done(
     tree: Path, tmp_path: Path
 ) -> None:
     converted(tree, tmp_path / "out", on_bad_record="skip")
-    assert {bad["key"]: bad["error"] for bad in listed(tmp_path / "out")} == problems(tree)
+    lines = listed(tmp_path / "out")
+    records = {bad["key"]: bad["error"] for bad in lines if "object" not in bad}
+    objects = {(bad["key"], bad["object"]): bad["error"] for bad in lines if "object" in bad}
+    assert (records, objects) == (problems(tree), bad_objects(tree))
 
 
 def test_skipping_gives_the_same_files_for_any_number_of_workers(
@@ -74,12 +101,12 @@ def test_skipping_gives_the_same_files_for_any_number_of_workers(
     assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
 
 
-def test_skipped_records_leave_the_bytes_of_the_others_alone(tree: Path, tmp_path: Path) -> None:
+def test_skipped_records_and_objects_leave_the_bytes_of_the_others_alone(
+    tree: Path, tmp_path: Path
+) -> None:
     converted(tree, tmp_path / "a", on_bad_record="skip")
-    write(
-        tree / "ImageSets/Main/train.txt",
-        b"000001 000003 000004 000006 000007".replace(b" ", b"\n"),
-    )
+    write(tree / "ImageSets/Main/train.txt", "\n".join(GOOD).encode())
+    write(tree / "Annotations/000002.xml", annotation(Picture(key="000002", objects=(CAT,))))
     converted(tree, tmp_path / "b")
     assert samples_of(tmp_path / "a", "train") == samples_of(tmp_path / "b", "train")
     assert not (tmp_path / "b/bad_records.jsonl").exists()
@@ -98,8 +125,7 @@ def test_bad_record_is_an_error_by_default(tree: Path, tmp_path: Path) -> None:
     write(tree / "ImageSets/Main/train.txt", b"000001\n000002\n")
     with pytest.raises(BoxError) as caught:
         converted(tree, tmp_path / "out")
-    hint = "correct the file, or convert with --on-bad-record skip"
-    assert str(caught.value) == f"{problems(tree)['000002']}; {hint}"
+    assert str(caught.value) == f"{bad_objects(tree)['000002', 2]}{BOX_HINT}"
     assert not (tmp_path / "out/manifest.json").exists()
 
 
@@ -148,9 +174,11 @@ def test_overwriting_deletes_the_old_list_of_bad_records(tree: Path, tmp_path: P
 
 
 def test_key_too_long_for_a_tar_is_a_bad_record(tmp_path: Path) -> None:
-    tree = voc_tree(tmp_path / "in", [*pictures(2), Picture(key="k" * 100)])
-    with pytest.raises(DataError, match="cannot be a"):
+    tree = voc_tree(tmp_path / "in", [*pictures(2), Picture(key="k" * 245)])
+    with pytest.raises(DataError) as caught:
         converted(tree, tmp_path / "fail")
+    problem = "cannot be a sample's key: 245 bytes (most: 244); rename the picture"
+    assert str(caught.value) == f"{tree}/JPEGImages/{'k' * 245}.jpg: {problem}"
     converted(tree, tmp_path / "skip", on_bad_record="skip")
     assert sorted(samples_of(tmp_path / "skip", "train")) == ["000001", "000002"]
 

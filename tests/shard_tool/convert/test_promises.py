@@ -13,7 +13,7 @@ import pytest
 
 from shard_tool import ConvertOptions, convert
 from shard_tool.dataset.verify import verify
-from shard_tool.errors import ObjectExists, ObjectMissing, StoreError
+from shard_tool.errors import DataError, ObjectExists, ObjectMissing, StoreError
 from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import load_manifest
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of, shards_of
@@ -252,13 +252,23 @@ def test_promise_2_readers_see_the_old_the_new_or_no_dataset_whatever_fails(
 def test_failed_conversion_leaves_whole_shards_and_no_partial_file(
     tree: Path, tmp_path: Path, workers: int
 ) -> None:
-    (tree / "Annotations/000007.xml").write_text("<annotation>")
-    with pytest.raises(Exception, match=r"000007\.xml"):
+    (tree / "JPEGImages/000007.jpg").write_bytes(b"\xff\xd8")
+    with pytest.raises(DataError, match=r"000007\.jpg: not a picture"):
         converted(tree, tmp_path / "out", shard_bytes=SMALL, workers=workers)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert not {name for name in names if ".partial-" in name}
     assert "manifest.json" not in names
     assert {f"{name}.idx" for name in names if name.endswith(".tar")} <= names
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_annotation_that_cannot_be_read_fails_before_anything_is_written(
+    tree: Path, tmp_path: Path, workers: int
+) -> None:
+    (tree / "Annotations/000007.xml").write_text("<annotation>")
+    with pytest.raises(DataError, match=r"000007\.xml: not well-formed XML"):
+        converted(tree, tmp_path / "out", shard_bytes=SMALL, workers=workers)
+    assert not (tmp_path / "out").exists()
 
 
 def test_existing_dataset_stays_where_the_source_turns_out_unusable(

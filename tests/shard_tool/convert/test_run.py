@@ -276,7 +276,12 @@ def test_name_and_options_that_decide_bytes_are_in_the_manifest(tmp_path: Path) 
     converted(tree, tmp_path / "a", seed=5, shard_bytes=9999, workers=2)
     document = manifest_of(tmp_path / "a")
     assert (document["name"], document["task"]) == ("voc2009", "detection")
-    assert document["options"] == {"shard_bytes": 9999, "seed": 5, "on_bad_record": "fail"}
+    assert document["options"] == {
+        "shard_bytes": 9999,
+        "seed": 5,
+        "on_bad_record": "fail",
+        "boxes": "devkit",
+    }
     assert document["splits"]["train"]["objects"] == {CAT[0]: 2, DOG[0]: 2}
     assert document["splits"]["train"]["difficult"] == {DOG[0]: 2}
     assert "workers" not in json.dumps(document)

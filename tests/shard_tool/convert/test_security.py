@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import tarfile
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import pytest
 
 from shard_tool.cli.options import resuming_command
 from shard_tool.errors import AnnotationError, DataError, SourceError
-from tests.kit.datasets.converted import converted, files_of
+from shard_tool.sources.keys import id_of
+from tests.kit.datasets.converted import converted, files_of, samples_of
 from tests.kit.datasets.voc_tree import Picture, jpeg, mask, pictures, voc_tar, voc_tree, write
 from tests.kit.processes.shard_tool_process import shard_tool
 from tests.kit.servers.s3 import objects, put
@@ -108,7 +110,7 @@ def test_promise_8_the_same_holds_for_a_remote_archive(tree: Path, tmp_path: Pat
 def test_promise_8_name_of_absurd_length_is_refused(tree: Path, tmp_path: Path) -> None:
     name = f"VOCdevkit/VOC2012/JPEGImages/{'a' * 70_000}.jpg"
     archive = with_member(tree, tmp_path / "voc.tar", named(name))
-    with pytest.raises(SourceError, match="has a name of 70000 bytes"):
+    with pytest.raises(SourceError, match=r"has a name of 70004 bytes \(most: 255\)"):
         converted(archive, tmp_path / "out")
 
 
@@ -160,15 +162,38 @@ def test_promise_8_mask_of_absurd_size_is_refused_by_name(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["2008.000001", "../000001", "a/b", "a\\b", "\x7f", "..", "a" * 200]
+    "name", ["../secret", "../../secret", "{outside}/secret", "a/../../secret", "..\\secret"]
 )
-def test_promise_8_id_that_would_be_a_path_or_no_key_is_refused(
+def test_promise_8_id_that_leads_out_of_the_source_opens_nothing(
     tree: Path, tmp_path: Path, name: str
 ) -> None:
+    """A picture lies there with its annotation; but only what the scan found can be named."""
+    for folder in (tree.parent, tmp_path / "outside"):
+        write(folder / "secret.jpg", jpeg((20, 10)))
+        write(folder / "secret.xml", (tree / "Annotations/000001.xml").read_bytes())
+    name = name.format(outside=tmp_path / "outside")
     with (tree / "ImageSets/Main/train.txt").open("a") as file:
         file.write(f"{name}\n")
-    with pytest.raises(DataError, match="cannot be a sample's key"):
+    missing = re.escape(f"{tree}/JPEGImages/{name}.jpg: is missing: there is no such file")
+    with pytest.raises(DataError, match=missing):
         converted(tree, tmp_path / "out", shard_bytes=1)
+
+
+@pytest.mark.parametrize("name", ["2008.000001", "a\\b", "\x7f", "..", "a/b", "__a__"])
+def test_promise_8_no_name_of_a_picture_becomes_a_member_that_leads_elsewhere(
+    tree: Path, tmp_path: Path, name: str
+) -> None:
+    for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
+        path = tree / f"{folder}/{name}{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        (tree / f"{folder}/000001{suffix}").rename(path)
+    write(tree / "ImageSets/Main/train.txt", f"{name}\n".encode())
+    converted(tree, tmp_path / "out")
+    ((key, parts),) = samples_of(tmp_path / "out", "train").items()
+    assert parts.keys() == {"jpg", "json"}
+    assert id_of(key) == name
+    assert re.fullmatch(r"[\w%]+(/[\w%]+)*", key)
+    assert not key.startswith("__")
 
 
 @pytest.mark.slow

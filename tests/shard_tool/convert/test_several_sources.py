@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +10,14 @@ import numpy as np
 import pytest
 
 from shard_tool import ConvertOptions, convert
-from shard_tool.convert.plan import plan_conversion
 from shard_tool.convert.run import prepare
 from shard_tool.dataset.verify import verify
-from shard_tool.errors import ObjectMissing, OptionError, SourceError
-from shard_tool.sources.voc.devkit import open_devkit
-from shard_tool.sources.voc.split_lists import resolve_splits
+from shard_tool.errors import ObjectMissing, SourceError
+from shard_tool.sources.archive import FileSpan
 from shard_tool.storage.location import Folder
 from tests.kit.clock import only_pauses_count
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of, shards_of
+from tests.kit.datasets.voc_sources import opened, span_of
 from tests.kit.datasets.voc_tree import Picture, jpeg, pictures, voc_tar, voc_tree, write
 from tests.kit.servers.s3 import put
 from tests.kit.servers.web_server import web_server
@@ -212,19 +212,25 @@ def test_list_with_a_byte_order_mark_names_its_first_picture(
     assert merged(tmp_path / "out", trees[:1])["splits"]["train"]["num_samples"] == 4
 
 
-def test_more_lists_than_can_be_noted_are_refused(trees: list[Path], tmp_path: Path) -> None:
+def test_any_number_of_lists_are_splits_if_they_share_no_picture(
+    trees: list[Path], tmp_path: Path
+) -> None:
     names = [f"part{number}" for number in range(70)]
     for number, name in enumerate(names):
         write(trees[0] / f"ImageSets/Main/{name}.txt", b"%06d\n" % (number % 7 + 1))
-    with pytest.raises(SourceError):  # they share pictures, which is said first
+    with pytest.raises(SourceError) as caught:
         merged(tmp_path / "out", trees[:1], splits=tuple(names))
+    place = f"{trees[0]}/ImageSets/Main/part7.txt"
+    problem = "picture '000001' is in split 'part0' as well; convert splits that share no picture"
+    assert str(caught.value) == f"{place}: {problem}"
     tree = voc_tree(tmp_path / "many", pictures(70), year="2012")
     for number, name in enumerate(names):
         write(tree / f"ImageSets/Main/{name}.txt", b"%06d\n" % (number + 1))
-    with pytest.raises(
-        OptionError, match=r"--split: with 70 splits there are 71 lists \(most: 64\)"
-    ):
-        merged(tmp_path / "out", [tree], splits=tuple(names))
+    manifest = merged(tmp_path / "out", [tree], splits=tuple(names))
+    assert [*manifest["splits"]] == names
+    ((key, parts),) = samples_of(tmp_path / "out", "part69").items()
+    assert key == "000070"
+    assert json.loads(parts["json"])["image_sets"] == ["Main/part69", "Main/train"]
 
 
 @pytest.mark.slow
@@ -256,22 +262,20 @@ def test_promise_1_merged_bytes_do_not_depend_on_workers(trees: list[Path], tmp_
 def test_plan_of_one_source_is_the_same_however_many_records_a_shard_has(tmp_path: Path) -> None:
     """The records of all shards together are all records, in the same order."""
     tree = voc_tree(tmp_path, [*pictures(20), *pictures(7, split="val", first=21)])
-    devkit = open_devkit(str(tree))
-    splits = resolve_splits([devkit], "detection", ())
     orders = []
     for shard_bytes in (1, 3000, 1 << 30):
-        plan = plan_conversion(
-            [devkit], task="detection", splits=splits, shard_bytes=shard_bytes, seed=0
-        )
+        plan = prepare(ConvertOptions(source=str(tree), dest="unused", shard_bytes=shard_bytes))
         tasks = [plan.shard_task(number) for number in range(plan.num_shards)]
         assert [(task.split, task.shard_name) for task in tasks] == list(plan.shard_names())
         assert [len(task.records) for task in tasks] == [
             plan.num_records_of(number) for number in range(plan.num_shards)
         ]
-        orders.append([record.key for task in tasks for record in task.records])
-        sizes = [sum(span.size for r in task.records for span in r.spans) for task in tasks]
+        shards = [[read.record for read in task.reads()] for task in tasks]
+        orders.append([record.key for records in shards for record in records])
+        sizes = [sum(span.size for r in records for span in r.spans) for records in shards]
         assert all(
-            size <= shard_bytes or len(t.records) == 1 for size, t in zip(sizes, tasks, strict=True)
+            size <= shard_bytes or len(records) == 1
+            for size, records in zip(sizes, shards, strict=True)
         )
     assert orders[0] == orders[1] == orders[2]
     assert sorted(orders[0]) == [f"{i:06d}" for i in range(1, 28)]
@@ -343,15 +347,16 @@ def test_missing_or_damaged_remote_archive_is_refused(tmp_path: Path) -> None:
 def test_files_of_a_devkit_are_found_as_a_dictionary_would(tmp_path: Path) -> None:
     names = ["a", "a-1", "b", "\u732b", "z" * 80]
     tree = voc_tree(tmp_path, [Picture(key=name) for name in names])
-    files = open_devkit(str(tree)).files
+    source = opened(tree)
     for name in names:
-        size = (tree / f"JPEGImages/{name}.jpg").stat().st_size
-        assert files.find("JPEGImages", name.encode()) == (0, size, None)
+        path = f"JPEGImages/{name}.jpg"
+        size = (tree / path).stat().st_size
+        assert span_of(source, path) == FileSpan(path, 0, size)
     for name in ("", "a-", "zz", "\u732b\u732b", "0"):
-        assert files.find("JPEGImages", name.encode()) is None
-    assert files.find("NoSuchFolder", b"a") is None
+        assert span_of(source, f"JPEGImages/{name}.jpg") is None
+    assert span_of(source, "NoSuchFolder/a.jpg") is None
     stems = np.array([name.encode() for name in ("b", "nosuch", "a")], np.bytes_)
-    assert files.folders["JPEGImages"].rows(stems).tolist()[1] == -1
+    assert source.table.files["JPEGImages", "picture"].rows(stems).tolist()[1] == -1
 
 
 def test_one_source_and_a_list_of_one_source_give_the_same_shards(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_class_list_of_words_or_none_is_refused(classes: Path, tmp_path: Path) -
     path.unlink()
     with pytest.raises(SourceError) as caught:
         converted(classes, tmp_path / "out", task="classification")
-    hint = "classification needs one for each class; is the task another?"
+    hint = "classification needs one for each class, or none; is the task another?"
     assert str(caught.value) == f"{path}: there is no such list; {hint}"
 
 

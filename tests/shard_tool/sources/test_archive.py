@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 FILES = [b"the first file", b"the second one"]
-SPANS = [FileSpan(f"{n}.jpg", 100 * n, len(FILES[n]), zlib.crc32(FILES[n])) for n in range(2)]
+SPANS = [
+    FileSpan(f"VOC2007/{n}.jpg", 100 * n, len(FILES[n]), zlib.crc32(FILES[n])) for n in range(2)
+]
 ARCHIVE = SourceFiles("memory://archive.tar", "VOC2007", is_archive=True)
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from shard_tool.sources.voc.devkit import open_devkit
-from shard_tool.sources.voc.record import build_sample
 
-from shard_tool.convert.plan import plan_conversion
-from shard_tool.errors import AnnotationError, BoxError, SourceError
+from shard_tool import ConvertOptions
+from shard_tool.convert.build import Builder
+from shard_tool.convert.rules import Choices
+from shard_tool.convert.run import prepare
+from shard_tool.errors import DataError, SourceError
+from shard_tool.format.sample import VOC_CLASSES
+from shard_tool.sources.classes import ClassOptions
 from shard_tool.sources.voc.annotation import (
     ImageSource,
     Owner,
     PartAnnotation,
-    check_corners,
     parse_annotation,
 )
 from shard_tool.sources.voc.imagesets import parse_ids
-from tests.kit.datasets.annotations import BOX_HINT, found, thing
+from tests.kit.datasets.annotations import found, thing
 from tests.kit.datasets.converted import converted, samples_of
 from tests.kit.datasets.voc_tree import Picture, voc_tree, write
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from shard_tool.format.sample import Box, Sample
     from shard_tool.sources.voc.annotation import Annotation, ObjectAnnotation
 
-BELOW_1 = "is below 1 (VOC counts pixels from 1)"
 UNKNOWN = ImageSource(database="Unknown", annotation="Unknown", image="Unknown", flickrid=None)
 ROBOFLOW = ImageSource(database="roboflow.ai", annotation=None, image=None, flickrid=None)
 FLAGS = {"truncated": False, "occluded": False, "difficult": False}
@@ -125,28 +126,26 @@ EXPECTED = {
     ),
 }
 
-BOX_ERRORS = {
-    "train_002": f"object 1 'label_1': xmin 0 {BELOW_1}",
-    "val_001": f"object 1 'label_0': xmin 0 {BELOW_1}",
-}
-REFUSED = {
-    "train_001": "object 1: 'label_0' is not one of VOC's 20 classes",
-    "train_002": "object 1: 'label_1' is not one of VOC's 20 classes",
-    "val_001": "object 1: 'label_0' is not one of VOC's 20 classes",
-    "a": "object 1: 'background' is not one of VOC's 20 classes",
-}
-SIZES_WH = {"mmdetection": (335, 500), "tfds_fake_voc": (15, 11)}
+COUNTS_FROM_ZERO = {"train_002": (1, "label_1"), "val_001": (2, "label_0")}
+"""Number of boxes, all with a 0, and the class of the first."""
+SIZES_WH = {"mmdetection": (335, 500), "tfds_fake_voc": (15, 11), "roboflow_dataset": (10, 5)}
+"""Of the pictures; the annotations say the same, or none."""
 
 
-def build(tmp_path: Path, xml: bytes, size_wh: tuple[int, int]) -> Sample:
+def size_of(name: str) -> tuple[int, int]:
+    return next((size for part, size in SIZES_WH.items() if part in name), (20, 10))
+
+
+def build(tmp_path: Path, xml: bytes, size_wh: tuple[int, int], **options: Any) -> Sample:
     """The sample made of an annotation file and a picture of that size."""
     tree = voc_tree(tmp_path, [Picture(key="a", size_wh=size_wh)])
     write(tree / "Annotations/a.xml", xml)
-    devkit = open_devkit(str(tree))
-    plan = plan_conversion([devkit], task="detection", splits=["train"], shard_bytes=1, seed=0)
-    (record,) = plan.shard_task(0).records
-    contents = [devkit.read(span) for span in record.spans]
-    return build_sample(devkit.source, record, contents).sample
+    plan = prepare(ConvertOptions(source=str(tree), dest="unused", **options))
+    (read,) = plan.shard_task(0).reads()
+    files = plan.sources[0].files
+    assert read.record.image is not None
+    content = files.read(read.record.image)
+    return Builder(plan.rules, [files]).built(read.record, read.annotation, [content]).sample
 
 
 def test_every_fixture_has_an_expected_result(voc_sample: Path) -> None:
@@ -161,49 +160,47 @@ def test_fixture_is_read_as_written(voc_sample: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_fixture_becomes_a_sample_or_is_refused_with_the_reason(
+def test_fixture_becomes_a_sample_of_voc_s_classes_or_its_own(
     voc_sample: Path, tmp_path: Path, name: str
 ) -> None:
     content = (voc_sample / "fixtures" / name).read_bytes()
-    stem = name.rpartition("/")[2].removesuffix(".xml")
-    size_wh = SIZES_WH.get(name.partition("/")[0], (20, 10))
-    if stem in REFUSED:
-        with pytest.raises(AnnotationError) as caught:
-            build(tmp_path, content, size_wh)
-        place = tmp_path / "VOCdevkit/VOC2012/Annotations/a.xml"
-        assert str(caught.value) == f"{place}: {REFUSED[stem]}"
-        return
-    sample = build(tmp_path, content, size_wh)
-    assert (sample.key, sample.width, sample.height) == ("a", *size_wh)
+    sample = build(tmp_path, content, size_of(name))
+    assert (sample.key, sample.width, sample.height) == ("a", *size_of(name))
+    names = [item.name for item in EXPECTED[name].objects]
+    first = 1 if set(names) <= {*VOC_CLASSES} else 0  # other classes: corners from zero
     boxes: list[Box | None] = [
-        (xmin - 1, ymin - 1, xmax, ymax)
+        (xmin - first, ymin - first, xmax, ymax)
         for item in EXPECTED[name].objects
         if item.corners
         for xmin, ymin, xmax, ymax in [item.corners]
     ]
     assert [item.bbox for item in sample.objects] == boxes
-    assert [item.name for item in sample.objects] == [item.name for item in EXPECTED[name].objects]
+    assert [item.name for item in sample.objects] == names
 
 
-def test_object_that_cannot_be_read_is_refused_with_its_place(tmp_path: Path) -> None:
-    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-    content = (
-        f"<annotation><object><name>cat</name>{box}</object><object>{box}</object></annotation>"
+@pytest.mark.parametrize("stem", COUNTS_FROM_ZERO)
+def test_fixture_that_counts_from_zero_is_asked_about_where_its_classes_are_voc_s(
+    voc_sample: Path, tmp_path: Path, stem: str
+) -> None:
+    (name,) = [name for name in EXPECTED if name.endswith(f"/{stem}.xml")]
+    content, size_wh = (voc_sample / "fixtures" / name).read_bytes(), size_of(name)
+    count, first = COUNTS_FROM_ZERO[stem]
+    names = {item.name for item in EXPECTED[name].objects}
+    renamed = ClassOptions(rename=tuple(zip(sorted(names), VOC_CLASSES, strict=False)))
+    corners = tuple(map(float, EXPECTED[name].objects[0].corners or ()))
+    with pytest.raises(DataError) as caught:
+        build(tmp_path, content, size_wh, classes=renamed)
+    assert str(caught.value) == (
+        f"{tmp_path}/VOCdevkit/VOC2012: {count} of {count} boxes have a 0 or less for xmin or ymin "
+        f"(such as Annotations/a.xml: {first} {corners}), and VOC's devkit counts pixels from 1; "
+        "add --boxes corners if the numbers count from zero, as labelImg, CVAT and Roboflow write "
+        "them; or --boxes devkit if these boxes are mistakes, to be clipped"
     )
-    with pytest.raises(AnnotationError) as caught:
-        build(tmp_path, content.encode(), (20, 10))
-    place = tmp_path / "VOCdevkit/VOC2012/Annotations/a.xml"
-    assert str(caught.value) == f"{place}: object 2 has no <name>"
-
-
-@pytest.mark.parametrize("stem", BOX_ERRORS)
-def test_fixture_that_counts_from_zero_is_a_box_error(stem: str) -> None:
-    ((path, annotation),) = [item for item in EXPECTED.items() if item[0].endswith(f"/{stem}.xml")]
-    item = annotation.objects[0]
-    assert item.corners is not None
-    with pytest.raises(BoxError) as caught:
-        check_corners(item.corners, size_wh=(10, 5), place=path, object_index=0, name=item.name)
-    assert str(caught.value) == f"{path}: {BOX_ERRORS[stem]}{BOX_HINT}"
+    for boxes in ("corners", "devkit"):
+        sample = build(tmp_path, content, size_wh, classes=renamed, choices=Choices(boxes=boxes))
+        assert [item.bbox for item in sample.objects] == [
+            item.corners for item in EXPECTED[name].objects
+        ]  # under `devkit` the pixel outside is clipped
 
 
 def test_part_beyond_its_object_keeps_its_box(voc_sample: Path, tmp_path: Path) -> None:
@@ -227,7 +224,7 @@ def test_fixture_folder_without_a_year_converts(
 ) -> None:
     source = voc_sample / "fixtures/datumaro" / name
     report = converted(source, tmp_path / "voc", splits=("train",))
-    assert report.manifest.name == "vocunknown"
+    assert report.manifest.name == name
     samples = samples_of(tmp_path / "voc", "train")
     picture = source / "JPEGImages/2007_000001.jpg"
     assert {key: parts["jpg"] for key, parts in samples.items()} == {
@@ -242,7 +239,8 @@ def test_fixture_picture_without_annotation_is_named(voc_sample: Path, tmp_path:
     lists = "Action/test, Layout/test, Main/test, Segmentation/test"
     assert str(caught.value) == (
         f"{source}/Annotations/2007_000002.xml: is missing: a picture without its annotation "
-        f"({lists} names '2007_000002')"
+        f"({lists} names '2007_000002'); leave it out by --unlabelled drop, or take it by "
+        "--unlabelled background"
     )
 
 
@@ -250,8 +248,7 @@ def test_fixture_folder_without_pictures_is_no_devkit(voc_sample: Path, tmp_path
     source = voc_sample / "fixtures/datumaro/voc_dataset2"
     with pytest.raises(SourceError) as caught:
         converted(source, tmp_path / "voc")
-    lists = ", ".join(f"ImageSets/{name}" for name in ("Action", "Layout", "Main", "Segmentation"))
     assert str(caught.value) == (
-        f"{source}: not a VOC devkit: no JPEGImages folder in it (found Annotations, {lists}); "
-        "give a VOC tar or the folder that holds VOC20xx"
+        f"{source}: holds no pictures (found 5 XML files, 27 .txt files); give the folder or "
+        "archive that holds the pictures and their annotations"
     )
