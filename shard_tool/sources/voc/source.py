@@ -235,10 +235,7 @@ class VocSource:
             self.report.add("list-line-other", place, named.num_other)
         ids = named.ids
         bits = np.zeros(len(ids), np.uint64)
-        lists = self._plain_lists([split])
-        if len(lists) > _MOST_LISTS:
-            raise OptionError("--split", f"there are {len(lists)} lists (most: {_MOST_LISTS})")
-        for at, (_, span) in enumerate(lists):
+        for at, (_, span) in enumerate(self._plain_lists([split])):
             bits[np.isin(ids, self._named_in(span).ids)] |= np.uint64(1 << at)
         return ids, bits
 
