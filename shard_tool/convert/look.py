@@ -14,7 +14,7 @@ from shard_tool.convert.run import prepare
 from shard_tool.convert.write_shard import check_records
 from shard_tool.sources.report import Report
 from shard_tool.tasks.engines import LOCAL
-from shard_tool.tasks.pool import open_pool
+from shard_tool.tasks.pool import in_order, open_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -108,14 +108,12 @@ def look(
     with open_pool(LOCAL, 1 if is_small else options.workers) as pool:
         tasks = ((plan.rules, files, plan.shard_task(n)) for n in range(len(names)))
         done = 0
-        results = dict[int, dict[str, Any]]()
-        for number, result in pool.run(check_records, tasks):
-            results[number] = result
+        # In order, so that the examples do not depend on who was first.
+        for number, result in enumerate(in_order(pool.run(check_records, tasks))):
+            found.add(names[number][0], result)
             done += plan.num_records_of(number)
             if on_progress:
                 on_progress(done, plan.num_records)
-    for number in sorted(results):  # the examples do not depend on who was first
-        found.add(names[number][0], results[number])
     return found
 
 

@@ -23,7 +23,7 @@ from shard_tool.errors import DataError
 from shard_tool.format.tar import BLOCK
 from shard_tool.sources.report import Report
 from shard_tool.tasks.engines import LOCAL
-from shard_tool.tasks.pool import open_pool
+from shard_tool.tasks.pool import in_order, open_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -176,13 +176,7 @@ def _runner(
         if pool is None:
             pool = stack.enter_context(open_pool(LOCAL, min(workers, len(os.sched_getaffinity(0)))))
         tasks = ((reader, some) for of in (iter(first), records) for some in _chunks(of))
-        waiting: dict[int, _Part] = {}
-        next_number = 0
-        for number, part in pool.run(read_records, tasks):  # in any order; the spool needs theirs
-            waiting[number] = part
-            while next_number in waiting:
-                yield waiting.pop(next_number)
-                next_number += 1
+        yield from in_order(pool.run(read_records, tasks))
 
     return run
 

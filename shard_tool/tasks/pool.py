@@ -102,6 +102,16 @@ class Pool:
                 engine.finish()
 
 
+def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+    """Yield the results of `Pool.run` in the order of its tasks; keeps those that come early."""
+    early, next_number = dict[int, Any](), 0
+    for number, result in results:
+        early[number] = result
+        while next_number in early:
+            yield early.pop(next_number)
+            next_number += 1
+
+
 def _next(done: SimpleQueue[Future[Any]], engine: Engine) -> Future[Any]:
     while True:
         try:

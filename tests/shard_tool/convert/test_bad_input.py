@@ -104,7 +104,9 @@ def test_damaged_header_of_an_archive_is_refused(archive: Path, tmp_path: Path) 
 def test_zip_of_a_tar_is_no_devkit(archive: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "voc.zip", "w") as file:
         file.write(archive, "voc.tar")
-    assert "not a VOC devkit" in refusal(tmp_path / "voc.zip", tmp_path)
+    hint = "give the folder or archive that holds the pictures and their annotations"
+    problem = f"holds no pictures (found 1 .tar); {hint}"
+    assert refusal(tmp_path / "voc.zip", tmp_path) == f"{tmp_path}/voc.zip: {problem}"
 
 
 @pytest.mark.parametrize("name", ["PKU", "BZh9", "\x1f"])
@@ -336,7 +338,7 @@ def test_id_of_any_characters_becomes_a_key(tree: Path, tmp_path: Path, id_: str
     samples = samples_of(tmp_path / "out", "train")
     assert [*samples] == [key]
     file = json.loads(samples[key]["json"]).get("file")
-    assert file == f"JPEGImages/{id_}.jpg"
+    assert file == (None if key == id_ else f"JPEGImages/{id_}.jpg")  # the key says it, or not
 
 
 def test_id_that_is_too_long_for_a_key_is_refused(tree: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_shards_are_cut_before_the_record_that_would_pass_their_size(
     assert sorted(record.key for record in order) == [f"{i:06d}" for i in range(len(sizes))]
     expected, filled = [0], 0  # records of each shard
     for record in order:
-        size = sum(BLOCK + -(-span.size // BLOCK) * BLOCK for span in record.spans)
+        size = sum(BLOCK + -(-span.size // BLOCK) * BLOCK for span in record.pictures)
         if expected[-1] and filled + size > shard_bytes:
             expected.append(0)
             filled = 0

@@ -14,7 +14,8 @@ from shard_tool.convert.run import prepare
 from shard_tool.dataset.index import IndexOptions, index_tars
 from shard_tool.dataset.publication import publishing
 from shard_tool.dataset.writer_lock import WriterLock, hold_writer_lock
-from shard_tool.errors import ObjectBusy, ObjectExists, SourceError, StoreError
+from shard_tool.errors import DataError, ObjectBusy, ObjectExists, SourceError, StoreError
+from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.release import RELEASE
 from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import load_manifest
@@ -265,6 +266,8 @@ def test_plan_says_what_decides_the_bytes_and_no_more(unfinished: Path, tmp_path
         "--task": "detection",
         "--split": ["train", "val"],
         "--name": "voc2012",
+        "--classes": [*VOC_CLASSES],
+        "--boxes": "devkit",
         "--shard-size": SMALL,
         "--seed": 0,
         "--on-bad-record": "fail",
@@ -290,11 +293,13 @@ def test_full_disk_is_reported_before_anything_is_written(
 def test_failure_before_the_first_shard_leaves_the_folder_as_it_was(
     tree: Path, tmp_path: Path
 ) -> None:
-    for path in (tree / "Annotations").iterdir():
-        path.write_text("<annotation>")
-    with pytest.raises(Exception, match="not well-formed"):
-        converted(tree, tmp_path / "out", **FIRST)
-    assert not (tmp_path / "out").exists()
+    """Annotations fail before it is there, pictures while the first shard is written."""
+    for folder, problem in (("JPEGImages", "not a picture"), ("Annotations", "not well-formed")):
+        for path in (tree / folder).iterdir():
+            path.write_text("<annotation>")
+        with pytest.raises(DataError, match=problem):
+            converted(tree, tmp_path / "out", **FIRST)
+        assert not (tmp_path / "out").exists()
 
 
 def test_manifest_of_a_resumed_run_counts_what_was_kept(

@@ -121,7 +121,14 @@ def workers_at(folder: Path) -> set[int]:
 def test_error_of_a_task_arrives_as_it_is(cluster: DaskCluster) -> None:
     with pytest.raises(BoxError) as caught, open_pool(cluster.address, workers=1) as pool:
         list(pool.run(fail_at, ((number, 3) for number in range(100))))
-    assert caught.value.args == ("Annotations/1.xml", 1, "dog", (1.0, 2.0, 501.0, 4.0), (500, 375))
+    assert caught.value.args == (
+        "Annotations/1.xml",
+        1,
+        "dog",
+        (1.0, 2.0, 501.0, 4.0),
+        (500, 375),
+        "devkit",
+    )
 
 
 def test_run_that_ends_early_waits_for_running_tasks_and_starts_no_more(

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shard_tool.errors import BoxError, OptionError, ShardToolError
 from shard_tool.tasks import local_processes
-from shard_tool.tasks.pool import open_pool
+from shard_tool.tasks.pool import in_order, open_pool
 from tests.kit.processes.pool_tasks import (
     be_killed,
     fail_at,
@@ -55,6 +57,22 @@ except KeyboardInterrupt:
 
 
 # What comes back -------------------------------------------------------------------------------
+
+
+@given(st.permutations(range(12)))
+def test_results_in_order_come_as_soon_as_all_before_them_are_there(order: list[int]) -> None:
+    drawn = list[int]()
+
+    def results() -> Iterator[tuple[int, str]]:
+        for number in order:
+            drawn.append(number)
+            yield number, f"result {number}"
+
+    for expected, result in enumerate(in_order(results())):
+        assert result == f"result {expected}"
+        there = max(order.index(number) for number in range(expected + 1))
+        assert drawn == order[: there + 1]
+    assert len(drawn) == 12
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -114,7 +132,14 @@ def test_fork_server_preloads_modules_that_exist(name: str) -> None:
 def test_error_of_a_task_arrives_as_it_is(workers: int) -> None:
     with pytest.raises(BoxError) as caught, open_pool("local", workers) as pool:
         list(pool.run(fail_at, ((number, 3) for number in range(100))))
-    assert caught.value.args == ("Annotations/1.xml", 1, "dog", (1.0, 2.0, 501.0, 4.0), (500, 375))
+    assert caught.value.args == (
+        "Annotations/1.xml",
+        1,
+        "dog",
+        (1.0, 2.0, 501.0, 4.0),
+        (500, 375),
+        "devkit",
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
