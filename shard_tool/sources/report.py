@@ -19,7 +19,7 @@ MEANINGS: dict[str, str] = {
     "box-clipped": "boxes left the picture by a pixel at most: clipped",
     "content-other-than-name": "pictures have another format than their suffix says: named by "
     "content",
-    "exif-baked": "pictures were turned upright and encoded again (--exif bake)",
+    "exif-baked": "pictures were turned upright by their EXIF orientation and encoded again",
     "exif-ignored": "pictures have an EXIF orientation that their annotations do not follow: "
     "ignored",
     "exif-upright": "pictures have an EXIF orientation that their annotations follow: readers turn "
