@@ -31,6 +31,7 @@ MEANINGS: dict[str, str] = {
     "list-name-twice": "names are in a list twice: taken once",
     "mask-by-color": "masks were read by their colours and written as class ids",
     "mask-by-value": "masks have a palette of other colours: their values were taken as class ids",
+    "mask-void-alone": "masks hold 0 and 255 (void) alone, no class: is 255 a class there?",
     "member-twice": "members are in the archive twice, with the same bytes: taken once",
     "name-encoded": "names hold what no key can: percent-encoded",
     "name-with-backslash": "members have back-slashes in their names: read as slashes",

@@ -341,7 +341,7 @@ def test_masks_tell_as_sizes_do_and_stay_as_they_are(
         "SegmentationObject/a.png": mask(sides(pixels)),
     }
     if has_xml:
-        files["Annotations/a.xml"] = xml(sides(pixels), ("ant", red_box(pixels)))
+        files["Annotations/a.xml"] = xml(sides(pixels), ("cat", (1, 1, 9, 9)))
     converted(folder(tmp_path / "in", files), tmp_path / "out", task="segmentation")
     document, members = sample(tmp_path / "out")
     assert members["class.png"] == members["object.png"] == mask(sides(pixels))
