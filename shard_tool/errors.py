@@ -105,9 +105,14 @@ class BoxError(AnnotationError):
             (ymin - first >= ymax, f"ymin {_plain(ymin)} is ymax: the box is empty"),
             (xmin < first - 1, f"xmin {_plain(xmin)} is below {first}{because}"),
             (ymin < first - 1, f"ymin {_plain(ymin)} is below {first}{because}"),
-            (xmax > width, f"xmax {_plain(xmax)} is outside width {width}"),
-            (ymax > height, f"ymax {_plain(ymax)} is outside height {height}"),
-            (xmin >= width or ymin >= height, "the box begins outside the picture"),
+            *(
+                rule
+                for allowed in (1, 0)  # a box may leave by a pixel: the reason is what leaves more
+                for rule in (
+                    (xmax > width + allowed, f"xmax {_plain(xmax)} is outside width {width}"),
+                    (ymax > height + allowed, f"ymax {_plain(ymax)} is outside height {height}"),
+                )
+            ),
         ]
         broken = next((text for is_broken, text in rules if is_broken), "the box is not finite")
         return f"object {self.object_index + 1} {self.name!r}: {broken}"

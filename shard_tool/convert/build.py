@@ -7,10 +7,11 @@ is reported.
 
 from __future__ import annotations
 
-import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from shard_tool.convert.turned import declared_size, tells_turned
 from shard_tool.errors import AnnotationError, BoxError, DataError, SourceError
 from shard_tool.format.sample import Part, Sample, SampleObject, encode_sample
 from shard_tool.format.sample import Source as SampleSource
@@ -24,7 +25,7 @@ from shard_tool.sources.keys import MAX_KEY_BYTES
 from shard_tool.sources.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from shard_tool.convert.rules import Rules
     from shard_tool.sources.annotation import Annotation, ObjectAnnotation
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 _MAX_FILE_BYTES = 1 << 29
 """A larger picture or mask is refused before it is read."""
-_VOC_DATABASE = re.compile(r"The (PASCAL )?VOC ?20\d\d Database", re.IGNORECASE)
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",)}
 _SUFFIXES |= {"BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",)}
 
@@ -78,9 +78,18 @@ class Builder:
         Raises:
             DataError: A file breaks a rule; names it.
         """
+        with self._noted():
+            return self._built(record, annotation, contents, labels)
+
+    def _built(
+        self,
+        record: Record,
+        annotation: Annotation | None,
+        contents: Sequence[bytes],
+        labels: Sequence[int] | None,
+    ) -> BuiltSample:
         assert record.image is not None
-        source = self.sources[record.source]
-        place = source.place(record.image)
+        place = self.sources[record.source].place(record.image)
         header = read_header(contents[0], place)
         is_turned = self._is_turned(record, annotation, header, contents)
         size_wh = header.upright_wh if is_turned else header.size_wh
@@ -103,14 +112,32 @@ class Builder:
             record: As for `built`.
             annotation: As for `built`.
             contents: The first bytes of each file, as many as a header takes.
+
+        Raises:
+            DataError: As `built` does.
         """
         assert record.image is not None
-        place = self.sources[record.source].place(record.image)
-        header = read_header(contents[0], place)
-        is_turned = self._is_turned(record, annotation, header, contents)
-        size_wh = header.upright_wh if is_turned else header.size_wh
-        self._note_form(record, header, place)
-        return self._sample(record, annotation, header, size_wh, is_turned=is_turned)
+        with self._noted():
+            place = self.sources[record.source].place(record.image)
+            header = read_header(contents[0], place)
+            is_turned = self._is_turned(record, annotation, header, contents)
+            size_wh = header.upright_wh if is_turned else header.size_wh
+            self._note_form(record, header, place)
+            return self._sample(record, annotation, header, size_wh, is_turned=is_turned)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Count what is noted of a record only if it becomes a sample; else its error says all."""
+        report, num_dropped = self.report, len(self.dropped)
+        self.report = Report()
+        try:
+            yield
+            report.merge(self.report.as_json())
+        except DataError:
+            del self.dropped[num_dropped:]
+            raise
+        finally:
+            self.report = report
 
     # The picture ----------------------------------------------------------------------------------
 
@@ -169,42 +196,23 @@ class Builder:
         assert record.image is not None
         source, exif = self.sources[record.source], self.rules.choices.exif
         place = source.place(record.image)
-        found = {"upright": True, "bake": True, "stored": False}.get(exif)
+        found = {"upright": True, "stored": False}.get(exif)
         if found is None:
-            found = self._tells_turned(record, annotation, header, contents)
+            mask = record.class_mask or record.object_mask
+            mask_wh = picture_size(contents[1], "PNG", source.place(mask)) if mask else None
+            found = tells_turned(header, annotation, mask_wh)
+        if found is None and exif == "bake":
+            found = True
         if found is None:
             problem = (
                 f"has EXIF orientation {header.orientation}, and nothing tells whether its "
                 f"annotation is about the picture as stored or as turned"
             )
             raise DataError(place, problem, "say it by --exif upright or --exif stored")
-        code = "exif-baked" if exif == "bake" else "exif-upright" if found else "exif-ignored"
+        turned = "exif-baked" if self._is_baked(header) else "exif-upright"
+        code = turned if found else "exif-ignored"
         self.report.add(code, f"{place}: orientation {header.orientation}")
         return found
-
-    def _tells_turned(
-        self,
-        record: Record,
-        annotation: Annotation | None,
-        header: Header,
-        contents: Sequence[bytes],
-    ) -> bool | None:
-        database = annotation.source.database if annotation and annotation.source else None
-        if database and _VOC_DATABASE.fullmatch(database):
-            return False  # the devkit reads pictures by MATLAB's imread, which did not turn them
-        declared = declared_size(annotation)
-        mask = record.class_mask or record.object_mask
-        if declared is None and mask is not None:
-            declared = picture_size(contents[1], "PNG", self.sources[record.source].place(mask))
-        if not header.is_transposed or header.size_wh[0] == header.size_wh[1]:
-            has_objects = annotation is not None and bool(annotation.objects)
-            return None if has_objects or mask is not None else True
-        if declared is None:
-            return None
-        if declared in (header.size_wh, header.upright_wh):
-            return declared == header.upright_wh
-        is_wide = declared[0] > declared[1]
-        return is_wide == (header.upright_wh[0] > header.upright_wh[1])
 
     # The annotation -------------------------------------------------------------------------------
 
@@ -218,24 +226,24 @@ class Builder:
         is_turned: bool,
     ) -> Sample:
         source = self.sources[record.source]
-        objects: list[SampleObject] = []
+        objects = dict[int, SampleObject]()
         if annotation is not None:
             assert record.annotation is not None
             place = source.place(record.annotation)
             self._note_annotation(annotation, place)
             scale = self._scale(annotation, size_wh, place)
-            objects = list(self._objects(record, annotation, size_wh, scale, place))
+            objects = dict(self._objects(record, annotation, size_wh, scale, place))
             self._check_listed(record, annotation, place)
         assert record.image is not None
         return Sample(
             key=record.key,
             width=size_wh[0],
             height=size_wh[1],
-            objects=tuple(objects),
+            objects=tuple(objects.values()),
             segmented=None if annotation is None else annotation.segmented,
             image_sets=record.image_sets,
             source=SampleSource(year=self.rules.years[record.source], archive=record.source),
-            listed_objects=record.listed_objects,
+            listed_objects=_listed(record, objects),
             file=None if record.is_plain else record.image.name,
             orientation=header.orientation if is_turned and not self._is_baked(header) else 1,
         )
@@ -277,25 +285,26 @@ class Builder:
         size_wh: Size,
         scale: tuple[float, float] | None,
         place: str,
-    ) -> Iterator[SampleObject]:
-        """The good objects, in their order."""
-        num_bad = 0
-        for bad in annotation.bad_objects:
-            num_bad += 1
-            self._bad_object(record, bad.index, bad.problem)
-        num_good = 0
+    ) -> Iterator[tuple[int, SampleObject]]:
+        """The good objects, in their order, each with its 0-based number in the file."""
+        num_good, bad = 0, [(its.index, its.problem) for its in annotation.bad_objects]
+        for index, problem in bad:
+            self._bad_object(record, index, problem)
         for item in annotation.objects:
             try:
                 found = self._object(item, record.source, size_wh, scale, place)
             except AnnotationError as exc:
-                num_bad += 1
+                bad.append((item.index, exc))
                 self._bad_object(record, item.index, exc)
                 continue
             if found is not None:
                 num_good += 1
-                yield found
-        if num_bad and not num_good:
-            raise AnnotationError(place, f"none of its {num_bad} objects can be read")
+                yield item.index, found
+        if bad and not num_good:
+            _, first = min(bad, key=lambda its: its[0])
+            reason = f"{first.place}: {first.problem}".removeprefix(f"{place}: ")
+            told = f"none of its {len(bad)} objects can be read: {reason}"
+            raise AnnotationError(place, told, "add --on-bad-record skip to leave it out")
 
     def _bad_object(self, record: Record, index: int, exc: AnnotationError) -> None:
         """Drop an object if the options say so; else raise its error."""
@@ -374,6 +383,14 @@ class Builder:
                 raise AnnotationError(place, problem)
 
 
+def _listed(record: Record, objects: Mapping[int, SampleObject]) -> tuple[int, ...] | None:
+    """Numbers of the objects that lists name, counted from 1 among those that stay."""
+    if record.listed_objects is None:
+        return None
+    numbers = {index + 1: number for number, index in enumerate(objects, start=1)}
+    return tuple(numbers[listed] for listed in record.listed_objects if listed in numbers)
+
+
 def check_files(source: SourceFiles, record: Record, task: str) -> None:
     """Refuse a record whose files cannot make a sample, before any is read.
 
@@ -407,14 +424,6 @@ def check_files(source: SourceFiles, record: Record, task: str) -> None:
         if span.size > _MAX_FILE_BYTES:
             place = source.place(span)
             raise DataError(place, f"{span.size} bytes are too many (most: {_MAX_FILE_BYTES})")
-
-
-def declared_size(annotation: Annotation | None) -> Size | None:
-    """The picture's size as its annotation says it; None if it says none, or 0."""
-    if annotation is None or annotation.size_whd is None:
-        return None
-    width, height = annotation.size_whd[:2]
-    return (width, height) if width > 0 and height > 0 else None
 
 
 def _scaled(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from shard_tool.convert.rules import Rules
 from shard_tool.errors import DataError
-from shard_tool.pictures.masks import VOC_COLORS, MaskColors, voc_color
+from shard_tool.pictures.masks import MaskColors, voc_color
 from shard_tool.sources.boxes import CORNERS, DEVKIT
 from shard_tool.sources.classes import ClassTable, decide_classes
 
@@ -30,8 +30,9 @@ def decide_rules(
     questions = list[DataError]()
     place = ", ".join(dict.fromkeys(source.files.shown for source in sources))
     names = dict(surveyed.names) or _names_of_masks(sources)
+    is_ordered = not surveyed.names
     try:
-        classes = decide_classes(names, options.classes, place=place)
+        classes = decide_classes(names, options.classes, place=place, is_ordered=is_ordered)
     except DataError as exc:
         questions.append(exc)
         classes = ClassTable(options.classes.classes or tuple(sorted(names)))
@@ -45,7 +46,7 @@ def decide_rules(
         classes=classes,
         choices=options.choices,
         conventions=tuple(conventions),
-        colors=tuple(_colors(source, classes) for source in sources),
+        colors=tuple(_colors(source, classes, options) for source in sources),
         years=tuple(source.year for source in sources),
         skips=options.on_bad_record == "skip",
         reencoding=options.reencoding(),
@@ -54,14 +55,9 @@ def decide_rules(
 
 
 def _names_of_masks(sources: Sequence[Source]) -> dict[str, int]:
-    """The classes that masks alone have, by their colours; none counted."""
-    return {
-        name: 0
-        for source in sources
-        if source.format == "masks" and source.colors != VOC_COLORS
-        for name in source.colors
-        if name
-    }
+    """The classes that masks alone have, in the order of their values; none counted."""
+    its = (source for source in sources if source.format == "masks")
+    return {name: 0 for source in its for name, _ in source.colors if name}
 
 
 def _convention(
@@ -87,9 +83,17 @@ def _convention(
     return DEVKIT, DataError(source.files.shown, problem, hint)
 
 
-def _colors(source: Source, classes: ClassTable) -> MaskColors:
-    """The colours of masks: the source's own, or VOC's by number for classes that are not VOC's."""
-    if source.colors != VOC_COLORS or classes.is_voc:
-        return MaskColors(classes.names, source.colors)
-    colors = {name: voc_color(label) for label, name in enumerate(classes.names[:254], start=1)}
-    return MaskColors(classes.names, colors)
+def _colors(source: Source, classes: ClassTable, options: ConvertOptions) -> MaskColors:
+    """What masks mean: as the source says it, else VOC's colours and values by label.
+
+    For classes that are not VOC's their order must be said; that of found names means nothing.
+    """
+    if source.colors:
+        colors = tuple((classes.rename.get(name, name), color) for name, color in source.colors)
+        values = tuple(name for name, _ in colors if name)
+        return MaskColors(classes.names, colors, values, source.void_colors)
+    if classes.is_voc or options.classes.classes:
+        named = enumerate(classes.names[:254], start=1)
+        colors = tuple((name, voc_color(label)) for label, name in named)
+        return MaskColors(classes.names, colors, classes.names)
+    return MaskColors(classes.names, (), None)

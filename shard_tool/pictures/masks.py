@@ -7,6 +7,7 @@ values are right already keeps its bytes.
 from __future__ import annotations
 
 import io
+import shlex
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.pictures.size import picture_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -28,10 +29,17 @@ VOID = 255
 _VOID_COLOR = (224, 224, 192)
 """VOC's colour of borders and of what is not judged."""
 _MOST_SHOWN = 5
+_SAY_CLASSES = (
+    "put a labelmap.txt (lines name:red,green,blue::) beside the folder of masks; or, where values "
+    "count the classes from 1, give these by --classes"
+)
+Color = tuple[int, int, int]
 _PNG_LEVEL = 6
+_BITS = 24
+"""Where a PNG says its bits a channel, in its IHDR chunk."""
 
 
-def voc_color(label: int) -> tuple[int, int, int]:
+def voc_color(label: int) -> Color:
     """VOC's colour of a label.
 
     Source: the devkits' VOClabelcolormap: the label's bits, spread over the channels, highest
@@ -48,7 +56,7 @@ def voc_color(label: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-VOC_COLORS = {name: voc_color(label) for label, name in enumerate(VOC_CLASSES, start=1)}
+VOC_COLORS = tuple((name, voc_color(label)) for label, name in enumerate(VOC_CLASSES, start=1))
 _VOC_PALETTE = bytes(channel for label in range(256) for channel in voc_color(label))
 
 
@@ -62,27 +70,39 @@ class ReadMask(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskColors:
-    """The colours of a dataset's classes."""
+    """What colours and values mean in the masks of one source."""
 
     names: tuple[str, ...]
-    """Classes in label order, from 1."""
-    colors: Mapping[str, tuple[int, int, int]]
-    """Class to colour; '' is the background's, if it is not black."""
+    """The dataset's classes in label order, from 1."""
+    colors: tuple[tuple[str, Color], ...]
+    """Class and its colour; a class may have several. '' is background that is not black."""
+    values: tuple[str, ...] | None
+    """Class of each value, from 1; None: nothing says it."""
+    void_colors: tuple[Color, ...] = ()
+    """Colours of what is not judged, beside VOC's."""
 
     @cached_property
-    def ids(self) -> dict[tuple[int, int, int], int]:
+    def labels(self) -> dict[str, int]:
+        """Class to label."""
+        return {name: label for label, name in enumerate(self.names, start=1)}
+
+    @cached_property
+    def ids(self) -> dict[Color, int]:
         """Colour to class id."""
-        labels = {name: label for label, name in enumerate(self.names, start=1)}
-        known = {(0, 0, 0): 0, _VOID_COLOR: VOID}
-        for name, color in self.colors.items():
-            if not name or name in labels:
-                known[color] = labels.get(name, 0)
+        known = {(0, 0, 0): 0} | dict.fromkeys((_VOID_COLOR, *self.void_colors), VOID)
+        for name, color in self.colors:
+            if not name or name in self.labels:
+                known[color] = self.labels.get(name, 0)
         return known
 
     @cached_property
-    def is_voc(self) -> bool:
-        """Whether VOC's palette gives each class its id."""
-        return all(self.ids.get(voc_color(n)) == n for n in range(1, len(self.names) + 1))
+    def id_of_value(self) -> NDArray[np.int64]:
+        """[256]: value of a grey mask to class id; -1 for a value of no class."""
+        table = np.full(256, -1)
+        table[0], table[VOID] = 0, VOID
+        for value, name in enumerate((self.values or ())[: VOID - 1], start=1):
+            table[value] = self.labels.get(name, -1)
+        return table
 
     def read(self, content: bytes, size_wh: tuple[int, int], place: str) -> ReadMask:
         """Read a class mask.
@@ -99,9 +119,8 @@ class MaskColors:
         with _opened(content, place) as mask:
             if mask.mode == "P":
                 return self._of_palette(mask, content, place)
-            if mask.mode in ("1", "L", "I;16", "I"):
-                self._check_values(_grey_values(mask, content), place)
-                return ReadMask(content, None) if mask.mode == "L" else self._packed_grey(mask)
+            if mask.mode in ("1", "L", "LA", "I;16", "I"):
+                return self._of_values(_grey_values(mask, content), mask.mode, content, place)
             pixels = np.asarray(mask.convert("RGB"))
             return ReadMask(_png(self._by_colors(pixels, place)), "mask-by-color")
 
@@ -112,31 +131,35 @@ class MaskColors:
         colors = [_color(palette[3 * i : 3 * i + 3]) for i in used.tolist()]
         ids = [self.ids.get(color) for color in colors]
         if ids == used.tolist():
-            return ReadMask(content, None)
+            return ReadMask(content, _note(used))
         known = [i for i, color in zip(ids, colors, strict=True) if i is not None and any(color)]
         if None not in ids:
             table = np.zeros(256, np.uint8)
             table[used] = np.array(ids, np.uint8)
             return ReadMask(_png(table[values]), "mask-by-color")
-        if known:
+        if known or self.values is None:
             strange = [color for i, color in zip(ids, colors, strict=True) if i is None]
             raise self._strange_colors(strange, values, place)
-        self._check_values(values, place)
-        return ReadMask(content, "mask-by-value")
+        read = self._of_values(values, mask.mode, content, place)
+        return read._replace(note=read.note or "mask-by-value")
 
-    def _packed_grey(self, mask: Image.Image) -> ReadMask:
-        return ReadMask(_png(np.asarray(mask).astype(np.uint8)), "mask-by-value")
-
-    def _check_values(self, values: NDArray[np.generic], place: str) -> None:
-        found = np.unique(values)
-        strange = found[(found > len(self.names)) & (found != VOID)]
-        if len(strange):
-            shown = ", ".join(map(str, strange[:_MOST_SHOWN].tolist()))
-            problem = (
-                f"holds values of no class: {shown} (classes: 1 … {len(self.names)}, void 255)"
-            )
-            hint = "give the classes by --classes or a labelmap.txt beside the masks"
-            raise DataError(place, problem, hint)
+    def _of_values(
+        self, values: NDArray[np.generic], mode: str, content: bytes, place: str
+    ) -> ReadMask:
+        found = np.unique(values).astype(int)
+        if self.values is None and found[found != VOID].any():
+            problem = "holds values, and nothing says which class each of them is"
+            raise DataError(place, problem, _SAY_CLASSES)
+        is_known = (found <= VOID) & (self.id_of_value[np.minimum(found, VOID)] >= 0)
+        if not is_known.all():
+            shown = ", ".join(map(str, found[~is_known][:_MOST_SHOWN].tolist()))
+            problem = f"holds values of no class: {shown} (classes: 1 … {len(self.values or ())}"
+            raise DataError(place, f"{problem}, void {VOID})", _SAY_CLASSES)
+        is_same = bool((self.id_of_value[found] == found).all())
+        if is_same and (mode == "P" or (mode == "L" and content[_BITS] == 8)):
+            return ReadMask(content, _note(found))
+        ids = self.id_of_value[values.astype(int)].astype(np.uint8)
+        return ReadMask(_png(ids), "mask-by-value")
 
     def _by_colors(self, pixels: NDArray[np.uint8], place: str) -> NDArray[np.uint8]:
         packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
@@ -151,15 +174,28 @@ class MaskColors:
     def _strange_colors(
         self, colors: Sequence[tuple[int, ...]], pixels: NDArray[np.generic], place: str
     ) -> DataError:
-        shown = ", ".join(str(color) for color in colors[:_MOST_SHOWN])
+        others = {color: name for name, color in self.colors}
+        told = [
+            f"{color}" + (f" of {others[color]!r}" if color in others else "") for color in colors
+        ]
         more = f" and {len(colors) - _MOST_SHOWN} more" if len(colors) > _MOST_SHOWN else ""
-        problem = f"holds colours of no class: {shown}{more}"
+        problem = f"holds colours of no class: {', '.join(told[:_MOST_SHOWN])}{more}"
         if len(colors) > len(self.names) + 50 and pixels.ndim == 3:
             problem += "; so many colours come of smoothing or of JPEG"
-        return DataError(place, problem, "add them to a labelmap.txt beside the masks")
+        if any(color in others for color in colors):
+            names = ",".join(
+                dict.fromkeys([*self.names, *(name for name, _ in self.colors if name)])
+            )
+            return DataError(place, problem, f"add --classes {shlex.quote(names)}")
+        return DataError(place, problem, _SAY_CLASSES)
 
 
-def _color(channels: Sequence[int]) -> tuple[int, int, int]:
+def _note(ids: NDArray[np.generic]) -> str | None:
+    """Masks of 0 and 255 may be drawn in black and white, and mean another thing by 255."""
+    return "mask-void-alone" if VOID in ids and not np.any((ids != 0) & (ids != VOID)) else None
+
+
+def _color(channels: Sequence[int]) -> Color:
     red, green, blue = [*channels, 0, 0, 0][:3]  # a palette may be shorter than its values
     return red, green, blue
 
@@ -207,9 +243,9 @@ class _opened:  # noqa: N801
 
 
 def _grey_values(mask: Image.Image, content: bytes) -> NDArray[np.generic]:
-    values = np.asarray(mask)
+    values = np.asarray(mask.getchannel("L") if mask.mode == "LA" else mask)
     if mask.mode == "L":
-        bits = content[24]  # of the IHDR chunk: Pillow scales greys of fewer bits to 0 … 255
+        bits = content[_BITS]  # Pillow scales greys of fewer bits to 0 … 255
         return values // (255 // (2**bits - 1)) if bits < 8 else values
     return values
 

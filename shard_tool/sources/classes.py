@@ -77,13 +77,16 @@ class ClassOptions:
                 raise OptionError("--rename", f"{old!r} is renamed twice")
 
 
-def decide_classes(counts: Mapping[str, int], options: ClassOptions, *, place: str) -> ClassTable:
+def decide_classes(
+    counts: Mapping[str, int], options: ClassOptions, *, place: str, is_ordered: bool = False
+) -> ClassTable:
     """Choose the class table.
 
     Args:
         counts: Name as the sources write it, to its number of objects.
         options: What the user says.
         place: The sources, for messages.
+        is_ordered: Whether the order of names means something; else a table of own is sorted.
 
     Raises:
         DataError: The names leave a choice. The message lists them and gives the option.
@@ -112,7 +115,7 @@ def decide_classes(counts: Mapping[str, int], options: ClassOptions, *, place: s
         return ClassTable(VOC_CLASSES, rename, drops)
     if is_mixture or alike:
         raise _undecided(found, strangers if is_mixture else [], alike, place)
-    return ClassTable(tuple(sorted(found)), rename, drops)
+    return ClassTable(tuple(found if is_ordered else sorted(found)), rename, drops)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -21,7 +21,7 @@ MEANINGS: dict[str, str] = {
     "box-clipped": "a box left its picture by a pixel at most; clipped",
     "content-other-than-name": "a picture has another format than its suffix says; "
     "named by its content",
-    "exif-baked": "a picture was turned upright and encoded again (--exif bake)",
+    "exif-baked": "a picture was turned upright by its EXIF orientation and encoded again",
     "exif-ignored": "a picture has an EXIF orientation that its annotation does not "
     "follow; ignored",
     "exif-upright": "a picture has an EXIF orientation that its annotation follows; "
@@ -33,6 +33,7 @@ MEANINGS: dict[str, str] = {
     "list-name-twice": "a name is in a list twice; taken once",
     "mask-by-color": "a mask was read by its colours, and written as class ids",
     "mask-by-value": "a mask has a palette of other colours; its values were taken as class ids",
+    "mask-void-alone": "a mask holds 0 and 255 (void) alone, no class; is 255 a class there?",
     "member-twice": "a member is in the archive twice, with the same bytes; taken once",
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from shard_tool.pictures.masks import Color
     from shard_tool.sources.annotation import Annotation
     from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.report import Report
@@ -88,8 +89,15 @@ class Source(Protocol):
         """Whether lists name its records one by one; else they are whatever lies there."""
 
     @property
-    def colors(self) -> Mapping[str, tuple[int, int, int]]:
-        """Name of a class to its colour in masks; empty where the source does not say."""
+    def colors(self) -> tuple[tuple[str, Color], ...]:
+        """Class and colour in masks, in the order of values; empty where the source does not say.
+
+        '' is the background.
+        """
+
+    @property
+    def void_colors(self) -> tuple[Color, ...]:
+        """Colours in masks of what is not judged."""
 
     @property
     def parser(self) -> Callable[[bytes, str], Annotation]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import ObjectMissing, OptionError, SourceError
-from shard_tool.pictures.masks import VOC_COLORS
 from shard_tool.sources.archive import (
     ArchiveScan,
     FileSpan,
@@ -101,7 +100,7 @@ def open_voc(
             num_bytes=None if scan is None else scan.num_bytes,
             sha256=None if scan is None else scan.sha256,
             stamp=stamp,
-            colors=read_labelmap(files, table, layout) or VOC_COLORS,
+            labelmap=read_labelmap(files, table, layout),
             split_files=split_files or {},
             report=report if not at else Report(),
         )

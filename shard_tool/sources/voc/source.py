@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from shard_tool.pictures.masks import Color
     from shard_tool.sources.annotation import Annotation
     from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.voc.labelmap import LabelMap
     from shard_tool.sources.voc.layout import Layout
 
 _MAX_LIST_BYTES = 1 << 30
@@ -55,7 +57,8 @@ class VocSource:
     sha256: str | None = None
     stamp: str = ""
     """Digest of the times of change of a folder's files."""
-    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    labelmap: LabelMap | None = None
+    """What a file says of the colours in masks."""
     split_files: Mapping[str, str] = field(default_factory=dict)
     """Split to the path of a local list, which then is the only one of the split."""
     report: Report = field(default_factory=Report, repr=False)
@@ -82,6 +85,16 @@ class VocSource:
     def is_listed(self) -> bool:
         """Whether there are lists."""
         return bool(self.layout.lists or self.split_files)
+
+    @property
+    def colors(self) -> tuple[tuple[str, Color], ...]:
+        """Class and colour in masks, in the order that a file says; empty where none does."""
+        return () if self.labelmap is None else self.labelmap.colors
+
+    @property
+    def void_colors(self) -> tuple[Color, ...]:
+        """Colours of what is not judged, as a file says it."""
+        return () if self.labelmap is None else self.labelmap.void
 
     @property
     def parser(self) -> Callable[[bytes, str], Annotation]:
