@@ -12,11 +12,12 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image
 
-from tests.kit.datasets.compositions import Composition, Habit, Shot, Size, Thing
 from tests.kit.datasets.voc_tree import write
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.kit.datasets.compositions import Composition, Habit, Shot, Size, Thing
 
 ORIENTATION = 0x0112
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

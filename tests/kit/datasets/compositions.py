@@ -8,17 +8,19 @@ knows nothing of the code under test. Most compositions are sound; a few *sins* 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Texts = tuple[str, str, str, str]
 Size = tuple[int, int]
 
 VOC = ("cat", "dog", "person", "car", "bus")
-OWN = ("raccoon", "Fuß & Ball", "猫", "traffic light", "class1", "class2", "α")
+OWN = ("raccoon", "Fuß & Ball", "猫", "traffic light", "class1", "class2", "Ω")
 ALIKE = (("raccon", "raccoon"), ("Raccoon", "raccoon"), ("traffic_light", "traffic light"))
 ALIKE += (("Dog", "dog"), ("pesron", "person"))
 """Pairs that look like one class: by case, blanks or a letter."""

@@ -127,7 +127,7 @@ def _check_sample(key: str, members: dict[str, bytes], expected: ExpectedSample)
     found = [(item.name, item.label, item.bbox, item.difficult) for item in sample.objects]
     assert found == list(expected.objects)
     content, shot = members[expected.extension], expected.shot
-    if expected.extension == "png" and shot.format != "PNG" or expected.is_turned:
+    if (expected.extension == "png" and shot.format != "PNG") or expected.is_turned:
         pixels = pixels_of(shot.format, shot.wh, shot.shade)
         if expected.is_turned:
             pixels = turned(pixels, shot.orientation)
