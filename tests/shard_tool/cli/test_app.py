@@ -109,8 +109,8 @@ def test_convert_prints_its_result_and_makes_the_same_bytes_as_the_library(
     classes, boxes, train, val, done = lines
     assert classes == f"20 classes: {', '.join(map(counted, VOC_CLASSES))}"
     assert boxes == (
-        "boxes: devkit: counts pixels from 1, both corners inside (VOC's devkit), since the "
-        "classes are VOC's (12 boxes, 0 with a 0, 0 with fractions)"
+        "boxes: devkit (counted from 1 with both corners inside, as VOC's devkit does), since the "
+        "classes are VOC's; of 12 boxes none have a 0, none have fractions"
     )
     assert re.fullmatch(rf"train: 4 samples, 1 shards, {SIZE}", train)
     assert re.fullmatch(rf"val: 2 samples, 1 shards, {SIZE}", val)
@@ -137,12 +137,11 @@ def test_convert_takes_every_option_and_gives_json(
     )
     listed = tmp_path / "voc/bad_records.jsonl"
     assert done.stderr.splitlines() == [
-        f"1 bad records skipped and 1 bad objects dropped; listed in {listed}",
-        "1 bad objects were dropped (--on-bad-record skip) (such as Annotations/000009.xml: object "
-        "1 'tiger': xmax 23 is outside width 20)",
-        "1 bad records were skipped (--on-bad-record skip) (such as Annotations/000009.xml: none "
-        "of its 1 objects can be read)",
-        "3 objects were renamed (--rename) (such as cat to tiger)",
+        f"1 bad records skipped; listed in {listed}",
+        "bad-record-skipped 1: a bad record was skipped (--on-bad-record skip) (such as "
+        "Annotations/000009.xml: none of its 1 objects can be read: object 1 'tiger': xmax 23 is "
+        "outside width 20)",
+        "renamed 2: an object's class was renamed (--rename) (such as cat to tiger)",
     ]
     assert done.returncode == 0
     document = json.loads(done.stdout)
@@ -250,6 +249,7 @@ def test_failure_on_a_record_names_file_object_and_values(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout, done.stderr) == (
         1,
         "",
+        "the first problem is below; --dry-run shows all of them at once\n"
         f"error: {tree}/Annotations/000001.xml: object 1 'cat': xmax 22 is outside width 20\n\n"
         "hint: correct the file, or convert with --bad-boxes clip or drop, or with --on-bad-record "
         "skip\n",

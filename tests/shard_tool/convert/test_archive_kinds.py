@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import multiprocessing.util
 import tarfile
 import tempfile
 import zipfile
@@ -48,6 +49,7 @@ def contents(mini_archive: Path) -> Contents:
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "temporary"
     folder.mkdir()
+    multiprocessing.util.get_temp_dir()  # its sockets need a short path: it keeps the usual folder
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 

@@ -286,7 +286,7 @@ KNOWN = "; known: JPEG, PNG, WebP, BMP, TIFF, GIF"
         (b"", f"not a picture of a known format (0 bytes){KNOWN}"),
         (b"\xff\xd8\xff", f"not a picture of a known format (3 bytes){KNOWN}"),
         (jpeg((20, 10))[:100], "not a picture (100 bytes): Truncated File Read"),
-        (png((20, 10))[:20], "not a picture (20 bytes): Truncated File Read"),
+        (png((20, 10))[:20], "is cut short: a PNG of 20 bytes without its end"),
     ],
     ids=["empty", "only a mark", "cut in its header", "a PNG cut in its header"],
 )
@@ -434,8 +434,9 @@ def test_mask_in_colours_of_no_class_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10), (1, 2, 3)).save(colours, "PNG")
     write(tree / "SegmentationClass/000001.png", colours.getvalue())
     assert failure(tree, tmp_path, task="segmentation") == (
-        f"{tree}/SegmentationClass/000001.png: holds colours of no class: (1, 2, 3); add them to a "
-        "labelmap.txt beside the masks"
+        f"{tree}/SegmentationClass/000001.png: holds colours of no class: (1, 2, 3); put a "
+        "labelmap.txt (lines name:red,green,blue::) beside the folder of masks; or, where values "
+        "count the classes from 1, give these by --classes"
     )
 
 

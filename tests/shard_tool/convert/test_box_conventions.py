@@ -252,20 +252,20 @@ def test_picture_whose_boxes_are_all_bad_is_no_background(tmp_path: Path) -> Non
         (
             "ant",
             (),
-            "boxes: corners: corners from zero (labelImg, CVAT, Label Studio, Roboflow), since the "
-            "classes are not VOC's (1 boxes, 0 with a 0, 1 with fractions)",
+            "boxes: corners (counted from 0, as labelImg, CVAT, Label Studio and Roboflow do), "
+            "since the classes are not VOC's; of 1 boxes none have a 0, 1 have fractions",
         ),
         (
             "cat",
             (),
-            "boxes: devkit: counts pixels from 1, both corners inside (VOC's devkit), since the "
-            "classes are VOC's (1 boxes, 0 with a 0, 1 with fractions)",
+            "boxes: devkit (counted from 1 with both corners inside, as VOC's devkit does), since "
+            "the classes are VOC's; of 1 boxes none have a 0, 1 have fractions",
         ),
         (
             "cat",
             ("--boxes", "corners"),
-            "boxes: corners: corners from zero (labelImg, CVAT, Label Studio, Roboflow), as "
-            "--boxes says (1 boxes, 0 with a 0, 1 with fractions)",
+            "boxes: corners (counted from 0, as labelImg, CVAT, Label Studio and Roboflow do), as "
+            "--boxes says; of 1 boxes none have a 0, 1 have fractions",
         ),
     ],
 )

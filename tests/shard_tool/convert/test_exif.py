@@ -419,5 +419,5 @@ def test_command_line_takes_the_answer_and_says_what_it_met(
     assert "say it by --exif upright or --exif stored" in " ".join(stderr.split())
     status, _, stderr = run_here("convert", source, tmp_path / "out", "--exif", "upright")
     assert status == 0
-    told = "1 pictures have an EXIF orientation that their annotations follow: readers turn them"
-    assert f"{told} (such as {source}/a.jpg: orientation 3)" in " ".join(stderr.split())
+    told = "a picture has an EXIF orientation that its annotation follows; readers turn it"
+    assert f"exif-upright 1: {told} (such as a.jpg: orientation 3)" in " ".join(stderr.split())

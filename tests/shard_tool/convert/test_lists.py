@@ -193,7 +193,7 @@ def unlabelled(lists: Mapping[str, str]) -> Files:
 def test_listed_picture_without_annotation_is_an_error_with_both_ways_out(tmp_path: Path) -> None:
     files = unlabelled({"Main/train": "a\nbare\n"})
     problem = "is missing: a picture without its annotation (Main/train names 'bare')"
-    way = "add --unlabelled drop to leave it out, or --unlabelled background to take it so"
+    way = "leave it out by --unlabelled drop, or take it by --unlabelled background"
     assert refusal(tmp_path, files) == f"/Annotations/bare.xml: {problem}; {way}"
     assert keys(tmp_path, files, choices=Choices(unlabelled="drop")) == {"train": ["a"]}
     assert counted(tmp_path / "out") == {"unlabelled": 1}

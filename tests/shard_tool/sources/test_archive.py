@@ -62,7 +62,7 @@ def test_a_file_that_is_wrong_in_the_same_way_twice_was_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = answers(monkeypatch, lambda _: b"another file")
-    problem = r"archive\.tar:1\.jpg: its bytes are not those of the scan \(the same in 2 fetches\)"
+    problem = r"VOC2007/1\.jpg: its bytes are not those of the scan \(the same in 2 fetches\)"
     with pytest.raises(SourceError, match=problem):
         read()
     assert len(asked) == 2
