@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.sources.voc.annotation import Annotation, ObjectAnnotation
@@ -22,7 +21,7 @@ NO_CLIP_HINT = BOX_HINT.replace("clip or drop", "drop")
 
 def found(*objects: ObjectAnnotation, **given: Any) -> Annotation:
     """The annotation of a file; its objects are numbered as given."""
-    numbered = tuple(replace(item, index=index) for index, item in enumerate(objects))
+    numbered = tuple(item._replace(index=index) for index, item in enumerate(objects))
     values: dict[str, Any] = dict.fromkeys(FILE_TAGS) | given
     return Annotation(**values, objects=numbered)
 
