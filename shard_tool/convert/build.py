@@ -21,6 +21,7 @@ from shard_tool.pictures.recode import EXTENSIONS, stored_form
 from shard_tool.pictures.reencode import reencoded
 from shard_tool.pictures.size import picture_size
 from shard_tool.sources.boxes import DEVKIT, box_of, placed
+from shard_tool.sources.file_span import printable
 from shard_tool.sources.keys import MAX_KEY_BYTES
 from shard_tool.sources.report import Report
 
@@ -244,7 +245,7 @@ class Builder:
             image_sets=record.image_sets,
             source=SampleSource(year=self.rules.years[record.source], archive=record.source),
             listed_objects=_listed(record, objects),
-            file=None if record.is_plain else record.image.name,
+            file=None if record.is_plain else printable(record.image.name),
             orientation=header.orientation if is_turned and not self._is_baked(header) else 1,
         )
 

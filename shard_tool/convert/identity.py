@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.release import RELEASE
+from shard_tool.sources.file_span import printable
 
 if TYPE_CHECKING:
     from shard_tool.convert.options import ConvertOptions
@@ -95,4 +96,4 @@ def dataset_name(options: ConvertOptions, plan: ConversionPlan) -> str:
 def _name_of(source: Source) -> str:
     name = re.split(r"[/\\]", source.files.where.split("?")[0].rstrip("/"))[-1]
     plain = re.sub(r"(\.tar)?\.(tar|tgz|zip|gz|bz2|xz|zst)$", "", name, flags=re.IGNORECASE)
-    return plain or "dataset"
+    return printable(plain) or "dataset"

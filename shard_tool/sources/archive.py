@@ -22,6 +22,7 @@ from shard_tool.sources.file_span import (
     FileSpan,
     is_clutter,
     os_errors_named,
+    printable,
     unsafe_member,
 )
 from shard_tool.sources.folders import scan_tree
@@ -71,7 +72,7 @@ class SourceFiles:
     """Its name in messages: as the caller gave it, without secrets."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shown", self.shown or public_url(self.where))
+        object.__setattr__(self, "shown", printable(self.shown or public_url(self.where)))
 
     def __repr__(self) -> str:
         return f"SourceFiles({self.shown!r})"  # a URL as given may be signed
@@ -94,7 +95,7 @@ class SourceFiles:
     def place(self, span: FileSpan | str) -> str:
         """Name of a file in messages."""
         name = span if isinstance(span, str) else span.name
-        return f"{self.shown}{':' if self.is_archive else '/'}{name}"
+        return f"{self.shown}{':' if self.is_archive else '/'}{printable(name)}"
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[Sequence[FileSpan]], list[bytes]]]:

@@ -58,6 +58,17 @@ def slashed(name: str) -> str:
     return name.replace("\\", "/")
 
 
+def printable(name: str) -> str:
+    r"""A name as text: bytes of a file's name that are not UTF-8 are shown by their number.
+
+    >>> printable("caf\udce9"), printable("caf\u00e9")
+    ('caf\\xe9', 'caf\u00e9')
+    """
+    if name.isascii():
+        return name
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def checked_name(place: str, name: str) -> str:
     """The name of a member, with slashes.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import zipfile
@@ -317,45 +316,6 @@ def test_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     place = tree / "SegmentationObject/000001.png"
     problem = "is 20 x 11 px, its picture 20 x 10"
     assert failure(tree, tmp_path, task="segmentation") == f"{place}: {problem}"
-
-
-@pytest.mark.parametrize("id_", ["2008.000001", "..", "../x", "a/b", "a\\b", "\x7f"])
-def test_id_without_a_picture_is_refused(tree: Path, tmp_path: Path, id_: str) -> None:
-    only(tree, id_)
-    problem = f"is missing: there is no such file (Main/train names {id_!r})"
-    assert failure(tree, tmp_path) == f"{tree}/JPEGImages/{id_}.jpg: {problem}"
-
-
-@pytest.mark.parametrize(
-    ("id_", "key"),
-    [("2008.000001", "2008%2E000001"), ("a/b", "a/b"), ("a\\b", "a%5Cb"), ("50%", "50%25")],
-)
-def test_id_of_any_characters_becomes_a_key(tree: Path, tmp_path: Path, id_: str, key: str) -> None:
-    only(tree, id_)
-    write(tree / f"JPEGImages/{id_}.jpg", jpeg((20, 10), 7))
-    write(tree / f"Annotations/{id_}.xml", (tree / "Annotations/000001.xml").read_bytes())
-    converted(tree, tmp_path / "out", splits=("train",))
-    samples = samples_of(tmp_path / "out", "train")
-    assert [*samples] == [key]
-    file = json.loads(samples[key]["json"]).get("file")
-    assert file == (None if key == id_ else f"JPEGImages/{id_}.jpg")  # the key says it, or not
-
-
-def test_id_that_is_too_long_for_a_key_is_refused(tree: Path, tmp_path: Path) -> None:
-    only(tree, "a" * 245)
-    problem = "cannot be a sample's key: 245 bytes (most: 244); rename the picture"
-    assert failure(tree, tmp_path) == f"{tree}/JPEGImages/{'a' * 245}.jpg: {problem}"
-
-
-def test_path_in_a_list_means_the_picture_at_its_end(tree: Path, tmp_path: Path) -> None:
-    """Names of folders in front are those of another machine; they open nothing."""
-    only(tree, "../../data/JPEGImages/000001.jpg")
-    converted(tree, tmp_path / "out")
-    assert [*samples_of(tmp_path / "out", "train")] == ["000001"]
-    assert manifest_of(tmp_path / "out")["report"] == {
-        "in-no-list": {"count": 2, "examples": ["JPEGImages/000002.jpg"]},
-        "list-line-other": {"count": 1, "examples": ["ImageSets/Main/train.txt"]},
-    }
 
 
 @pytest.mark.parametrize(

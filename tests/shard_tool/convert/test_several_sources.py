@@ -183,6 +183,17 @@ def test_source_without_any_of_the_splits_is_refused(trees: list[Path], tmp_path
     assert str(caught.value) == f"{place}: {problem}"
 
 
+def test_list_of_any_name_may_be_in_some_of_the_sources(trees: list[Path], tmp_path: Path) -> None:
+    write(trees[0] / "ImageSets/Main/mine.txt", b"000001\n")
+    manifest = merged(tmp_path / "out", trees[:2], splits=("mine", "test"))
+    counts = {name: split["num_samples"] for name, split in manifest["splits"].items()}
+    assert counts == {"mine": 1, "test": 3}
+    with pytest.raises(SourceError) as caught:
+        merged(tmp_path / "again", trees[:2], splits=("mine",))
+    problem = "no list of mine names a picture; leave this source out"
+    assert str(caught.value) == f"{trees[1]}/ImageSets/Main: {problem}"
+
+
 def test_empty_list_of_one_source_leaves_the_split_to_the_others(
     trees: list[Path], tmp_path: Path
 ) -> None:
