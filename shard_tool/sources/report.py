@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from shard_tool.sources.notes import MEANINGS as OF_NOTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -56,9 +58,11 @@ MEANINGS: dict[str, str] = {
 
 
 LEFT_OUT = {
+    "annotation-without-picture",
     "bad-box-dropped",
     "bad-object-dropped",
     "bad-record-skipped",
+    "object-elsewhere",
     "other-class-dropped",
     "unlabelled",
 }
@@ -114,7 +118,9 @@ class Report:
         """One line for each code, with its first example."""
         found = []
         for code, counted in sorted(self.codes.items()):
-            meaning = MEANINGS.get(code, code)
+            meaning = f"{counted.count} {MEANINGS.get(code, code)}"
+            if code in OF_NOTES:
+                meaning = f"{counted.count} x {OF_NOTES[code].removesuffix('.')}"
             example = f" (such as {counted.examples[0]})" if counted.examples else ""
-            found.append(f"{counted.count} {meaning}{example}")
+            found.append(f"{meaning}{example}")
         return found
