@@ -83,13 +83,23 @@ ClassesOption = Annotated[
 
 
 def class_names(given: str | None) -> tuple[str, ...]:
-    """Names with commas between them, or the lines of a file."""
+    """Names with commas between them, or the lines of a file.
+
+    Raises:
+        OptionError: The file is missing or no text, or holds no name.
+    """
     if given is None:
         return ()
     path = Path(given)
-    if path.is_file():
-        lines = path.read_text("utf-8-sig").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
+    if path.is_file() or path.suffix == ".txt":
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as exc:
+            problem = f"cannot be read as text: {getattr(exc, 'strerror', None) or exc}"
+            raise OptionError(f"--classes {given}", problem) from exc
+        if found := tuple(line.strip() for line in lines if line.strip()):
+            return found
+        raise OptionError(f"--classes {given}", "holds no name")
     return tuple(name.strip() for name in given.split(","))
 
 

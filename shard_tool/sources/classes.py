@@ -159,17 +159,28 @@ def _differs_by_a_letter(one: str, other: str) -> bool:
 def _alike(counts: Mapping[str, int]) -> list[tuple[str, str]]:
     """Pairs of (rarer name, more frequent name or VOC's) that look like one class."""
     names = sorted(counts, key=lambda name: (name not in VOC_CLASSES, -counts[name], name))
-    by_length: dict[int, list[str]] = {}
+    known = dict.fromkeys((*names, *VOC_CLASSES))
+    ranks = {name: rank for rank, name in enumerate(names)}
+    by_key: dict[str, list[str]] = {}
+    for name in known:
+        for key in _keys(name):
+            by_key.setdefault(key, []).append(name)
     found = []
     for name in names:
-        length = len(_plain(name))
-        near = [other for n in (length - 1, length, length + 1) for other in by_length.get(n, ())]
-        if (other := nearest(name, near)) is not None or (
-            name not in VOC_CLASSES and (other := nearest(name, VOC_CLASSES)) is not None
-        ):
+        near = dict.fromkeys(other for key in _keys(name) for other in by_key[key])
+        above = [its for its in near if ranks.get(its, len(names)) < ranks[name]]
+        others = sorted(above, key=lambda its: ranks[its])
+        if name not in VOC_CLASSES:
+            others += [its for its in near if its not in ranks]
+        if (other := nearest(name, others)) is not None:
             found.append((name, other))
-        by_length.setdefault(length, []).append(name)
     return found
+
+
+def _keys(name: str) -> set[str]:
+    """Names that differ by one letter share one of these: the name, or it without a letter."""
+    plain = _plain(name)
+    return {plain, *(plain[:at] + plain[at + 1 :] for at in range(len(plain)))}
 
 
 def _listed(counts: Mapping[str, int]) -> str:

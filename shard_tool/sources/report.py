@@ -59,9 +59,11 @@ MEANINGS: dict[str, str] = {
 
 
 LEFT_OUT = {
+    "annotation-without-picture",
     "bad-box-dropped",
     "bad-object-dropped",
     "bad-record-skipped",
+    "object-elsewhere",
     "other-class-dropped",
     "unlabelled",
 }

@@ -35,10 +35,10 @@ DEVKIT = ("JPEGImages/", "Annotations/")
 BOX = [("ant", [2.0, 3.0, 10.0, 8.0])]
 
 
-def devkit(root: str = "", *, lists: Mapping[str, str] | None = None, **named: Any) -> Files:
+def devkit(root: str = "", *, lists: Mapping[str, str] | None = None) -> Files:
     """The pictures a and b in VOC's folders, with lists below ImageSets."""
-    places: dict[str, str] = {"pictures": "JPEGImages/", "annotations": "Annotations/"} | named
-    found: Files = dict(pairs("a", "b", **{kind: root + its for kind, its in places.items()}))
+    images, annotations = (root + name for name in DEVKIT)
+    found: Files = dict(pairs("a", "b", pictures=images, annotations=annotations))
     return found | {f"{root}ImageSets/{name}.txt": its for name, its in (lists or {}).items()}
 
 

@@ -29,7 +29,7 @@ def devkit(lists: Mapping[str, str | bytes], *stems: str, suffix: str = ".jpg") 
     return {**its, **{f"ImageSets/{name}.txt": content for name, content in lists.items()}}
 
 
-def keys(tmp_path: Path, files: Files, **options: Any) -> dict[str, list[str]]:
+def keys(tmp_path: Path, files: Mapping[str, bytes | str], **options: Any) -> dict[str, list[str]]:
     """Split to its keys."""
     converted(folder(tmp_path / "in", files), tmp_path / "out", **options)
     splits = list(manifest_of(tmp_path / "out")["splits"])

@@ -61,8 +61,10 @@ def indexed(places: Mapping[int, Color], order: tuple[int, ...]) -> bytes:
     return png(image)
 
 
-def source(tmp_path: Path, mask: bytes, labelmap: str | None = LABELMAP, **more: Any) -> Path:
-    files: Files = {"JPEGImages/a.jpg": picture(), "SegmentationClass/a.png": mask} | more
+def source(
+    tmp_path: Path, mask: bytes, labelmap: str | None = LABELMAP, more: Files | None = None
+) -> Path:
+    files: Files = {"JPEGImages/a.jpg": picture(), "SegmentationClass/a.png": mask, **(more or {})}
     if labelmap is not None:
         files["labelmap.txt"] = labelmap
     return folder(tmp_path / "in", files)
@@ -171,8 +173,10 @@ def test_classes_in_another_order_keep_their_colours(tmp_path: Path) -> None:
 
 def test_colour_of_a_class_that_no_xml_has_names_the_option(tmp_path: Path) -> None:
     """The XML gives the classes; a labelmap may have more, of regions that nobody boxed."""
-    more = {"Annotations/a.xml": xml((20, 10), ("car", (10, 4, 20, 10)), ("kerb", (0, 0, 2, 2)))}
-    its = source(tmp_path, painted(BLACK, ROAD, CAR, BORDER), **more)
+    more: Files = {
+        "Annotations/a.xml": xml((20, 10), ("car", (10, 4, 20, 10)), ("kerb", (0, 0, 2, 2)))
+    }
+    its = source(tmp_path, painted(BLACK, ROAD, CAR, BORDER), more=more)
     way = "add --classes car,kerb,road"
     assert refusal(its, tmp_path) == f"holds colours of no class: (10, 20, 30) of 'road'; {way}"
     options = ClassOptions(classes=("car", "kerb", "road"))
@@ -273,8 +277,10 @@ def test_values_mean_vocs_classes_where_nothing_else_is_said(tmp_path: Path) -> 
 )
 def test_order_of_names_in_xml_says_nothing_about_masks(tmp_path: Path, mask: bytes) -> None:
     """Sorted names would make value 1 an ant, though the tool may have begun with bees."""
-    more = {"Annotations/a.xml": xml((20, 10), ("bee", (0, 0, 8, 6)), ("ant", (10, 4, 20, 10)))}
-    its = source(tmp_path, mask, None, **more)
+    more: Files = {
+        "Annotations/a.xml": xml((20, 10), ("bee", (0, 0, 8, 6)), ("ant", (10, 4, 20, 10)))
+    }
+    its = source(tmp_path, mask, None, more)
     assert refusal(its, tmp_path).endswith(f"; {SAY}")
     options = ClassOptions(classes=("bee", "ant"))
     converted(its, tmp_path / "out", task="segmentation", classes=options)
@@ -292,18 +298,20 @@ def test_black_and_white_masks_are_counted_since_255_is_void(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["SegmentationClass", "SegmentationObject"])
 def test_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path, kind: str) -> None:
-    its = source(tmp_path, grey(0, 1, 2, 255), **{f"{kind}/a.png": png(DRAWN[:5])})
+    its = source(tmp_path, grey(0, 1, 2, 255), more={f"{kind}/a.png": png(DRAWN[:5])})
     message = refusal(its, tmp_path).removeprefix(f"{its}/{kind}/a.png: ")
     assert message == "is 20 x 5 px, its picture 20 x 10"
 
 
 def test_object_masks_keep_their_bytes_and_colours_are_refused(tmp_path: Path) -> None:
-    its = source(tmp_path, grey(0, 1, 2, 255), **{"SegmentationObject/a.png": grey(0, 9, 8, 255)})
+    its = source(
+        tmp_path, grey(0, 1, 2, 255), more={"SegmentationObject/a.png": grey(0, 9, 8, 255)}
+    )
     converted(its, tmp_path / "out", task="segmentation")
     members = samples_of(tmp_path / "out", "train")["a"]
     assert members["object.png"] == grey(0, 9, 8, 255)
     colors = painted(BLACK, ROAD, CAR, BORDER)
-    its = source(tmp_path / "rgb", grey(0, 1, 2, 255), **{"SegmentationObject/a.png": colors})
+    its = source(tmp_path / "rgb", grey(0, 1, 2, 255), more={"SegmentationObject/a.png": colors})
     assert refusal(its, tmp_path).endswith("a mask of objects has mode 'P' or 'L', not 'RGB'")
 
 
