@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shard_tool.format.manifest import Manifest
 
 _MOST_CLASSES = 20
-_MOST_PROBLEMS = 25
+_MOST_PROBLEMS = 40
 
 
 def described(source: object) -> str:
@@ -77,18 +77,22 @@ def print_look(options: ConvertOptions, look: Look, format_: Format) -> None:
     if plan.duplicates:
         typer.echo(f"{len(plan.duplicates)} pictures are left out: another source has them too")
     _print_lines("read otherwise, or left out:", look.report.lines())
-    problems = [f"{problem}" for problem in plan.questions]
-    for problem in sorted_problems(look.problems.values()):
-        way = f"; {problem.hint}" if problem.hint else ""
-        problems.append(f"{problem.count} x {problem.example}{way}")
+    _print_lines("to decide:", [f"{question}" for question in plan.questions])
+    problems = [
+        f"{problem.count} x {problem.example}" + (f"; {problem.hint}" if problem.hint else "")
+        for problem in sorted_problems(look.problems.values())
+    ]
     if len(problems) > _MOST_PROBLEMS:
         more = len(problems) - _MOST_PROBLEMS
         problems = [*problems[:_MOST_PROBLEMS], f"and {more} more kinds: see --format json"]
-    _print_lines("problems:", problems)
-    if not problems:
+    what = "left out" if look.skips else "in the way"
+    _print_lines(f"{look.num_bad} bad records of {plan.num_records}, {what}:", problems)
+    if plan.questions:
+        typer.echo("add the options that you choose, and look again")
+    elif problems and not look.skips:
+        typer.echo("mend them as said, or add --on-bad-record skip to leave all of them out")
+    else:
         typer.echo("nothing is in the way: run this again without --dry-run")
-    elif not plan.questions:
-        typer.echo("mend them as said, or add --on-bad-record skip to leave bad records out")
     typer.echo(f"{dest}: nothing is written (--dry-run)")
 
 
@@ -128,6 +132,7 @@ def _look_as_json(look: Look, dest: str) -> dict[str, object]:
             {"place": error.place, "problem": error.problem, "hint": error.hint}
             for error in plan.questions
         ],
+        "num_bad_records": look.num_bad,
         "problems": [problem.as_json() for problem in sorted_problems(look.problems.values())],
     }
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _NUMBERS = re.compile(r"\([-+\d., e]+\)|[-+]?\d+(\.\d+)?")
 _MOST_KINDS = 1000
+_AT_A_TIME = 512
+"""Records of one task: of shards of small pictures fewer, so that memory stays flat."""
 
 
 @dataclass(slots=True)
@@ -46,32 +48,37 @@ class Look:
     """What a conversion would meet."""
 
     plan: ConversionPlan
-    problems: dict[str, Problem] = field(default_factory=dict)
-    """By kind."""
+    skips: bool
+    """Whether bad records are left out; else none may be bad."""
+    problems: dict[tuple[str, str], Problem] = field(default_factory=dict)
+    """By kind and way out."""
     report: Report = field(default_factory=Report)
     """What is dropped or read otherwise."""
     objects: dict[str, dict[str, int]] = field(default_factory=dict)
     """Split to class to number of good objects."""
     num_bad: int = 0
 
-    def add(self, split: str, found: dict[str, Any]) -> None:
-        """Add what a task found."""
+    def add(self, found: dict[str, Any]) -> None:
+        """Add what `check_records` found."""
         self.report.merge(found["notes"])
         for bad in found["bad_records"]:
             self.num_bad += 1
             self.count(bad["error"], bad["hint"])
-        its = self.objects.setdefault(split, {})
+        its = self.objects.setdefault(found["split"], {})
         for name, count in found["objects"].items():
             its[name] = its.get(name, 0) + count
 
-    def count(self, error: str, hint: str, count: int = 1) -> None:
+    def count(self, error: str, hint: str) -> None:
         """Count a problem."""
-        kind = kind_of(error.partition(": ")[2])
+        if "--" not in hint and not self.skips:
+            way = "leave it out by --on-bad-record skip"
+            hint = f"{hint}, or {way}" if hint else way
+        kind = kind_of(error.partition(": ")[2]), hint
         known = self.problems.get(kind)
         if known is not None:
-            known.count += count
+            known.count += 1
         elif len(self.problems) < _MOST_KINDS:
-            self.problems[kind] = Problem(count, error, hint)
+            self.problems[kind] = Problem(1, error, hint)
 
 
 def kind_of(problem: str) -> str:
@@ -100,18 +107,16 @@ def look(
         ShardToolError: A source is missing or damaged as a whole.
     """
     plan = prepare(options, on_scan=on_scan, asks=False)
-    found = Look(plan)
+    found = Look(plan, options.on_bad_record == "skip")
     found.report.merge(plan.surveyed.report.as_json())
-    names = list(plan.shard_names())
     files = tuple(source.files for source in plan.sources)
     is_small = plan.num_records < 2000 or options.workers == 1
     with open_pool(LOCAL, 1 if is_small else options.workers) as pool:
-        tasks = ((plan.rules, files, plan.shard_task(n)) for n in range(len(names)))
+        tasks = ((plan.rules, files, some) for some in plan.chunks(_AT_A_TIME))
         done = 0
-        # In order, so that the examples do not depend on who was first.
-        for number, result in enumerate(in_order(pool.run(check_records, tasks))):
-            found.add(names[number][0], result)
-            done += plan.num_records_of(number)
+        for result in in_order(pool.run(check_records, tasks)):
+            found.add(result)
+            done += result["num_records"]
             if on_progress:
                 on_progress(done, plan.num_records)
     return found

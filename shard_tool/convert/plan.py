@@ -131,6 +131,15 @@ class ConversionPlan:
             number -= split.num_shards
         raise IndexError(number)
 
+    def chunks(self, at_a_time: int) -> Iterator[ShardTask]:
+        """Yield all records, in the order of shards and not more at a time; without labels."""
+        for split in self.splits:
+            its = split.columns
+            for first in range(0, split.num_records, at_a_time):
+                rows = slice(first, first + at_a_time)
+                spans = zip(its.offsets[rows].tolist(), its.lengths[rows].tolist(), strict=True)
+                yield ShardTask(split.split, "", tuple(self.spool.read(*span) for span in spans))
+
     def num_records_of(self, number: int) -> int:
         """Number of records of a shard; shards are numbered over all splits."""
         for split in self.splits:

@@ -264,7 +264,8 @@ def _read(reader: Reader, record: Record, content: bytes | None, report: Report)
         if content is not None:
             return Read(record, reader.parsers[record.source](content, place))
     except DataError as exc:
-        return Read(record, None, exc)
+        exc.__cause__ = exc.__context__ = None  # their frames would keep the chunk in memory
+        return Read(record, None, exc.with_traceback(None))
     problem = f"{record.annotation.size} bytes are too many (most: {_MAX_ANNOTATION_BYTES})"
     return Read(record, None, DataError(place, problem))
 

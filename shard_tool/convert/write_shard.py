@@ -66,7 +66,7 @@ def make_shard(
 def check_records(
     rules: Rules, sources: tuple[SourceFiles, ...], task: ShardTask
 ) -> dict[str, Any]:
-    """Check the records of a shard without writing it. Runs in a worker.
+    """Check records without writing a shard. Runs in a worker.
 
     Returns:
         What `make_shard` would report of bad records, and of what is dropped or read otherwise.
@@ -81,6 +81,8 @@ def check_records(
             except DataError as exc:
                 bad_records.append(_described(task.split, read.record, exc) | {"hint": exc.hint})
     return {
+        "split": task.split,
+        "num_records": len(task.records),
         "bad_records": bad_records,
         "dropped": builder.dropped,
         "notes": builder.report.as_json(),
