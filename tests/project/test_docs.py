@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from scripts.cli_reference import COMMAND, VERBS, reference
+from tests.kit.datasets.own_folder import messy_folder, tidy_folder
 from tests.kit.processes.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,9 +31,11 @@ def blocks(language: str) -> list[str]:
 def reader_s_folder(
     mini_archive: Path, mini_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The folder of a reader of the README: an archive with the official name, and a dataset."""
+    """The folder of a reader: an archive with the official name, a dataset, and own pictures."""
     shutil.copy(mini_archive, tmp_path / "VOCtrainval_11-May-2012.tar")
     shutil.copytree(mini_dataset, tmp_path / "voc2012")
+    tidy_folder(tmp_path / "foxes")
+    messy_folder(tmp_path / "messy")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

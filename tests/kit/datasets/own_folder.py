@@ -32,7 +32,7 @@ def tidy_folder(root: Path) -> Path:
 def messy_folder(root: Path) -> Path:
     """The same with a typing error, a box outside, and a size of another picture."""
     tidy_folder(root)
-    _add(root, "IMG 20", 20, ("foxx", (4, 6, 30, 40)))
+    _add(root, "IMG 20", 20, ("badgr", (4, 6, 30, 40)))
     _add(root, "IMG 21", 21, ("fox", (4, 6, 72, 40)))
     _add(root, "IMG 22", 22, ("fox", (8, 12, 60, 80)), size=(128, 96))
     return root
