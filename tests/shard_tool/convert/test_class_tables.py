@@ -330,7 +330,7 @@ def test_options_of_the_command_line_reach_the_table(
     status, stdout, stderr = run_here("convert", its, tmp_path / "out", *arguments)
     assert status == 0
     assert "2 classes: bee 1, ant 2" in stdout
-    assert "1 objects were renamed (--rename) (such as Ant to ant)" in stderr
+    assert "renamed 1: an object's class was renamed (--rename) (such as Ant to ant)" in stderr
     status, _, stderr = run_here("convert", its, tmp_path / "x", "--rename", "Ant")
     assert status in (1, 2)
     assert "--rename: 'Ant' is not OLD=NEW" in " ".join(stderr.split())
