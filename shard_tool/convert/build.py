@@ -402,29 +402,32 @@ def check_files(source: SourceFiles, record: Record, task: str) -> None:
     if length > MAX_KEY_BYTES:
         problem = f"cannot be a sample's key: {length} bytes (most: {MAX_KEY_BYTES})"
         raise DataError(source.place(record.expected_image), problem, "rename the picture")
-    missing = [
-        (record.image is None, record.expected_image, "an annotation without its picture", ""),
-        (
-            record.annotation is None and record.expected_annotation is not None,
-            record.expected_annotation or "",
-            "a picture without its annotation",
-            "leave it out by --unlabelled drop, or take it by --unlabelled background",
-        ),
-    ]
-    lists = f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
-    if all(is_missing for is_missing, *_ in missing):
-        problem = f"is missing: there is no such file ({lists})"
-        raise SourceError(source.place(record.expected_image), problem)
-    for is_missing, name, what, hint in missing:
-        if is_missing:
-            raise SourceError(source.place(name), f"is missing: {what} ({lists})", hint)
+    lacks_annotation = record.annotation is None and record.expected_annotation is not None
+    if record.image is None or lacks_annotation:
+        raise _missing(source, record, lacks_annotation=lacks_annotation)
     if task == "segmentation" and record.class_mask is None:
         place = source.place(record.expected_mask or record.expected_image)
-        raise SourceError(place, f"is missing: a picture without mask ({lists})")
+        raise SourceError(place, f"is missing: a picture without mask ({_naming(record)})")
     for span in record.pictures:
         if span.size > _MAX_FILE_BYTES:
             place = source.place(span)
             raise DataError(place, f"{span.size} bytes are too many (most: {_MAX_FILE_BYTES})")
+
+
+def _missing(source: SourceFiles, record: Record, *, lacks_annotation: bool) -> SourceError:
+    """The error for a record without its picture, its annotation or both."""
+    if record.image is None:
+        what = "there is no such file" if lacks_annotation else "an annotation without its picture"
+        place = source.place(record.expected_image)
+        return SourceError(place, f"is missing: {what} ({_naming(record)})")
+    place = source.place(record.expected_annotation or "")
+    problem = f"is missing: a picture without its annotation ({_naming(record)})"
+    hint = "leave it out by --unlabelled drop, or take it by --unlabelled background"
+    return SourceError(place, problem, hint)
+
+
+def _naming(record: Record) -> str:
+    return f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
 
 
 def _scaled(

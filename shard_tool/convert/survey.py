@@ -275,10 +275,11 @@ def _add(part: _Part, read: Read) -> None:
     part.blobs.append(packed(read))
     part.ids.append(record.id.encode("utf-8", "surrogateescape"))
     part.sources.append(record.source)
-    spans = record.pictures
-    if record.annotation:
-        spans.append(record.annotation)
-    part.sizes.append(sum(BLOCK + -(-span.size // BLOCK) * BLOCK for span in spans))
+    size = 0
+    for span in (record.image, record.annotation, record.class_mask, record.object_mask):
+        if span is not None:
+            size += BLOCK + -(-span.size // BLOCK) * BLOCK
+    part.sizes.append(size)
     part.picture_sizes.append(-1 if record.image is None else record.image.size)
 
 
@@ -296,7 +297,8 @@ def _count(part: _Part, read: Read) -> None:
             if not evidence.first_zero:
                 assert read.record.annotation is not None
                 evidence.first_zero = f"{read.record.annotation.name}: {item.name} {item.corners}"
-        evidence.num_fractions += any(value % 1 for value in (xmin, ymin, xmax, ymax))
+        if xmin % 1 or ymin % 1 or xmax % 1 or ymax % 1:
+            evidence.num_fractions += 1
 
 
 # In the coordinator -------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def _note(builder: FileTableBuilder, place: str, span: FileSpan) -> None:
     """
     name = span.name.rpartition("/")[2]
     if f".{name.rpartition('.')[2].lower()}" in KIND_OF_SUFFIX:
-        if not _UNPRINTABLE.isdisjoint(name):
+        if not name.isprintable() and not _UNPRINTABLE.isdisjoint(name):
             problem = "has an unprintable name (control characters, or not UTF-8)"
             raise unsafe_member(place, span.name, problem)
         length = len(name.encode())
