@@ -189,10 +189,15 @@ def test_extension_that_is_not_utf_8_is_counted_with_escapes() -> None:
 
 
 def test_member_whose_content_is_wanted_may_not_be_huge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shard_tool.dataset.scan.MAX_KEPT_BYTES", 10)
-    content = tar_of([info("a.json", 11)])
-    assert scan(content).index.crcs.size == 1
-    assert "has 11 bytes, more than 10" in refusal(content, keep=["json"])
+    monkeypatch.setattr("shard_tool.dataset.scan.MAX_KEPT_BYTES", {"json": 10})
+    monkeypatch.setattr("shard_tool.dataset.scan._MAX_PICTURE_BYTES", 20)
+    for extension, most in (("json", 10), ("jpg", 20)):
+        content = tar_of([info(f"a.{extension}", most + 1)])
+        assert scan(content).index.crcs.size == 1
+        problem = f"has {most + 1} bytes, more than {most}"
+        assert problem in refusal(content, keep=[extension])
+        fits = tar_of([info(f"a.{extension}", most)])
+        assert scan(fits, keep=[extension]).index.crcs.size == 1
 
 
 # Memory ---------------------------------------------------------------------------------------
