@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from shard_tool.convert.rules import Rules
 from shard_tool.errors import DataError
+from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.pictures.masks import MaskColors, voc_color
 from shard_tool.sources.boxes import CORNERS, DEVKIT
 from shard_tool.sources.classes import ClassTable, decide_classes
@@ -31,14 +32,19 @@ def decide_rules(
     place = ", ".join(dict.fromkeys(source.files.shown for source in sources))
     names = dict(surveyed.names) or _names_of_masks(sources)
     is_ordered = not surveyed.names
+    may_be_voc = False
     try:
         classes = decide_classes(names, options.classes, place=place, is_ordered=is_ordered)
     except DataError as exc:
         questions.append(exc)
         classes = ClassTable(options.classes.classes or tuple(sorted(names)))
+        # Once they are merged or left out, the classes may be VOC's: ask about boxes as well.
+        may_be_voc = sum(name in VOC_CLASSES for name in names) > len(names) / 2
     conventions = []
     for source in sources:
-        convention, question = _convention(options, source, classes, surveyed)
+        convention, question = _convention(
+            options, source, classes, surveyed, may_be_voc=may_be_voc
+        )
         conventions.append(convention)
         questions += [question] if question else []
     rules = Rules(
@@ -61,17 +67,22 @@ def _names_of_masks(sources: Sequence[Source]) -> dict[str, int]:
 
 
 def _convention(
-    options: ConvertOptions, source: Source, classes: ClassTable, surveyed: Surveyed
+    options: ConvertOptions,
+    source: Source,
+    classes: ClassTable,
+    surveyed: Surveyed,
+    *,
+    may_be_voc: bool,
 ) -> tuple[str, DataError | None]:
     """The convention of a source's boxes, and the question where its numbers speak against it."""
     if options.choices.boxes != "auto" or len(source.conventions) == 1:
         chosen = options.choices.boxes if len(source.conventions) > 1 else source.conventions[0]
         return chosen, None
-    if not classes.is_voc:
-        return CORNERS, None
+    convention = DEVKIT if classes.is_voc else CORNERS
     evidence = surveyed.evidence.get(source.files.number)
-    if evidence is None or not evidence.num_zero:
-        return DEVKIT, None
+    is_asked = classes.is_voc or may_be_voc
+    if not is_asked or evidence is None or not evidence.num_zero:
+        return convention, None
     problem = (
         f"{evidence.num_zero} of {evidence.num_boxes} boxes have a 0 or less for xmin or ymin "
         f"(such as {evidence.first_zero}), and VOC's devkit counts pixels from 1"
@@ -80,7 +91,7 @@ def _convention(
         "add --boxes corners if the numbers count from zero, as labelImg, CVAT and Roboflow write "
         "them; or --boxes devkit if these boxes are mistakes, to be clipped"
     )
-    return DEVKIT, DataError(source.files.shown, problem, hint)
+    return convention, DataError(source.files.shown, problem, hint)
 
 
 def _colors(source: Source, classes: ClassTable, options: ConvertOptions) -> MaskColors:

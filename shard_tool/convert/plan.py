@@ -9,6 +9,7 @@ record; the records lie in a `Spool`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,12 +159,23 @@ def plan_splits(
     rules: Rules,
     shard_bytes: int,
     seed: int,
+    problems: list[DataError] | None = None,
 ) -> tuple[tuple[SplitPlan, ...], tuple[dict[str, Any], ...]]:
     """Merge the sources' splits and cut them into shards.
 
     A picture that several sources have is converted once. The records of a split are shuffled with
     (seed, split) as the key, so neighbours in a shard are not neighbours in the source; a shard
     ends before the record that would pass `shard_bytes`.
+
+    Args:
+        sources: The sources, by number.
+        splits: Names of the splits.
+        columns: The records of each split.
+        spool: Holds the records.
+        rules: What was decided.
+        shard_bytes: Largest size of a shard.
+        seed: Of the order.
+        problems: Gets what is wrong with splits and ids, in place of an error.
 
     Returns:
         The splits, and a description of the pictures that are left out.
@@ -178,8 +190,11 @@ def plan_splits(
     duplicates: tuple[dict[str, Any], ...] = ()
     if len(sources) > 1:
         duplicates = _without_duplicates(sources, plans, spool)
-    _check_not_empty(sources, plans, is_filtered=bool(duplicates))
-    _check_ids(sources, plans, spool, rules.task)
+    empty = _empty_splits(sources, plans, is_filtered=bool(duplicates))
+    for problem in chain(empty, _shared_ids(sources, plans, spool, rules.task)):
+        if problems is None:
+            raise problem
+        problems.append(problem)
     for plan in plans:
         if rules.task == "classification":
             plan.labels = _class_labels(sources, plan, rules)
@@ -225,24 +240,25 @@ def _read(spool: Spool, offset: int, length: int) -> Read:
     return unpacked(spool.read(offset, length))
 
 
-def _check_not_empty(
+def _empty_splits(
     sources: Sequence[Source], plans: Sequence[SplitPlan], *, is_filtered: bool
-) -> None:
-    """Refuse a split without pictures."""
+) -> Iterator[SourceError]:
+    """Yield an error for each split without pictures."""
     for plan in plans:
         if not plan.num_records:
             places = ", ".join(dict.fromkeys(source.files.shown for source in sources))
             if is_filtered:
                 problem = f"every picture of split {plan.split!r} is in another source's split"
-                raise SourceError(places, f"{problem} as well", "leave a source out")
+                yield SourceError(places, f"{problem} as well", "leave a source out")
+                continue
             problem = f"no picture of split {plan.split!r} has an annotation"
-            raise SourceError(places, problem, "take them by --unlabelled background")
+            yield SourceError(places, problem, "take them by --unlabelled background")
 
 
-def _check_ids(
+def _shared_ids(
     sources: Sequence[Source], plans: Sequence[SplitPlan], spool: Spool, task: str
-) -> None:
-    """Refuse an id of two pictures, or of two splits."""
+) -> Iterator[SourceError]:
+    """Yield an error if ids are of two pictures, or of two splits; it names the first."""
     ids, numbers, offsets, lengths = (
         np.concatenate([getattr(plan.columns, name) for plan in plans])
         for name in ("ids", "sources", "offsets", "lengths")
@@ -259,13 +275,15 @@ def _check_ids(
         source.files.place(record.image or record.expected_image)
         for source, record in zip(its, records, strict=True)
     ]
+    more = f" (and {len(again) - 1} more)" if len(again) > 1 else ""
     if its[0] is not its[1]:
-        problem = f"another picture than {places[0]}, under the same id"
-        raise SourceError(places[1], problem, "rename one of them; ids are keys")
+        problem = f"another picture than {places[0]}, under the same id{more}"
+        yield SourceError(places[1], problem, "rename one of them; ids are keys")
+        return
     splits = [plans[int(which[row])].split for row in rows]
     place = its[1].split_place(task, splits[1])
-    problem = f"picture {records[0].id!r} is in split {splits[0]!r} as well"
-    raise SourceError(place, problem, "convert splits that share no picture")
+    problem = f"picture {records[0].id!r} is in split {splits[0]!r} as well{more}"
+    yield SourceError(place, problem, "convert splits that share no picture")
 
 
 def _class_labels(

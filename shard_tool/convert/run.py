@@ -101,6 +101,7 @@ def prepare(
         rules=rules,
         shard_bytes=options.shard_bytes,
         seed=options.seed,
+        problems=None if asks else questions,
     )
     return ConversionPlan(
         tuple(sources), rules, planned, surveyed, spool, duplicates, tuple(questions)

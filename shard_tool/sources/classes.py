@@ -197,21 +197,21 @@ def _undecided(
 ) -> DataError:
     """The error for names that look like mistakes; gives both ways out as options to add."""
     told = [f"{name!r} ({counts[name]}) looks like {other!r}" for name, other in alike]
+    others = [name for name in strangers if name not in {one for one, _ in alike}]
     told += [
         f"{name!r} ({counts[name]}) is none of VOC's classes, which the others are"
-        for name in strangers
-        if name not in {one for one, _ in alike}
+        for name in others
     ]
     problem = f"{'; '.join(told)} [all names: {_listed(counts)}]"
-    ways = []
-    if alike:
-        renames = " ".join(f"--rename {shlex.quote(f'{one}={other}')}" for one, other in alike)
-        ways.append(f"add {renames} to merge them")
-    if strangers and not alike:
-        ways.append("add --other-classes drop to leave them out")
-    names = ",".join(sorted(counts))
-    ways.append(f"add --classes {shlex.quote(names)} to take all names as they are")
-    return DataError(place, problem, ", or ".join(ways))
+    renames = [f"--rename {shlex.quote(f'{one}={other}')}" for one, other in alike]
+    if alike and others:
+        purpose = "to merge those that look alike and leave out the others"
+    else:
+        purpose = "to merge them" if alike else "to leave them out"
+    options = " ".join([*renames, *(["--other-classes drop"] if others else [])])
+    names = shlex.quote(",".join(sorted(counts)))
+    hint = f"add {options} {purpose}, or add --classes {names} to take all names as they are"
+    return DataError(place, problem, hint)
 
 
 def _not_in_table(

@@ -66,7 +66,7 @@ def printable(name: str) -> str:
     r"""A name as text: bytes of a file's name that are not UTF-8 are shown by their number.
 
     >>> printable("caf\udce9"), printable("caf\u00e9")
-    ('caf\\xe9', 'caf\u00e9')
+    ('caf\\xe9', 'café')
     """
     if name.isascii():
         return name

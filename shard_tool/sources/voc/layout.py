@@ -93,7 +93,8 @@ def find_layouts(table: FileTable, place: str) -> list[Layout]:
     parts = [_part(image, xml, masks) for image, xml in pairs]
     parts += _without_annotations(images, parts, masks, listed)
     first, *others = _layouts(parts, listed, place)
-    apart = tuple(sorted(images.keys() - {part.images for part in parts}))
+    taken = {part.images for its in (first, *others) for part in its.parts}
+    apart = tuple(sorted(images.keys() - taken))
     return [replace(first, unpaired=unpaired, apart=apart), *others]
 
 
@@ -140,9 +141,11 @@ def _without_annotations(
     """Folders of pictures that no XML is about, where they look like a part of the dataset.
 
     In a devkit they do if they lie below its pictures, or if no picture of it has XML. Elsewhere
-    they do if they have masks, or lie beside folders of pictures that have XML.
+    they do if they have masks, or lie beside folders of pictures that have XML, or differ from one
+    by one name, as the folders of splits do.
     """
     known = {part.images for part in paired}
+    patterns_of = {pattern for image in known for pattern in patterns(image)}
     tops = {parent(image) for image in known} | known
     tops_of = defaultdict[str, set[str]](set)
     for part in paired:
@@ -155,7 +158,8 @@ def _without_annotations(
         part = _part(folder, None, masks)
         root = _root_of(folder, listed)
         if root is None:
-            belongs = bool(part.class_masks) or parent(folder) in tops
+            is_near = parent(folder) in tops or not patterns_of.isdisjoint(patterns(folder))
+            belongs = bool(part.class_masks) or is_near
         else:
             belongs = not tops_of[root] or _top(part, root) in tops_of[root]
         if belongs:
@@ -241,6 +245,13 @@ def _by_folders(parts: Sequence[Part], place: str) -> Layout:
     if splits == {None} and (split := _split_of(common)):  # all lie in the folder of one split
         named, splits = [replace(part, split=split) for part in named], {split}
     if None in splits and len(splits) > 1:
+        rest = [
+            part
+            for part, its in zip(parts, named, strict=True)
+            if its.split or part.annotations is not None or part.class_masks is not None
+        ]
+        if len(rest) < len(parts):  # what nothing annotates is no part of the splits
+            return _by_folders(rest, place)
         loose = next(part.images for part in named if part.split is None)
         problem = f"the pictures in {loose or '.'!r} are in no folder of a split, and others are"
         raise SourceError(place, problem, "name the pictures by --split-file train=LIST")

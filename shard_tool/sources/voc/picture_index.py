@@ -178,21 +178,26 @@ class PictureIndex:
     def _has_blanks(self) -> bool:
         return bool(np.any(np.char.find(self.ids, b" ") >= 0))
 
-    def without_picture(self, unpaired: Sequence[str]) -> Iterator[tuple[FileSpan, int]]:
+    def without_picture(
+        self, unpaired: Sequence[str], named: NDArray[np.bytes_]
+    ) -> Iterator[tuple[FileSpan, int]]:
         """Yield (an example, number) of the annotations of a folder that belong to no picture.
 
         Args:
             unpaired: Folders of which no annotation does.
+            named: Ids of records: those that have no picture are errors.
         """
-        images = dict[str, list[str]]({folder: [] for folder in unpaired})
+        parts: dict[str, list[Part]] = {folder: [] for folder in unpaired}
         for part in self.parts:
             if part.annotations is not None:
-                images.setdefault(part.annotations, []).append(part.images)
-        for folder, its in images.items():
+                parts.setdefault(part.annotations, []).append(part)
+        for folder, its in parts.items():
             files = self._file(folder, "annotation")
             is_alone = np.ones(len(files), np.bool_)
-            for image in its:
-                is_alone &= self._file(image, "picture").rows(files.stems) < 0
+            for part in its:
+                is_alone &= self._file(part.images, "picture").rows(files.stems) < 0
+                prefix = part.prefix.encode("utf-8", "surrogateescape")
+                is_alone &= ~np.isin(np.char.add(prefix, files.stems), named)
             if is_alone.any():
                 yield files.span(int(is_alone.argmax())), int(is_alone.sum())
 

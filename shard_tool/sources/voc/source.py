@@ -313,21 +313,22 @@ class VocSource:
         apart = [(folder, self.table.files[folder, "picture"]) for folder in self.layout.apart]
         for _, files in apart:
             self.report.add("picture-apart", self.place(files.span(0)), len(files))
-        for span, count in self.index.without_picture(self.layout.unpaired):
+        known = {span.name for _, span in self._plain_lists(splits)}
+        usual, others = [np.zeros(0, "S1")], [np.zeros(0, "S1")]
+        if self.split_files:
+            usual += [self._named_in_file(split).ids for split in self.split_files]
+        else:
+            for _, span in self._lists_of_pictures():
+                (usual if span.name in known else others).append(self._named_in(span).ids)
+        named = np.concatenate(usual)
+        for span, count in self.index.without_picture(self.layout.unpaired, named):
             self.report.add("annotation-without-picture", self.place(span), count)
         if not self.is_listed:
             return
-        usual, others = np.zeros((2, len(self.index.ids)), np.bool_)
-        known = {span.name for _, span in self._plain_lists(splits)}
-        if self.split_files:
-            for split in self.split_files:
-                usual |= np.isin(self.index.ids, self._named_in_file(split).ids)
-        else:
-            for _, span in self._lists_of_pictures():
-                named = usual if span.name in known else others
-                named |= np.isin(self.index.ids, self._named_in(span).ids)
-        self._note_rows("in-no-list", ~(usual | others))
-        self._note_rows("in-other-list", others & ~usual)
+        is_usual = np.isin(self.index.ids, named)
+        is_other = np.isin(self.index.ids, np.concatenate(others))
+        self._note_rows("in-no-list", ~(is_usual | is_other))
+        self._note_rows("in-other-list", is_other & ~is_usual)
 
     def _note_rows(self, code: str, is_left_out: NDArray[np.bool_]) -> None:
         rows = np.flatnonzero(is_left_out)

@@ -58,10 +58,12 @@ def files_of(composition: Composition) -> dict[str, bytes]:
         files[name] = encoded("PNG", (8, 8), 1, 99)
     if composition.stray:
         files[composition.stray] = encoded("JPEG", (8, 8), 1, 98)
-    if composition.has_orphan:
-        name = annotation_path(composition, first).rpartition("/")
+    alone = ["orphan"] if composition.has_orphan else []
+    alone += ["nobody"] if composition.lists_missing and composition.missing_has_xml else []
+    for stem in alone:
+        folder, slash, _ = annotation_path(composition, first).rpartition("/")
         content = annotation(first) if first.things is not None else b"<annotation/>"
-        files["".join(name[:2]) + "orphan.xml"] = content
+        files[f"{folder}{slash}{stem}.xml"] = content
     for split, lines in lists_of(composition).items():
         name = composition.list_names.get(split, split)
         files[f"{composition.layout.lists}{name}.txt"] = "".join(f"{x}\n" for x in lines).encode()

@@ -95,10 +95,10 @@ class _Teller:
         splits = self._splits()
         if not splits:
             self.refuse("source", "--split")
-        members = {split: self._members(split) for split in splits}
-        self._check_split_apart(members)
         if truth.refusals:
             return truth
+        members = {split: self._members(split) for split in splits}
+        self._check_split_apart(members)
         self._count_names()
         surveyed = {split: self._surveyed(shots) for split, shots in members.items()}
         for split, shots in surveyed.items():

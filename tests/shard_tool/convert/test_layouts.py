@@ -250,6 +250,34 @@ def test_pictures_beside_annotated_ones_are_background_only_when_asked(tmp_path:
     assert counted(tmp_path / "with") == {"unlabelled-background": 1}
 
 
+def test_folder_without_xml_beside_those_of_splits_is_no_split(tmp_path: Path) -> None:
+    files = pairs("a", pictures="train/", annotations="train/")
+    files |= pairs("b", pictures="valid/", annotations="valid/")
+    files |= {"previews/c.jpg": picture(shade=2)}
+    assert keys(tmp_path, files) == {"train": ["train/a"], "val": ["valid/b"]}
+    assert counted(tmp_path / "out") == {"picture-apart": 1}
+
+
+def test_split_without_xml_is_unlabelled(tmp_path: Path) -> None:
+    files = pairs("a", pictures="train/images/", annotations="train/xml/")
+    files |= {"test/images/b.jpg": picture(shade=2)}
+    found = refusal(tmp_path, files)
+    assert found == (
+        "/in: no picture of split 'test' has an annotation; take them by --unlabelled background"
+    )
+    choices = Choices(unlabelled="background")
+    converted(tmp_path / "in", tmp_path / "out", choices=choices)
+    assert boxes(tmp_path / "out", "test") == {"test/images/b": []}
+
+
+def test_annotation_that_a_list_names_is_an_error_and_not_left_out(tmp_path: Path) -> None:
+    files = devkit(lists={"Main/train": "a\nb\nc\n"}) | {"Annotations/c.xml": xml((20, 10), ANT)}
+    files |= {"Annotations/d.xml": xml((20, 10), ANT)}
+    assert keys(tmp_path, files, on_bad_record="skip") == {"train": ["a", "b"]}
+    expected = {"annotation-without-picture": 1, "bad-record-skipped": 1}
+    assert counted(tmp_path / "out") == expected
+
+
 def test_files_that_systems_leave_behind_are_not_read_and_counted(tmp_path: Path) -> None:
     files: Files = dict(pairs("a", "b", pictures="set/", annotations="set/"))
     files |= {"__MACOSX/set/._a.jpg": b"Mac", "__MACOSX/set/._a.xml": b"Mac", "set/._b.xml": b"Mac"}

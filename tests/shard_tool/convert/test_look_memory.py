@@ -21,16 +21,18 @@ _ERROR_BYTES = 200_000
 def test_memory_of_a_look_does_not_grow_with_the_problems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of 60 shards has an error of 200 kB: few of them exist at a time."""
+    """Each of 60 tasks has an error of 200 kB: few of them exist at a time."""
 
     def bad(rules: object, files: object, task: Any) -> dict[str, Any]:
-        error = f"{task.shard_name}: {'x' * _ERROR_BYTES}"
+        error = f"{task.split}: {'x' * _ERROR_BYTES}"
         bad = {"key": "1", "split": "train", "error": error, "hint": ""}
-        return {"bad_records": [bad], "notes": {}, "objects": {}}
+        its: dict[str, Any] = {"split": task.split, "num_records": len(task.records)}
+        return its | {"bad_records": [bad], "notes": {}, "objects": {}}
 
     monkeypatch.setattr(look_module, "check_records", bad)
+    monkeypatch.setattr(look_module, "_AT_A_TIME", 1)
     tree = voc_tree(tmp_path, pictures(60))
-    options = ConvertOptions(source=str(tree), dest="unused", shard_bytes=1, workers=1)
+    options = ConvertOptions(source=str(tree), dest="unused", workers=1)
     tracemalloc.start()
     found = look(options)
     peak = tracemalloc.get_traced_memory()[1]
