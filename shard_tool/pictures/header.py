@@ -7,7 +7,6 @@ import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from shard_tool.errors import DataError
 from shard_tool.pictures.jpeg_header import jpeg_header
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 KNOWN_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Formats that a source may have."""
-_ORIENTATION = 0x0112
+_ORIENTATION, _IMAGE_WIDTH, _IMAGE_LENGTH = 0x0112, 256, 257
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -68,8 +67,9 @@ def read_header(content: bytes, place: str) -> Header:
             with Image.open(io.BytesIO(content), formats=KNOWN_FORMATS) as picture:
                 size_wh, format_ = picture.size, str(picture.format)
                 orientation = _orientation(picture, content)
-                if isinstance(picture, TiffImageFile):  # Pillow turns its size, and its pixels
-                    size_wh = (picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH])
+                if picture.format == "TIFF":  # Pillow turns its size, and its pixels
+                    tags = picture.tag_v2  # type: ignore[attr-defined]
+                    size_wh = (tags[_IMAGE_WIDTH], tags[_IMAGE_LENGTH])
     except Image.DecompressionBombError as exc:
         raise DataError(place, f"is absurdly large: {exc}") from exc
     except UnidentifiedImageError:
@@ -85,8 +85,8 @@ def read_header(content: bytes, place: str) -> Header:
 def _orientation(picture: Image.Image, content: bytes) -> int:
     """The orientation that EXIF says; XMP's is not read, as browsers and OpenCV do not."""
     try:
-        if isinstance(picture, TiffImageFile):
-            found = picture.tag_v2.get(_ORIENTATION, 1)
+        if picture.format == "TIFF":
+            found = picture.tag_v2.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
         else:
             exif = Image.Exif()
             exif.load(_exif_block(picture, content))
