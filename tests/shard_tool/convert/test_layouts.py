@@ -124,17 +124,43 @@ def test_folders_called_train_valid_and_test_are_the_splits(
 
 
 def test_pictures_of_the_same_names_in_each_split_stay_with_their_own_xml(tmp_path: Path) -> None:
+    """Also where most pictures of train are missing, and those of valid have their names."""
     files: Files = {}
     for number, split in enumerate(("train", "valid", "test"), start=1):
-        files[f"{split}/0001.jpg"] = picture(shade=number)
-        files[f"{split}/0001.xml"] = xml((20, 10), ("ant", (0, 0, number, number)))
-    del files["train/0001.jpg"]  # then train's XML is not about another split's picture
-    files |= pairs("0002", pictures="train/", annotations="train/")
+        for name in ("1", "2", "3"):
+            files[f"{split}/{name}.jpg"] = picture(shade=number * 1000 + int(name) * 300)
+            files[f"{split}/{name}.xml"] = xml((20, 10), ("ant", (0, 0, number, number)))
+    del files["train/1.jpg"], files["train/2.jpg"], files["valid/3.jpg"]
     converted(folder(tmp_path / "in", files), tmp_path / "out")
-    assert boxes(tmp_path / "out", "val")["valid/0001"] == [("ant", [0.0, 0.0, 2.0, 2.0])]
-    assert boxes(tmp_path / "out", "test")["test/0001"] == [("ant", [0.0, 0.0, 3.0, 3.0])]
-    assert list(boxes(tmp_path / "out")) == ["train/0002"]
-    assert counted(tmp_path / "out") == {"annotation-without-picture": 1}
+    for number, split in enumerate(("train", "valid", "test"), start=1):
+        found = boxes(tmp_path / "out", {"valid": "val"}.get(split, split))
+        box = [("ant", [0.0, 0.0, float(number), float(number)])]
+        names = {"train": "3", "valid": "12", "test": "123"}[split]
+        assert found == {f"{split}/{name}": box for name in names}
+    assert counted(tmp_path / "out") == {"annotation-without-picture": 3}
+
+
+def test_subfolders_of_the_same_name_pair_though_another_has_more_of_the_names(
+    tmp_path: Path,
+) -> None:
+    files: Files = {}
+    for number, place in enumerate(("day", "night"), start=1):
+        for name in ("a", "b"):
+            files[f"JPEGImages/{place}/{name}.jpg"] = picture(shade=number * 1000 + ord(name) * 99)
+            item = ("ant", (0, 0, number, number))
+            files[f"Annotations/{place}/{name}.xml"] = xml((20, 10), item)
+    del files["JPEGImages/day/b.jpg"]
+    converted(folder(tmp_path / "in", files), tmp_path / "out")
+    one, two = ([("ant", [0.0, 0.0, size, size])] for size in (1.0, 2.0))
+    assert boxes(tmp_path / "out") == {"day/a": one, "night/a": two, "night/b": two}
+
+
+def test_folder_with_most_of_the_names_wins_over_one_of_a_usual_name(tmp_path: Path) -> None:
+    files: Files = dict(pairs("a", "b", "c", "d", pictures="pics/", annotations="xml/"))
+    files["images/a.jpg"] = picture((4, 2))
+    converted(folder(tmp_path / "in", files), tmp_path / "out")
+    assert list(boxes(tmp_path / "out")) == [f"pics/{name}" for name in "abcd"]
+    assert counted(tmp_path / "out") == {"unlabelled": 1}
 
 
 def test_folders_side_by_side_pair_by_their_names_where_the_files_do_not_tell(
@@ -303,6 +329,17 @@ def test_xml_that_is_about_two_pictures_is_refused(tmp_path: Path) -> None:
     files = pairs("a", "b", pictures="images/train/", annotations="xml/")
     files |= pairs("a", "c", "d", "e", pictures="images/val/", annotations="xml/")
     problem = "a.xml in 'xml' has a picture in 'images/val' and 'images/train'"
+    way = "rename one of the pictures and its XML"
+    assert refusal(tmp_path, files) == f"/in: {problem}; {way}"
+
+
+def test_nearer_pictures_are_not_passed_over_for_more_of_the_names_elsewhere(
+    tmp_path: Path,
+) -> None:
+    files = pairs("a", "b", "c", pictures="data/pics/", annotations="data/xml/")
+    files |= {f"more/{name}.jpg": picture(shade=ord(name) * 99) for name in "abc"}
+    del files["data/pics/c.jpg"]
+    problem = "a.xml in 'data/xml' has a picture in 'data/pics' and 'more'"
     way = "rename one of the pictures and its XML"
     assert refusal(tmp_path, files) == f"/in: {problem}; {way}"
 

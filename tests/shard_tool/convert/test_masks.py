@@ -281,7 +281,10 @@ def test_order_of_names_in_xml_says_nothing_about_masks(tmp_path: Path, mask: by
         "Annotations/a.xml": xml((20, 10), ("bee", (0, 0, 8, 6)), ("ant", (10, 4, 20, 10)))
     }
     its = source(tmp_path, mask, None, more)
-    assert refusal(its, tmp_path).endswith(f"; {SAY}")
+    told = "values, and nothing says which class each of them is"
+    message = refusal(its, tmp_path)
+    assert message.endswith(f"; {SAY}")
+    assert message.startswith(f"holds {told if mask[25] == 0 else 'colours of no class: '}")
     options = ClassOptions(classes=("bee", "ant"))
     converted(its, tmp_path / "out", task="segmentation", classes=options)
     expected = np.where(DRAWN == 3, 2, DRAWN) if mask[25] == 2 else IDS
@@ -291,6 +294,9 @@ def test_order_of_names_in_xml_says_nothing_about_masks(tmp_path: Path, mask: by
 def test_black_and_white_masks_are_counted_since_255_is_void(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path, grey(0, 255, 255, 0)), np.isin(DRAWN, (1, 2)) * 255)
     assert counted(tmp_path / "out") == {"mask-void-alone": 1}
+    its = source(tmp_path / "empty", grey(0, 0, 0, 0))
+    converted(its, tmp_path / "none", task="segmentation")
+    assert counted(tmp_path / "none") == {}
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -407,6 +413,9 @@ def test_superviselys_adaptive_palettes_and_colors(tmp_path: Path) -> None:
         f"{root}ImageSets/Segmentation/val.txt": "",
     }
     converted(folder(tmp_path / "in", files), tmp_path / "out", task="segmentation")
-    assert classes(tmp_path / "out") == {"car": 1, "wet road": 2}
-    assert np.array_equal(ids(tmp_path / "out"), np.array([0, 2, 1, 255])[DRAWN])
-    assert counted(tmp_path / "out") == {"mask-by-color": 1}
+    del files[f"{root}Annotations/a.xml"]
+    converted(folder(tmp_path / "bare", files), tmp_path / "masks", task="segmentation")
+    for dest in (tmp_path / "out", tmp_path / "masks"):
+        assert classes(dest) == {"car": 1, "wet road": 2}
+        assert np.array_equal(ids(dest), np.array([0, 2, 1, 255])[DRAWN])
+        assert counted(dest) == {"mask-by-color": 1}

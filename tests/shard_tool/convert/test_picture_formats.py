@@ -214,7 +214,7 @@ def upper_8_bits(content: bytes) -> np.ndarray:
 
 
 def test_small_pngs_keep_their_bytes_whatever_the_quality(tmp_path: Path) -> None:
-    content = picture(kind="PNG")
+    content = encoded(RGB, "PNG", compress_level=1)
     converted(source(tmp_path, "a.png", content), tmp_path / "out", quality=60, resize=30)
     assert member(tmp_path / "out") == ("png", content)
 
