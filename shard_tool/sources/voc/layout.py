@@ -76,11 +76,17 @@ class Layout:
         return of_parts | {*self.lists.values()}
 
 
-def find_layouts(table: FileTable, place: str) -> list[Layout]:
+def find_layouts(table: FileTable, place: str, *, needs_splits: bool = True) -> list[Layout]:
     """Find all datasets below a source: one for each devkit, else one of everything.
 
+    Args:
+        table: The files of the source.
+        place: The source, for messages.
+        needs_splits: Whether folders have to say the split of each picture, or of none.
+
     Raises:
-        SourceError: There are no pictures, or neither XML nor masks; says what there is.
+        SourceError: There are no pictures, or neither XML nor masks; says what there is. Or some
+            pictures lie in folders of splits and others do not.
     """
     pictures = table.of_kind("picture")
     masks = {folder: its for folder in pictures if (its := _mask_kind(folder))}
@@ -92,7 +98,7 @@ def find_layouts(table: FileTable, place: str) -> list[Layout]:
     _check_found(table, images, annotations, masks, pairs, place)
     parts = [_part(image, xml, masks) for image, xml in pairs]
     parts += _without_annotations(images, parts, masks, listed)
-    first, *others = _layouts(parts, listed, place)
+    first, *others = _layouts(parts, listed, place, needs_splits=needs_splits)
     taken = {part.images for its in (first, *others) for part in its.parts}
     apart = tuple(sorted(images.keys() - taken))
     return [replace(first, unpaired=unpaired, apart=apart), *others]
@@ -194,6 +200,8 @@ def _layouts(
     parts: Sequence[Part],
     listed: Mapping[str, dict[str, str]],
     place: str,
+    *,
+    needs_splits: bool,
 ) -> list[Layout]:
     by_root = defaultdict[str | None, list[Part]](list)
     for part in parts:
@@ -210,7 +218,7 @@ def _layouts(
             place, problem, "give the devkit's folder, or these pictures' folder, alone"
         )
     if loose:
-        found = [_by_folders(loose, place)]
+        found = [_by_folders(loose, place, needs_splits=needs_splits)]
     return found
 
 
@@ -232,7 +240,7 @@ def _top(part: Part, root: str) -> str:
     return f"{root}/{first}".strip("/") if inner else root
 
 
-def _by_folders(parts: Sequence[Part], place: str) -> Layout:
+def _by_folders(parts: Sequence[Part], place: str, *, needs_splits: bool) -> Layout:
     """The layout of pictures without lists."""
     common = _common([part.images for part in parts])
     root = (
@@ -244,14 +252,14 @@ def _by_folders(parts: Sequence[Part], place: str) -> Layout:
     splits = {part.split for part in named}
     if splits == {None} and (split := _split_of(common)):  # all lie in the folder of one split
         named, splits = [replace(part, split=split) for part in named], {split}
-    if None in splits and len(splits) > 1:
+    if needs_splits and None in splits and len(splits) > 1:
         rest = [
             part
             for part, its in zip(parts, named, strict=True)
             if its.split or part.annotations is not None or part.class_masks is not None
         ]
         if len(rest) < len(parts):  # what nothing annotates is no part of the splits
-            return _by_folders(rest, place)
+            return _by_folders(rest, place, needs_splits=needs_splits)
         loose = next(part.images for part in named if part.split is None)
         problem = f"the pictures in {loose or '.'!r} are in no folder of a split, and others are"
         raise SourceError(place, problem, "name the pictures by --split-file train=LIST")

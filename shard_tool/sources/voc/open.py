@@ -88,7 +88,7 @@ def open_voc(
         report.add("name-with-backslash", archive.place, scan.num_backslashed)
     table = builder.table()
     report.add("hidden", files.place(table.first_hidden), table.num_hidden)
-    layouts = find_layouts(table, files.shown)
+    layouts = find_layouts(table, files.shown, needs_splits=not split_files)
     folders = {folder for layout in layouts for folder in layout.folders()}
     its = [twice for twice in table.twice if twice.one.name.rpartition("/")[0] in folders]
     _check_twice(files, its, report)

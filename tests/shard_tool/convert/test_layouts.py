@@ -189,6 +189,9 @@ def test_pictures_partly_in_folders_of_splits_are_refused(tmp_path: Path) -> Non
     problem = "the pictures in 'more' are in no folder of a split, and others are"
     way = "name the pictures by --split-file train=LIST"
     assert refusal(tmp_path, files) == f"/in: {problem}; {way}"
+    (tmp_path / "list").write_text("train/a\nmore/b.jpg\n")
+    lists = {"train": str(tmp_path / "list")}
+    assert keys(tmp_path, files, split_files=lists) == {"train": ["more/b", "train/a"]}
 
 
 def test_pictures_in_subfolders_have_their_paths_as_keys(tmp_path: Path) -> None:
