@@ -2,7 +2,7 @@
 
 300 compositions run in the suite, always the same ones. A night's run takes others each time:
 
-    VOC_COMPOSITIONS=10000 python -m pytest tests/shard_tool/convert/test_compositions.py
+    VOC_COMPOSITIONS=10000 python -m pytest -o faulthandler_timeout=0 THIS_FILE
 
 A failure prints the smallest composition that shows it, and the `@reproduce_failure` to add.
 """
@@ -44,6 +44,7 @@ MOST_LEVELS = 8
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0 if COUNT else 300)
 @settings(
     max_examples=COUNT or 300,
     derandomize=not COUNT,
