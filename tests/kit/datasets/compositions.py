@@ -266,9 +266,34 @@ def _stray(dice: _Dice, layout: Layout) -> str:
     return dice.of(("previews/small/", f"{near.partition('{')[0]}previews/")) + "000001.jpg"
 
 
+ANSWERS = {
+    "on_bad_record": (
+        "bad-object",
+        "bad-xml",
+        "no-picture",
+        "listed-missing",
+        "outside",
+        "inverted",
+    ),
+    "boxes": ("zero",),
+    "bad_boxes": ("outside", "inverted"),
+    "size_mismatch": ("other-size",),
+    "exif": ("exif-square",),
+    "unlabelled": ("no-xml", "empty-split"),
+    "classes": ("alike", "stranger"),
+    "other_classes": ("stranger",),
+    "rename": ("alike", "stranger"),
+}
+"""An option to the sins that it answers: it is more frequent there."""
+
+
+def _is_given(dice: _Dice, option: str) -> bool:
+    return dice.one_in(5) if dice.sins.isdisjoint(ANSWERS[option]) else dice.one_in(2)
+
+
 def _options(dice: _Dice, splits: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"seed": dice.number(0, 3)}
-    if dice.one_in(3):
+    if _is_given(dice, "on_bad_record"):
         found["on_bad_record"] = "skip"
     if splits == (OWN_SPLIT,) or dice.one_in(4):
         found["splits"] = dice.of((splits, splits[:1], splits[-1:]))
@@ -285,16 +310,16 @@ def _choices(dice: _Dice) -> dict[str, str]:
         "exif": ("upright", "stored", "bake"),
         "unlabelled": ("fail", "drop", "background"),
     }
-    return {name: dice.of(values) for name, values in options.items() if dice.one_in(4)}
+    return {name: dice.of(values) for name, values in options.items() if _is_given(dice, name)}
 
 
 def _classes(dice: _Dice, names: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if dice.one_in(5):
+    if _is_given(dice, "classes"):
         found["classes"] = tuple(sorted(set(names))[: dice.number(1, len(set(names)))])
-    if dice.one_in(5):
+    if _is_given(dice, "other_classes"):
         found["other_classes"] = "drop"
-    if dice.one_in(6):
+    if _is_given(dice, "rename"):
         found["rename"] = ((dice.of(names), dice.of(("dog", "raccoon", "new"))),)
     return found
 
