@@ -2,8 +2,8 @@
 
 The encoding is that of the byte order mark (UTF-8, UTF-16, UTF-32), else the declared one, else
 UTF-8. A text that is not in the declared Unicode encoding, or that declares none, is tried as
-utf-8, gb18030 and latin-1, in this order. gb18030 fits only where no byte of markup follows a lead
-byte, so western text seldom passes for it. Windows tools write in the system's encoding and declare
+utf-8, gb18030 and latin-1, in this order. gb18030 fits only where most bytes above 127 come in
+pairs, so western text seldom passes for it. Windows tools write in the system's encoding and declare
 UTF-8 or none; .NET's StringWriter declares utf-16 whatever is saved.
 
 **Safety.** Entities, internal subsets and external DTDs are refused. All need the keyword
@@ -47,6 +47,7 @@ _OTHERS = re.compile(
     r"|gb2312|gbk|gb18030|big5(hkscs)?|shift_jis|euc_(jp|kr)"
 )
 _GUESSES = ("utf-8", "gb18030", "latin-1")
+_HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
 
 
 def parse_tree(content: bytes, place: str) -> tuple[Element, list[Note]]:
@@ -128,6 +129,8 @@ def _decoded(content: bytes) -> tuple[str, str]:
     if not _UNICODE.fullmatch(codec):
         return content.decode(codec), ""
     for encoding in _GUESSES:
+        if encoding == "gb18030" and not _comes_in_pairs(content):
+            continue
         try:
             text = content.decode(encoding)
         except UnicodeDecodeError:
@@ -136,6 +139,15 @@ def _decoded(content: bytes) -> tuple[str, str]:
             return text, ""
         return text, encoding + (f" (declared {declared})" if declaration else "")
     raise AssertionError("latin-1 decodes anything")  # pragma: no cover
+
+
+def _comes_in_pairs(content: bytes) -> bool:
+    """Whether most bytes above 127 stand in runs of even length, as those of Chinese text do.
+
+    Accents of western names stand alone: gb18030 would read them as Chinese, with the next letter.
+    """
+    runs = [len(run) for run in _HIGH_BYTES.findall(content)]
+    return 2 * sum(length % 2 for length in runs) < len(runs)
 
 
 def _codec(declared: str) -> str:

@@ -71,7 +71,8 @@ def test_byte_order_marks_of_the_other_order_are_understood() -> None:
         ("猫和狗", "", "gbk", "gb18030"),
         ("Müll é ", "", "latin-1", "latin-1"),
         ("caf\u00e9", "", "latin-1", "latin-1"),  # é< is no pair of gb18030
-        ("Grün", "", "latin-1", "gb18030"),  # ün is one: the price of a fixed order
+        ("Grün, Käfer", "", "latin-1", "latin-1"),  # ün and äf are: accents stand alone
+        ("Größe", "", "latin-1", "gb18030"),  # öß is, and a pair: the price of a guess
         ("猫和狗", "utf-8", "gbk", "gb18030 (declared utf-8)"),
         ("é", "UTF-8", "latin-1", "latin-1 (declared UTF-8)"),
         ("Grün", "us-ascii", "utf-8", "utf-8 (declared us-ascii)"),
