@@ -10,6 +10,7 @@ import typer
 from shard_tool.cli.options import Format, print_json, say
 from shard_tool.convert.look import sorted_problems
 from shard_tool.dataset.publication import BAD_RECORDS_NAME
+from shard_tool.sources.boxes import CONVENTIONS, DEVKIT
 from shard_tool.sources.report import Report
 from shard_tool.storage.location import Folder
 from shard_tool.units import human_bytes
@@ -44,19 +45,29 @@ def classes_line(names: tuple[str, ...], counts: Mapping[str, int]) -> str:
     return f"{len(names)} {noun}: {', '.join(told)}{more}"
 
 
-def boxes_line(plan: ConversionPlan) -> str:
-    """The box convention and what speaks for or against it."""
-    evidence = list(plan.surveyed.evidence.values())
+def boxes_lines(plan: ConversionPlan) -> list[str]:
+    """The box convention and what speaks for or against it; of each source, if they differ."""
+    rules, evidence = plan.rules, plan.surveyed.evidence
+    if len(set(rules.conventions)) == 1:
+        return [_boxes_line("boxes", list(evidence), plan)]
+    return [
+        _boxes_line(f"boxes of {source.files.shown}", [source.files.number], plan)
+        for source in plan.sources
+    ]
+
+
+def _boxes_line(what: str, numbers: list[int], plan: ConversionPlan) -> str:
+    rules, evidence = plan.rules, [plan.surveyed.evidence.get(n) for n in numbers]
     boxes, zero, fractions = (
-        sum(getattr(its, name) for its in evidence)
+        sum(getattr(its, name) for its in evidence if its)
         for name in ("num_boxes", "num_zero", "num_fractions")
     )
-    rules = plan.rules
-    how = f"since the classes are {'' if rules.classes.is_voc else 'not '}VOC's"
+    convention = rules.conventions[numbers[0] if numbers else 0]
+    how = f"since the classes are {'' if convention == DEVKIT else 'not '}VOC's"
     if rules.choices.boxes != "auto":
         how = "as --boxes says"
     seen = f"of {boxes} boxes {zero or 'none'} have a 0, {fractions or 'none'} have fractions"
-    return f"boxes: {rules.convention_shown()}, {how}; {seen}"
+    return f"{what}: {convention} ({CONVENTIONS[convention]}), {how}; {seen}"
 
 
 def print_look(options: ConvertOptions, look: Look, format_: Format) -> None:
@@ -67,8 +78,9 @@ def print_look(options: ConvertOptions, look: Look, format_: Format) -> None:
         return
     for source in plan.sources:
         typer.echo(f"from {source.files.shown}: {described(source)}")
-    typer.echo(classes_line(plan.rules.classes.names, plan.surveyed.names))
-    typer.echo(boxes_line(plan))
+    typer.echo(classes_line(plan.rules.classes.names, look.num_objects))
+    for line in boxes_lines(plan):
+        typer.echo(line)
     for split in plan.splits:
         size = human_bytes(split.num_bytes)
         typer.echo(
@@ -114,7 +126,7 @@ def _look_as_json(look: Look, dest: str) -> dict[str, object]:
         ],
         "num_duplicates": len(plan.duplicates),
         "classes": [
-            {"name": name, "label": label, "num_objects": plan.surveyed.names.get(name, 0)}
+            {"name": name, "label": label, "num_objects": look.num_objects[name]}
             for name, label in plan.rules.classes.labels.items()
         ],
         "boxes": list(plan.rules.conventions),
@@ -176,7 +188,8 @@ def print_conversion(
         return
     typer.echo(classes_line(plan.rules.classes.names, _objects(manifest)))
     if any(evidence.num_boxes for evidence in plan.surveyed.evidence.values()):
-        typer.echo(boxes_line(plan))
+        for line in boxes_lines(plan):
+            typer.echo(line)
     for name, split in manifest.splits.items():
         size = human_bytes(split.num_bytes)
         typer.echo(f"{name}: {split.num_samples} samples, {len(split.shards)} shards, {size}")

@@ -201,7 +201,8 @@ class Builder:
         if found is None:
             mask = record.class_mask or record.object_mask
             mask_wh = picture_size(contents[1], "PNG", source.place(mask)) if mask else None
-            found = tells_turned(header, annotation, mask_wh)
+            is_voc = self.rules.are_voc[record.source]
+            found = tells_turned(header, annotation, mask_wh, is_voc=is_voc)
         if found is None and exif == "bake":
             found = True
         if found is None:

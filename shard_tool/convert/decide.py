@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shard_tool.convert.options import ConvertOptions
-    from shard_tool.convert.survey import Surveyed
+    from shard_tool.convert.survey import Evidence, Surveyed
     from shard_tool.sources.source import Source
 
 
@@ -40,10 +40,12 @@ def decide_rules(
         classes = ClassTable(options.classes.classes or tuple(sorted(names)))
         # Once they are merged or left out, the classes may be VOC's: ask about boxes as well.
         may_be_voc = sum(name in VOC_CLASSES for name in names) > len(names) / 2
+    are_voc = [has_voc_classes(source, sources, classes, surveyed) for source in sources]
     conventions = []
-    for source in sources:
+    for source, is_voc in zip(sources, are_voc, strict=True):
+        evidence = surveyed.evidence.get(source.files.number)
         convention, question = _convention(
-            options, source, classes, surveyed, may_be_voc=may_be_voc
+            options, source, evidence, is_voc=is_voc, may_be_voc=may_be_voc
         )
         conventions.append(convention)
         questions += [question] if question else []
@@ -52,6 +54,7 @@ def decide_rules(
         classes=classes,
         choices=options.choices,
         conventions=tuple(conventions),
+        are_voc=tuple(are_voc),
         colors=tuple(_colors(source, classes, options) for source in sources),
         years=tuple(source.year for source in sources),
         skips=options.on_bad_record == "skip",
@@ -69,18 +72,17 @@ def _names_of_masks(sources: Sequence[Source]) -> dict[str, int]:
 def _convention(
     options: ConvertOptions,
     source: Source,
-    classes: ClassTable,
-    surveyed: Surveyed,
+    evidence: Evidence | None,
     *,
+    is_voc: bool,
     may_be_voc: bool,
 ) -> tuple[str, DataError | None]:
     """The convention of a source's boxes, and the question where its numbers speak against it."""
     if options.choices.boxes != "auto" or len(source.conventions) == 1:
         chosen = options.choices.boxes if len(source.conventions) > 1 else source.conventions[0]
         return chosen, None
-    convention = DEVKIT if classes.is_voc else CORNERS
-    evidence = surveyed.evidence.get(source.files.number)
-    is_asked = classes.is_voc or may_be_voc
+    convention = DEVKIT if is_voc else CORNERS
+    is_asked = is_voc or may_be_voc
     if not is_asked or evidence is None or not evidence.num_zero:
         return convention, None
     problem = (
@@ -92,6 +94,16 @@ def _convention(
         "them; or --boxes devkit if these boxes are mistakes, to be clipped"
     )
     return convention, DataError(source.files.shown, problem, hint)
+
+
+def has_voc_classes(
+    source: Source, sources: Sequence[Source], classes: ClassTable, surveyed: Surveyed
+) -> bool:
+    """Whether a source's own classes are VOC's, whatever another source adds to the table."""
+    evidence = surveyed.evidence.get(source.files.number)
+    if classes.is_voc or len(sources) == 1 or evidence is None or not evidence.names:
+        return classes.is_voc
+    return all(classes.rename.get(name, name) in VOC_CLASSES for name in evidence.names)
 
 
 def _colors(source: Source, classes: ClassTable, options: ConvertOptions) -> MaskColors:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.release import RELEASE
@@ -77,6 +79,11 @@ def byte_options(options: ConvertOptions, plan: ConversionPlan) -> dict[str, Any
         found["rename"] = dict(classes.rename)
     if classes.drops_others:
         found["other_classes"] = "drop"
+    if options.split_files:
+        found["split_files"] = {
+            split: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            for split, path in sorted(options.split_files.items())
+        }
     return found
 
 

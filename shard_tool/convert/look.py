@@ -7,6 +7,7 @@ one look is enough for one correction.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,11 @@ class Look:
     objects: dict[str, dict[str, int]] = field(default_factory=dict)
     """Split to class to number of good objects."""
     num_bad: int = 0
+
+    @property
+    def num_objects(self) -> Counter[str]:
+        """Class to its number of good objects, over all splits."""
+        return sum((Counter(its) for its in self.objects.values()), Counter[str]())
 
     def add(self, found: dict[str, Any]) -> None:
         """Add what `check_records` found."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shard_tool.convert.spool import Spool
     from shard_tool.convert.survey import Columns, Surveyed
     from shard_tool.errors import DataError
+    from shard_tool.sources.report import Report
     from shard_tool.sources.source import Source
 
 
@@ -159,6 +160,7 @@ def plan_splits(
     rules: Rules,
     shard_bytes: int,
     seed: int,
+    report: Report,
     problems: list[DataError] | None = None,
 ) -> tuple[tuple[SplitPlan, ...], tuple[dict[str, Any], ...]]:
     """Merge the sources' splits and cut them into shards.
@@ -173,6 +175,7 @@ def plan_splits(
         columns: The records of each split.
         spool: Holds the records.
         rules: What was decided.
+        report: Gets what is left out.
         shard_bytes: Largest size of a shard.
         seed: Of the order.
         problems: Gets what is wrong with splits and ids, in place of an error.
@@ -189,7 +192,7 @@ def plan_splits(
         plan.keep(np.lexsort((plan.columns.sources, plan.columns.ids)))
     duplicates: tuple[dict[str, Any], ...] = ()
     if len(sources) > 1:
-        duplicates = _without_duplicates(sources, plans, spool)
+        duplicates = _without_duplicates(sources, plans, spool, report)
     empty = _empty_splits(sources, plans, is_filtered=bool(duplicates))
     for problem in chain(empty, _shared_ids(sources, plans, spool, rules.task)):
         if problems is None:
@@ -204,9 +207,9 @@ def plan_splits(
 
 
 def _without_duplicates(
-    sources: Sequence[Source], plans: Sequence[SplitPlan], spool: Spool
+    sources: Sequence[Source], plans: Sequence[SplitPlan], spool: Spool, report: Report
 ) -> tuple[dict[str, Any], ...]:
-    """Drop pictures that another source has as well, and describe them."""
+    """Drop pictures that another source has as well, and describe them; note lost objects."""
     which = np.repeat(np.arange(len(plans)), [plan.num_records for plan in plans])
     ids, numbers, sizes, offsets, lengths = (
         np.concatenate([getattr(plan.columns, name) for plan in plans])
@@ -216,8 +219,11 @@ def _without_duplicates(
     # Otherwise the picture of the first source stays.
     is_test = np.array([plan.split == "test" for plan in plans])[which]
 
+    def read(row: int) -> Read:
+        return _read(spool, int(offsets[row]), int(lengths[row]))
+
     def image_of(row: int) -> Any:
-        return _read(spool, int(offsets[row]), int(lengths[row])).record.image
+        return read(row).record.image
 
     files = [source.files for source in sources]
     rank = np.where(is_test, -1, numbers)
@@ -230,10 +236,20 @@ def _without_duplicates(
         first += int((which == number).sum())
 
     def spelled(row: int) -> dict[str, Any]:
-        key = _read(spool, int(offsets[row]), int(lengths[row])).record.key
+        key = read(row).record.key
         return {"key": key, "split": plans[int(which[row])].split, "source": int(numbers[row])}
 
+    for row, kept in found:
+        if _objects_of(read(row)) - _objects_of(read(kept)):
+            image = image_of(row)
+            report.add("duplicate-objects-lost", files[int(numbers[row])].place(image))
     return tuple({**spelled(row), "same_as": spelled(kept)} for row, kept in found)
+
+
+def _objects_of(read: Read) -> set[tuple[str, Any]]:
+    """Name and corners of each object, as written."""
+    objects = () if read.annotation is None else read.annotation.objects
+    return {(item.name, item.corners) for item in objects}
 
 
 def _read(spool: Spool, offset: int, length: int) -> Read:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from shard_tool.errors import OptionError
-from shard_tool.sources.boxes import CONVENTIONS
 
 if TYPE_CHECKING:
     from shard_tool.pictures.masks import MaskColors
@@ -72,6 +71,8 @@ class Rules:
     choices: Choices
     conventions: tuple[str, ...]
     """Box convention of each source: a key of `CONVENTIONS`."""
+    are_voc: tuple[bool, ...]
+    """Whether all names of each source are VOC's."""
     colors: tuple[MaskColors, ...]
     """Colours of masks, of each source."""
     years: tuple[str, ...]
@@ -84,9 +85,3 @@ class Rules:
     def boxes(self) -> str:
         """The conventions, for the user."""
         return " and ".join(dict.fromkeys(self.conventions))
-
-    def convention_shown(self) -> str:
-        """What the conventions mean, for the user."""
-        return "; ".join(
-            f"{name} ({CONVENTIONS[name]})" for name in dict.fromkeys(self.conventions)
-        )

@@ -16,7 +16,12 @@ from shard_tool.convert.decide import decide_rules
 from shard_tool.convert.identity import identity, identity_of_manifest
 from shard_tool.convert.plan import ConversionPlan, plan_splits
 from shard_tool.convert.results import ConvertReport, Results
-from shard_tool.convert.source_digests import archive_sha256, source_entries
+from shard_tool.convert.source_digests import (
+    archive_sha256,
+    files_of_folders,
+    folder_sha256,
+    source_entries,
+)
 from shard_tool.convert.spool import Spool
 from shard_tool.convert.survey import survey
 from shard_tool.convert.write_shard import ShardJob, make_shard
@@ -99,6 +104,7 @@ def prepare(
         columns,
         spool,
         rules=rules,
+        report=surveyed.report,
         shard_bytes=options.shard_bytes,
         seed=options.seed,
         problems=None if asks else questions,
@@ -223,13 +229,20 @@ def _reports(
 
 
 def _check_sources(dest: Folder, plan: ConversionPlan, manifest: Manifest) -> None:
-    """Check that a finished dataset was made from these archives.
+    """Check that a finished dataset was made from these archives and files; reads all of them.
 
     Raises:
         ObjectExists: It was made from others.
     """
+    bad = {record["key"] for record in _bad_records_of(dest) if "object" not in record}
+    files = files_of_folders(plan, bad)
     for source, entry in zip(plan.sources, manifest.sources, strict=True):
-        if source.files.is_archive and archive_sha256(source) != entry["sha256"]:
+        if source.files.is_archive:
+            found = archive_sha256(source)
+        else:
+            splits = [split.split for split in plan.splits]
+            found = folder_sha256(source, files, plan.rules.task, splits)[1]
+        if found != entry["sha256"]:
             problem = f"the dataset there was made of other content than {source.files.shown} has"
             raise ObjectExists(str(dest), problem, "use --on-existing overwrite, or another DEST")
 

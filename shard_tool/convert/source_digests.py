@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+    from shard_tool.convert.plan import ConversionPlan
     from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.source import Source
 
 _MODULUS = 2**256
+_RECORDS_AT_A_TIME = 512
 
 
 class ReadFiles:
@@ -84,10 +86,7 @@ def source_entries(
                 hashing = hashed.get(source.files.where)
                 digest = hashing.result() if hashing else source.sha256
                 return {**found, "num_bytes": source.num_bytes, "sha256": digest}
-            number = source.files.number
-            lists = source.lists(task, splits)
-            files.add(source.files, lists, [source.files.read(span) for span in lists])
-            count, digest = files.of(number)
+            count, digest = folder_sha256(source, files, task, splits)
             return {**found, "num_files": count, "sha256": digest}
 
         try:
@@ -101,6 +100,29 @@ def source_entries(
 def _is_to_hash(source: Source) -> bool:
     """Whether it is an archive that no scan has read as a whole."""
     return source.files.is_archive and source.sha256 is None
+
+
+def folder_sha256(
+    source: Source, files: ReadFiles, task: str, splits: Sequence[str]
+) -> tuple[int, str]:
+    """(number of files, digest) of a folder: annotations and pictures read, and its lists."""
+    lists = source.lists(task, splits)
+    files.add(source.files, lists, [source.files.read(span) for span in lists])
+    return files.of(source.files.number)
+
+
+def files_of_folders(plan: ConversionPlan, bad: Collection[str]) -> ReadFiles:
+    """Read all pictures of folders again, but those of bad records, which no shard holds."""
+    files = ReadFiles()
+    files.merge(plan.surveyed.files.as_json())
+    folders = {source.files.number: source.files for source in plan.sources}
+    for task in plan.chunks(_RECORDS_AT_A_TIME):
+        for record in (read.record for read in task.reads()):
+            source = folders[record.source]
+            if not source.is_archive and record.key not in bad:
+                with source.opened() as read:
+                    files.add(source, record.pictures, read(record.pictures))
+    return files
 
 
 def archive_sha256(source: Source) -> str:

@@ -54,9 +54,12 @@ class Evidence:
     """Boxes with a 0 or less for xmin or ymin, which the devkit's rule cannot hold."""
     num_fractions: int = 0
     first_zero: str = ""
+    names: Counter[str] = field(default_factory=Counter)
+    """Name of a class to its number of objects, in this source."""
 
     def add(self, other: Evidence) -> None:
         """Add the counts of other boxes."""
+        self.names.update(other.names)
         self.num_boxes += other.num_boxes
         self.num_zero += other.num_zero
         self.num_fractions += other.num_fractions
@@ -198,7 +201,6 @@ class _Part:
     sources: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     picture_sizes: list[int] = field(default_factory=list)
-    names: Counter[str] = field(default_factory=Counter)
     evidence: dict[int, Evidence] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     errors: list[DataError] = field(default_factory=list)
@@ -287,7 +289,7 @@ def _count(part: _Part, read: Read) -> None:
     assert read.annotation is not None
     evidence = part.evidence.setdefault(read.record.source, Evidence())
     for item in read.annotation.objects:
-        part.names[item.name] += 1
+        evidence.names[item.name] += 1
         if item.corners is None:
             continue
         evidence.num_boxes += 1
@@ -334,7 +336,8 @@ class _Growing:
 
 
 def _merge(found: Surveyed, part: _Part) -> None:
-    found.names.update(part.names)
+    for evidence in part.evidence.values():
+        found.names.update(evidence.names)
     for source, evidence in part.evidence.items():
         found.evidence.setdefault(source, Evidence()).add(evidence)
     found.report.merge(part.report)

@@ -15,7 +15,7 @@ Size = tuple[int, int]
 
 
 def tells_turned(
-    header: Header, annotation: Annotation | None, mask_wh: Size | None
+    header: Header, annotation: Annotation | None, mask_wh: Size | None, *, is_voc: bool
 ) -> bool | None:
     """Whether an annotation is about the upright picture, by the size that it declares.
 
@@ -23,13 +23,14 @@ def tells_turned(
         header: The picture's header, with an orientation other than 1.
         annotation: What its annotation says; None: it has none.
         mask_wh: Width and height of its mask; None: it has none.
+        is_voc: Whether its source's classes are VOC's; other people copy VOC's database tag.
 
     Returns:
         None where nothing tells: a square or half-turned picture, or no declared size. A size that
         is neither tells by its longer side.
     """
     source = annotation.source if annotation else None
-    if source and source.database and _VOC_DATABASE.fullmatch(source.database):
+    if is_voc and source and source.database and _VOC_DATABASE.fullmatch(source.database):
         return False  # the devkit reads pictures by MATLAB's imread, which did not turn them
     if mask_wh is None and (annotation is None or not annotation.objects):
         return True  # there is nothing that could belong to the stored pixels

@@ -21,6 +21,8 @@ MEANINGS: dict[str, str] = {
     "box-clipped": "a box left its picture by a pixel at most; clipped",
     "content-other-than-name": "a picture has another format than its suffix says; "
     "named by its content",
+    "duplicate-objects-lost": "a picture is left out, since another source has it with "
+    "other objects; see the manifest's duplicates",
     "exif-baked": "a picture was turned upright by its EXIF orientation and encoded again",
     "exif-ignored": "a picture has an EXIF orientation that its annotation does not "
     "follow; ignored",
@@ -63,6 +65,7 @@ LEFT_OUT = {
     "bad-box-dropped",
     "bad-object-dropped",
     "bad-record-skipped",
+    "duplicate-objects-lost",
     "object-elsewhere",
     "other-class-dropped",
     "unlabelled",

@@ -89,10 +89,15 @@ def decoded(content: bytes) -> NDArray[np.uint8]:
 
 
 def annotated(
-    tmp_path: Path, content: bytes, declared: Size | None, box: Any = BOX, **more: Any
+    tmp_path: Path,
+    content: bytes,
+    declared: Size | None,
+    box: Any = BOX,
+    name: str = "ant",
+    **more: Any,
 ) -> Path:
-    name = "a.png" if content.startswith(b"\x89PNG") else "a.jpg"
-    return folder(tmp_path / "in", {name: content, "a.xml": xml(declared, ("ant", box), **more)})
+    file = "a.png" if content.startswith(b"\x89PNG") else "a.jpg"
+    return folder(tmp_path / "in", {file: content, "a.xml": xml(declared, (name, box), **more)})
 
 
 def sample(dest: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -210,12 +215,22 @@ def test_official_pictures_are_never_turned(tmp_path: Path) -> None:
     """The devkit's reader ignored EXIF, and VOC's boxes are of the stored pixels."""
     content = photo("JPEG", 3)
     for exif in ("auto", "bake"):
-        source = annotated(tmp_path, content, UPRIGHT, database="The VOC2007 Database")
+        voc = {"name": "cat", "database": "The VOC2007 Database"}
+        source = annotated(tmp_path, content, UPRIGHT, **voc)
         choices: Any = {"exif": exif}
         converted(source, tmp_path / exif, choices=Choices(**choices))
         document, members = sample(tmp_path / exif)
         assert members["jpg"] == content
         assert "orientation" not in document
+
+
+def test_a_database_tag_that_others_copied_tells_nothing(tmp_path: Path) -> None:
+    tag = {"database": "The VOC2007 Database"}
+    converted(annotated(tmp_path, photo("JPEG", 6), UPRIGHT, **tag), tmp_path / "out")
+    assert sample(tmp_path / "out")[0]["orientation"] == 6
+    source = annotated(tmp_path / "half", photo("JPEG", 3), UPRIGHT, **tag)
+    with pytest.raises(DataError, match="--exif upright or --exif stored"):
+        converted(source, tmp_path / "half/out")
 
 
 @pytest.mark.parametrize("orientation", [3, 6])

@@ -68,11 +68,19 @@ def plan_of(sizes: Sequence[int], shard_bytes: int, seed: int = 0) -> Conversion
         conventions=("corners",),
         colors=(),
         years=("unknown",),
+        are_voc=(False,),
         skips=False,
         reencoding=None,
     )
     splits, _ = plan_splits(
-        [source], ["train"], columns, spool, rules=rules, shard_bytes=shard_bytes, seed=seed
+        [source],
+        ["train"],
+        columns,
+        spool,
+        rules=rules,
+        report=surveyed.report,
+        shard_bytes=shard_bytes,
+        seed=seed,
     )
     return ConversionPlan((source,), rules, splits, surveyed, spool)
 
