@@ -3,8 +3,8 @@
 The encoding is that of the byte order mark (UTF-8, UTF-16, UTF-32), else the declared one, else
 UTF-8. A text that is not in the declared Unicode encoding, or that declares none, is tried as
 utf-8, gb18030 and latin-1, in this order. gb18030 fits only where most bytes above 127 come in
-pairs, so western text seldom passes for it. Windows tools write in the system's encoding and declare
-UTF-8 or none; .NET's StringWriter declares utf-16 whatever is saved.
+pairs, so western text seldom passes for it. Windows tools write in the system's encoding and
+declare UTF-8 or none; .NET's StringWriter declares utf-16 whatever is saved.
 
 **Safety.** Entities, internal subsets and external DTDs are refused. All need the keyword
 `<!DOCTYPE` before the root element. A file that begins with its root has none, and is UTF-8: the
@@ -72,7 +72,8 @@ def parse_tree(content: bytes, place: str) -> tuple[Element, list[Note]]:
     try:
         return _parsed(content, place)
     except DefusedXmlException as exc:
-        raise AnnotationError(place, f"refused for safety: {type(exc).__name__}") from exc
+        problem = "refused for safety: it has a DTD or entities"
+        raise AnnotationError(place, problem, "remove its <!DOCTYPE …>") from exc
     except (ParseError, ValueError, LookupError) as exc:  # LookupError: an unknown encoding
         raise AnnotationError(place, f"not well-formed XML: {exc}") from exc
 
