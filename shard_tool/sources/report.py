@@ -131,7 +131,7 @@ class Report:
         """One line for each code, with its first example."""
         found = []
         for code, counted in sorted(self.codes.items()):
-            meaning = (MEANINGS.get(code) or NOTES[code]).removesuffix(".")
+            meaning = MEANINGS.get(code) or NOTES[code][0].lower() + NOTES[code][1:-1]
             example = f" (such as {counted.examples[0]})" if counted.examples else ""
             found.append(f"{code} {counted.count}: {meaning}{example}")
         return found

@@ -72,7 +72,8 @@ def parse_tree(content: bytes, place: str) -> tuple[Element, list[Note]]:
     try:
         return _parsed(content, place)
     except DefusedXmlException as exc:
-        raise AnnotationError(place, f"refused for safety: {type(exc).__name__}") from exc
+        problem = "refused for safety: it has a DTD or entities"
+        raise AnnotationError(place, problem, "remove its <!DOCTYPE …>") from exc
     except (ParseError, ValueError, LookupError) as exc:  # LookupError: an unknown encoding
         raise AnnotationError(place, f"not well-formed XML: {exc}") from exc
 

@@ -65,11 +65,10 @@ class Layout:
     """Folders of pictures that belong to no part."""
 
     def folders(self) -> set[str]:
-        """All folders whose files annotate or are annotated."""
+        """All folders whose files may be read."""
         of_parts = {
             folder
             for part in self.parts
-            if part.annotations is not None or part.class_masks is not None
             for folder in (part.images, part.annotations, part.class_masks, part.object_masks)
             if folder is not None
         }

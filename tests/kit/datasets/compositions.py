@@ -213,7 +213,7 @@ def compositions(draw: st.DrawFn) -> Composition:
     over and over.
     """
     dice = _Dice(draw(SEEDS))
-    dice.sins = frozenset(dice.random.sample(SINS, dice.of((0, 0, 1, 2))))
+    dice.sins = frozenset(dice.random.sample(SINS, dice.of((0, 0, 1, 1, 2))))
     layout = dice.of(dice.of((DEVKITS, WITHOUT_LISTS, BY_FOLDERS)))
     splits = dice.of(SPLITS) if layout.lists or layout.folders else ("train",)
     if layout.lists and dice.one_in(10):
@@ -366,13 +366,9 @@ def _declared(dice: _Dice, wh: Size, orientation: int) -> tuple[Size | None, Siz
     if dice.one_in(8):
         return dice.of((None, (0, 0))), frame
     if dice.sins_by("other-size"):
-        return dice.of(
-            (
-                ((2 * frame[0], 2 * frame[1]), (2 * frame[0], 2 * frame[1])),
-                ((frame[0] + 30, frame[1]), frame),
-                ((25, 25), frame),
-            )
-        )
+        twice = (2 * frame[0], 2 * frame[1])
+        of_another_aspect = dice.of(((frame[0] + 30, frame[1]), (25, 25)))
+        return (of_another_aspect, frame) if dice.one_in(4) else (twice, twice)
     return frame, frame
 
 

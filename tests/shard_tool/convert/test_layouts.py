@@ -299,6 +299,16 @@ def test_split_without_xml_is_unlabelled(tmp_path: Path) -> None:
     assert boxes(tmp_path / "out", "test") == {"test/images/b": []}
 
 
+def test_two_pictures_of_one_name_are_refused_where_nothing_annotates_them_too(
+    tmp_path: Path,
+) -> None:
+    files = pairs("a", pictures="train/", annotations="train/")
+    files |= {"test/b.jpg": picture(shade=2), "test/b.png": picture(kind="PNG")}
+    found = refusal(tmp_path, files, choices=Choices(unlabelled="background"))
+    assert "test/b.jpg" in found
+    assert "has the name of" in found
+
+
 def test_annotation_that_a_list_names_is_an_error_and_not_left_out(tmp_path: Path) -> None:
     files = devkit(lists={"Main/train": "a\nb\nc\n"}) | {"Annotations/c.xml": xml((20, 10), ANT)}
     files |= {"Annotations/d.xml": xml((20, 10), ANT)}

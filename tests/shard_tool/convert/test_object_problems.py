@@ -287,7 +287,7 @@ LINES = [
     "2 'ant': xmin 99 lies right of xmax 9)",
     "bad-record-skipped 1: a bad record was skipped (--on-bad-record skip) (such as b.xml: not "
     "well-formed XML: no element found: line 1, column 12)",
-    "tag-other-case 1: A tag in another case was read as the tag (such as a.xml: <Object>)",
+    "tag-other-case 1: a tag in another case was read as the tag (such as a.xml: <Object>)",
     "unlabelled 1: a picture has no annotation; left out (--unlabelled background takes it) (such "
     "as c.jpg)",
 ]
