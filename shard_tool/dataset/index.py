@@ -343,6 +343,7 @@ def _manifest(
     )
     reports = [report for _, report in both]
     classes = _classes(reports, options)
+    _check_highest_id(classes, reports, options.dest)
     return Manifest(
         name=options.name,
         task=options.task,
@@ -408,6 +409,16 @@ def _classes(reports: Sequence[dict[str, Any]], options: IndexOptions) -> dict[s
         problem = f"labels are not 1 … {len(by_label)}: {told}"
         raise DataError(options.dest, problem, "give all names in label order by --classes")
     return {name: label for label, name in sorted(by_label.items())}
+
+
+def _check_highest_id(
+    classes: dict[str, int], reports: Sequence[dict[str, Any]], dest: str
+) -> None:
+    """Refuse masks that hold more classes than the samples name."""
+    highest = max((report.get("highest_id", 0) for report in reports), default=0)
+    if highest > len(classes):
+        problem = f"masks hold class {highest}, and there are {len(classes)} classes"
+        raise DataError(dest, problem, "give all names in label order by --classes")
 
 
 def _of_classes(

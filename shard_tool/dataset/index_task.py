@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.dataset.sample_rules import checked_sample
+from shard_tool.dataset.sample_rules import check_class_mask, checked_sample
 from shard_tool.dataset.scan import ScannedShard, scan_stored
 from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import DataError, ObjectMissing, ShardError
@@ -123,6 +123,8 @@ class _Checks:
         self._task, self._place = task, place
         self._classes = {name: label for label, name in enumerate(classes, start=1)} or None
         self.kept = ("json", *PICTURES) if task != GENERIC else ()
+        if task == "segmentation":
+            self.kept += ("class.png",)
         """Extensions whose contents `check` needs."""
         self.begin_again()
 
@@ -131,6 +133,7 @@ class _Checks:
         self.problems: list[str] = []
         self._labels: dict[str, int] = {}
         self._objects, self._difficult = Counter[str](), Counter[str]()
+        self._highest_id = 0
 
     @property
     def shown_problems(self) -> list[str]:
@@ -141,13 +144,14 @@ class _Checks:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """Counts of objects; empty for generic samples."""
+        """Counts of objects, and the highest class id of masks; empty for generic samples."""
         if self._task == GENERIC:
             return {}
         return {
             "labels": self._labels,
             "objects": dict(self._objects),
             "difficult": dict(self._difficult),
+            "highest_id": self._highest_id,
         }
 
     def check(self, key: str, extensions: Collection[str], kept: dict[str, bytes]) -> None:
@@ -166,6 +170,9 @@ class _Checks:
         if missing := [name for name in NEEDED[self._task] if name not in extensions]:
             raise DataError(place, f"has no {missing[0]} member, which {self._task} needs")
         sample = checked_sample(key, kept, self._classes, place)
+        if (mask := kept.get("class.png")) is not None:
+            its_id = check_class_mask(sample, mask, self._classes, f"{place}.class.png")
+            self._highest_id = max(self._highest_id, its_id)
         for item in sample.objects:
             if not item.name:
                 problem = f"an object has label {item.label} and no name"

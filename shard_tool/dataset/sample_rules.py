@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from shard_tool.errors import DataError
 from shard_tool.format.sample import PICTURES, parse_sample
 from shard_tool.pictures.header import read_header
+from shard_tool.pictures.masks import VOID, check_class_ids, check_mask_size
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -47,7 +48,7 @@ def checked_sample(
         place: The sample in messages.
 
     Returns:
-        The sample; with `classes`, each object has its name.
+        The sample, with the size of its upright picture; with `classes`, each object has its name.
 
     Raises:
         DataError: A member is missing, or the JSON and the picture disagree; names what is wrong.
@@ -70,7 +71,24 @@ def checked_sample(
         where = f"{place}.json: object {number}"
         _check_class(item, classes, where)
         _check_box(item, size_wh, where)
+    if not sample.width:
+        sample = replace(sample, width=size_wh[0], height=size_wh[1])
     return sample if classes is None else _named(sample, classes)
+
+
+def check_class_mask(
+    sample: Sample, content: bytes, classes: Mapping[str, int] | None, place: str
+) -> int:
+    """Check the mask of a sample that `checked_sample` returned.
+
+    Returns:
+        The highest class id that it holds, void apart; the caller compares it if `classes` is None.
+
+    Raises:
+        DataError: It is no PNG of the picture's size, or does not hold class ids.
+    """
+    check_mask_size(content, (sample.width, sample.height), place)
+    return check_class_ids(content, VOID if classes is None else len(classes), place)
 
 
 def _named(sample: Sample, classes: Mapping[str, int]) -> Sample:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from shard_tool.dataset.sample_rules import checked_sample, picture_extension
+from shard_tool.dataset.sample_rules import check_class_mask, checked_sample, picture_extension
 from shard_tool.dataset.scan import printable, scan_stored
 from shard_tool.dataset.shard_urls import locate_shard
 from shard_tool.errors import DataError, ShardError, StoreError
@@ -34,7 +34,7 @@ from shard_tool.format.tar import (
     sample_starts,
     walk,
 )
-from shard_tool.pictures.size import picture_size
+from shard_tool.pictures.masks import check_mask_size
 from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.storage.wrong_bytes import WrongBytes
@@ -159,7 +159,7 @@ def _check_shard(
     if content is None or index_content is None:
         return findings
     try:
-        check = partial(_check_sample, classes=classes, decode=decode)
+        check = partial(_check_sample, task=task, classes=classes, decode=decode)
         counts = SplitCounts(task, tuple(classes))
         _check_samples(findings, content, index_content, place, check=check, counts=counts)
         if entry.url is not None:  # in a tar of others a key may repeat
@@ -294,15 +294,20 @@ def _check_samples(
 
 
 def _check_sample(
-    key: str, parts: Mapping[str, bytes], classes: Mapping[str, int], place: str, *, decode: bool
+    key: str,
+    parts: Mapping[str, bytes],
+    place: str,
+    *,
+    task: str,
+    classes: Mapping[str, int],
+    decode: bool,
 ) -> Sample:
     sample = checked_sample(key, parts, classes, place)
     for name in (name for name in _MASKS if name in parts):
-        size_wh = picture_size(parts[name], "PNG", f"{place}.{name}")
-        if sample.width and size_wh != (sample.width, sample.height):
-            problem = f"is {size_wh[0]} x {size_wh[1]} px, the JSON says"
-            raise DataError(f"{place}.{name}", f"{problem} {sample.width} x {sample.height}")
-        if decode:
+        check_mask_size(parts[name], (sample.width, sample.height), f"{place}.{name}")
+        if decode and name == "class.png" and task == "segmentation":
+            check_class_mask(sample, parts[name], classes, f"{place}.{name}")
+        elif decode:
             _decode(parts[name], "PNG", f"{place}.{name}")
     if decode:
         extension = picture_extension(parts.keys(), place)

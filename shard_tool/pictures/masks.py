@@ -224,6 +224,29 @@ def check_object_mask(content: bytes, size_wh: tuple[int, int], place: str) -> N
             raise DataError(place, f"a mask of objects has mode 'P' or 'L', not {picture.mode!r}")
 
 
+def check_class_ids(content: bytes, num_classes: int, place: str) -> int:
+    """Check that a mask of a shard holds class ids; returns the highest one, void apart.
+
+    Args:
+        content: A PNG.
+        num_classes: How many classes there are: ids are 0 … `num_classes`, and 255 for void.
+        place: The mask's name in errors.
+
+    Raises:
+        DataError: It does not decode, has colours instead of values, or values of no class.
+    """
+    with _opened(content, place) as mask:
+        if mask.mode not in {"P", "L", "1"}:
+            raise DataError(place, f"a mask of classes has mode 'P' or 'L', not {mask.mode!r}")
+        found = np.unique(_grey_values(mask, content))
+    ids = found[found != VOID].astype(int)
+    if (strange := ids[ids > num_classes]).size:
+        shown = ", ".join(map(str, strange[:_MOST_SHOWN].tolist()))
+        problem = f"holds values of no class: {shown} (classes: 1 … {num_classes}, void {VOID})"
+        raise DataError(place, problem, "values are the classes' labels; convert the data")
+    return int(ids.max(initial=0))
+
+
 class _opened:  # noqa: N801
     def __init__(self, content: bytes, place: str) -> None:
         self._content, self._place = content, place

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import DataError, ShardError
 from shard_tool.format.tar import padded
 from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import load_manifest
+from tests.kit.datasets.converted import reworded
 from tests.kit.datasets.foreign_tars import adopted, by_webdataset, read_by_webdataset
 from tests.kit.datasets.tars import END, members_of
 from tests.kit.datasets.voc_tree import jpeg
@@ -170,3 +173,64 @@ def test_a_size_that_is_not_the_pictures_is_refused(tmp_path: Path) -> None:
     report = adopted([turned], tmp_path / "turned", task="detection")
     assert report.manifest.num_samples == 1
     assert verify(Folder(str(tmp_path / "turned")), decode=True, workers=1).problems == ()
+
+
+def masked(tmp_path: Path, mask: Image.Image, **fields: object) -> Path:
+    """A tar of one sample of 20 x 10 px with a crab and this mask."""
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    document = {"objects": [{"name": "crab", "label": 1, **BOX}], **fields}
+    picture, content = jpeg((20, 10)), json.dumps(document).encode()
+    members = {"jpg": picture, "json": content, "class.png": buffer.getvalue()}
+    return by_webdataset(tmp_path / "own.tar", {"a": members})
+
+
+def paletted(value: int) -> Image.Image:
+    mask = Image.new("P", (20, 10), value)
+    mask.putpalette(bytes(range(256)) * 3)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        (Image.new("L", (10, 20), 1), "is 10 x 20 px, its picture 20 x 10"),
+        (Image.new("L", (20, 10), 2), "holds values of no class: 2 (classes: 1 … 1, void 255)"),
+        (paletted(77), "holds values of no class: 77 (classes: 1 … 1, void 255)"),
+        (Image.new("RGB", (20, 10)), "a mask of classes has mode 'P' or 'L', not 'RGB'"),
+    ],
+)
+@pytest.mark.parametrize("fields", [{}, {"width": 20, "height": 10}])
+def test_masks_that_no_training_bears_are_refused(
+    tmp_path: Path, mask: Image.Image, problem: str, fields: dict[str, object]
+) -> None:
+    shard = masked(tmp_path, mask, **fields)
+    with pytest.raises(ShardError) as caught:
+        adopted([shard], tmp_path / "out", task="segmentation", classes=("crab",))
+    assert f"own.tar: sample 'a'.class.png: {problem}" in str(caught.value)
+
+
+def test_masks_of_more_classes_than_the_samples_name_are_refused(tmp_path: Path) -> None:
+    shard = masked(tmp_path, Image.new("L", (20, 10), 2))
+    with pytest.raises(DataError) as caught:
+        adopted([shard], tmp_path / "out", task="segmentation")
+    told = "masks hold class 2, and there are 1 classes"
+    way = "give all names in label order by --classes"
+    assert str(caught.value) == f"{tmp_path}/out: {told}; {way}"
+    adopted([shard], tmp_path / "ok", task="segmentation", classes=("crab", "eel"))
+    assert verify(Folder(str(tmp_path / "ok")), decode=True, workers=1).problems == ()
+
+
+def test_verify_finds_masks_of_another_size_and_of_no_class(tmp_path: Path) -> None:
+    """Also where the JSON says no size; values are found by decoding alone."""
+    shard = masked(tmp_path, Image.new("L", (20, 10), 2))
+    adopted([shard], tmp_path / "v", task="segmentation", classes=("crab", "eel"))
+    reworded(tmp_path / "v", lambda d: d.update(classes=d["classes"][:1]))
+    assert verify(Folder(str(tmp_path / "v")), workers=1).problems == ()
+    (found,) = verify(Folder(str(tmp_path / "v")), decode=True, workers=1).problems
+    told = "holds values of no class: 2 (classes: 1 … 1, void 255)"
+    assert found.startswith(f"{shard}: a.class.png: {told}")
+    small = masked(tmp_path, Image.new("L", (10, 20), 1))
+    adopted([small], tmp_path / "d", task="detection")
+    problems = verify(Folder(str(tmp_path / "d")), workers=1).problems
+    assert problems == (f"{small}: a.class.png: is 10 x 20 px, its picture 20 x 10",)

@@ -285,7 +285,7 @@ def with_first_object(**fields: Any) -> Callable[[dict[str, bytes]], object]:
         ),
         pytest.param(
             replaced(class_png=mask((10, 20))),
-            r"\.class\.png: is 10 x 20 px, the JSON says 20 x 10",
+            r"\.class\.png: is 10 x 20 px, its picture 20 x 10",
             id="mask of another size",
         ),
         pytest.param(
