@@ -29,6 +29,7 @@ MEANINGS: dict[str, str] = {
     "doctype": "A document type without content was skipped.",
     "tag-other-case": "A tag in another case was read as the tag.",
     "wrapper": "Objects inside an <objects> tag were read as objects of the file.",
+    "box-elsewhere": "A box that lies in no <object> of its file was not read.",
     "object-elsewhere": "An <object> that is no object of its file was not read.",
     "tag-twice": "A tag is there twice: equal ones count once, of flags the later one counts.",
     "flag-other-value": "A flag that is neither 0 nor 1: true, yes and numbers above 0 mean yes; "

@@ -65,6 +65,7 @@ LEFT_OUT = {
     "bad-box-dropped",
     "bad-object-dropped",
     "bad-record-skipped",
+    "box-elsewhere",
     "duplicate-objects-lost",
     "object-elsewhere",
     "other-class-dropped",

@@ -88,6 +88,8 @@ def parse_annotation(content: bytes, *, place: str) -> Annotation:
         nodes = _odd_objects(root, reading)
     if not nodes:
         _refuse_hidden_objects(root, place)
+    elif content.count(b"<bndbox") != len(nodes) + content.count(b"<part>"):
+        _note_other_boxes(root, nodes, reading)
     good, bad = _objects(nodes, place, reading)
     return Annotation(
         folder=text_of(fields, "folder"),
@@ -120,6 +122,17 @@ def _odd_objects(root: Element, reading: Reading) -> list[Element]:
     if others:
         reading.note("object-elsewhere", f"{others} of {others + len(nodes)}")
     return nodes
+
+
+def _note_other_boxes(root: Element, nodes: list[Element], reading: Reading) -> None:
+    """Count boxes that lie in none of the objects found, such as those of an <item>."""
+
+    def count(node: Element) -> int:
+        return sum(child.tag.lower() == "bndbox" for child in node.iter())
+
+    is_noted = any(note.code == "object-elsewhere" for note in reading.notes)
+    if (others := count(root) - sum(map(count, nodes))) and not is_noted:
+        reading.note("box-elsewhere", f"{others} boxes beside {len(nodes)} objects")
 
 
 def _objects(

@@ -126,3 +126,15 @@ def test_file_without_objects_that_looks_as_if_it_had_some_is_refused(
 
 def test_names_of_owner_and_source_are_no_objects() -> None:
     assert parse("<owner><name>Anna</name></owner><source><name>x</name></source>").objects == ()
+
+
+def test_boxes_beside_the_objects_are_noted() -> None:
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>"
+    good = f"<object><name>fox</name>{box}</object>"
+    for other in (f"<obj><name>wolf</name>{box}</obj>", f"<Objects><item>{box}</item></Objects>"):
+        found = parse_annotation(f"<annotation>{good}{other}</annotation>".encode(), place="a.xml")
+        assert [item.name for item in found.objects] == ["fox"]
+        (note,) = [its for its in found.notes if its.code == "box-elsewhere"]
+        assert note.detail == "1 boxes beside 1 objects"
+    plain = parse_annotation(f"<annotation>{good}{good}</annotation>".encode(), place="a.xml")
+    assert plain.notes == ()
