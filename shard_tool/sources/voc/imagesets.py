@@ -2,7 +2,8 @@
 
 A list is a text file of lines ``id``, ``id label`` (class lists: -1, 0 for difficult objects only,
 1), ``id object-number`` (Layout; ids repeat) or ``id object-number label`` (Action). Lines may end
-in CRLF and may be blank; other tools write comments that begin with '#'.
+in CRLF and may be blank; other tools write comments that begin with '#'. Only blanks of ASCII end a
+field: a name may hold others, such as the wide blank of Japanese.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ TASK_FOLDERS = {
 """Task to the folder of ImageSets that holds its lists."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
-_FIELD = re.compile(r'"[^"]+"|\S+')
+_BLANKS = " \t\v\f"
+_FIELD = re.compile(rf"[^{_BLANKS}]+")
+_QUOTED_FIELD = re.compile(rf'"[^"]+"|[^{_BLANKS}]+')
 
 CLASS_LABELS = (-1, 0, 1)
 """Numbers in the list of a class: no object, difficult ones only, at least one other."""
@@ -73,13 +76,24 @@ def sorted_ids(content: bytes, *, place: str) -> NDArray[np.bytes_]:
     return np.unique(_ids(content, place))
 
 
+class Line(NamedTuple):
+    """A line of a list that is more than one field, or may be."""
+
+    raw: str
+    """As it is written, without its end."""
+    rest: str
+    """The fields after the first, with one blank between them."""
+
+
 class ListedNames(NamedTuple):
-    """The lines of a list of pictures, in its order."""
+    """The lines of a list of pictures, in its order; no comments."""
 
     first: NDArray[np.bytes_]
     """UTF-8 [lines]: the first field of each."""
-    whole: dict[int, str]
-    """Number of a line that holds more than a field, to all of it."""
+    whole: dict[int, Line]
+    """Number of a line that is not its first field alone, to all of it."""
+    comments: tuple[str, ...]
+    """Lines that begin with '#', unless that begins the name of a picture."""
 
 
 def listed_names(content: bytes, *, place: str) -> ListedNames:
@@ -88,15 +102,16 @@ def listed_names(content: bytes, *, place: str) -> ListedNames:
     Raises:
         SourceError: The list is not text.
 
-    >>> listed_names(b"000005\n000007 1\n", place="train.txt").whole
-    {1: '000007 1'}
+    >>> listed_names(b"000005\n000007  1\n", place="train.txt").whole
+    {1: Line(raw='000007  1', rest='1')}
     """
     whole = {
-        number: " ".join(fields)
-        for number, fields in enumerate(_lines(content, place))
-        if len(fields) > 1
+        number: Line(raw, " ".join(fields[1:]))
+        for number, (raw, fields) in enumerate(_rows(content, place))
+        if len(fields) > 1 or raw[:1] in _BLANKS or raw[-1:] in _BLANKS
     }
-    return ListedNames(_ids(content, place), whole)
+    comments = tuple(raw for raw in _texts(content, place) if _is_comment(raw))
+    return ListedNames(_ids(content, place), whole, comments)
 
 
 def _ids(content: bytes, place: str) -> NDArray[np.bytes_]:
@@ -158,12 +173,28 @@ def sorted_labels(
 
 def _lines(content: bytes, place: str) -> Iterator[list[str]]:
     """Yield the fields of each line that is neither blank nor a comment."""
+    return (fields for _, fields in _rows(content, place))
+
+
+def _rows(content: bytes, place: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each line that is neither blank nor a comment, and its fields."""
+    for line in _texts(content, place):
+        if '"' in line:  # datumaro quotes names with blanks in some lists
+            fields = [field.strip('"') for field in _QUOTED_FIELD.findall(line)]
+        else:
+            fields = line.split() if line.isascii() else _FIELD.findall(line)
+        if fields and not _is_comment(line):
+            yield line, fields
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip(_BLANKS).startswith("#")
+
+
+def _texts(content: bytes, place: str) -> Iterator[str]:
+    """Yield each line without its end."""
     try:
         for line in io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=None):
-            fields = line.split()
-            if '"' in line:  # datumaro quotes names with blanks in some lists
-                fields = [field.strip('"') for field in _FIELD.findall(line)]
-            if fields and not fields[0].startswith("#"):
-                yield fields
+            yield line.removesuffix("\n")
     except UnicodeDecodeError as exc:
         raise SourceError(place, f"not a text file: {exc}") from exc

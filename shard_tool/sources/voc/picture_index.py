@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     from shard_tool.sources.archive import FileSpan
     from shard_tool.sources.file_table import Files, FileTable
+    from shard_tool.sources.voc.imagesets import Line
     from shard_tool.sources.voc.layout import Layout, Part
 
 
 _AT_A_TIME = 4096
+_BLANKS = frozenset(" \t")
 
 
 class Found(NamedTuple):
@@ -145,8 +147,9 @@ class PictureIndex:
     def named(self, content: bytes, *, place: str) -> Named:
         """Read a list of pictures: its lines are ids, names of files, or paths that end with one.
 
-        A name may hold blanks, though blanks end a field: where the whole line names a picture, it
-        is the name. A line that means no picture stays as it is written.
+        A name may hold blanks, though blanks end a field, and may begin with '#', though that
+        begins a comment: where the whole line names a picture, it is the name. A line that means no
+        picture stays as it is written.
 
         Raises:
             SourceError: The list is not text.
@@ -154,29 +157,62 @@ class PictureIndex:
         lines = listed_names(content, place=place)
         is_id = self._at(lines.first) >= 0
         meant: dict[int, str] = {}
-        num_labels = 0
-        if lines.whole and self._has_blanks:
-            meant = {row: its for row, line in lines.whole.items() if (its := self._meant(line))}
-        num_other = len(lines.whole)
+        num_labels = num_other = 0
         for row, line in lines.whole.items():
-            num_labels += row not in meant and line.split(" ")[1] in ("-1", "0")
-            num_other -= meant.get(row) == line
+            its = self._of_line(line, bytes(lines.first[row]).decode(), is_id=bool(is_id[row]))
+            if its is not None:
+                meant[row] = its
+            else:
+                num_labels += line.rest.split(" ")[0] in ("-1", "0")
+            num_other += bool(line.rest) and its != line.raw
         for row in np.flatnonzero(~is_id).tolist():
-            written = lines.first[row].decode()
-            if row not in meant and (its := self._meant(written)):
+            written = bytes(lines.first[row]).decode()
+            if row not in meant and (its := self._meant(written) or self._meant(written.strip())):
                 meant[row] = its
                 num_other += row not in lines.whole
         ids = lines.first
         if meant:
-            others = np.array([its.encode("utf-8", "surrogateescape") for its in meant.values()])
-            ids = ids.astype(f"S{max(ids.itemsize, others.itemsize)}")
-            ids[[*meant]] = others
+            ids = ids.astype(f"S{max(ids.itemsize, max(map(len, map(_encoded, meant.values()))))}")
+            ids[[*meant]] = [_encoded(its) for its in meant.values()]
+        if commented := [its for line in lines.comments if (its := self._of_comment(line))]:
+            ids = np.append(ids, np.array([_encoded(its) for its in commented]))
         unique = np.unique(ids)
         return Named(unique, num_other, len(ids) - len(unique), has_labels=num_labels > 0)
 
+    def _of_line(self, line: Line, first: str, *, is_id: bool) -> str | None:
+        """The picture that a line of several fields names; None: its first field says it.
+
+        ``IMG 08.jpg`` is a name, also where there is a picture ``IMG`` and no ``IMG 08``. But the
+        first field of ``a.jpg masks/a.png`` is the name of a file already.
+        """
+        raw, stripped = line.raw, line.raw.strip(" \t")
+        if self._has_blanks:
+            for text in (raw, stripped):
+                if its := self._meant(text, needs_blank=True):
+                    return its
+        if not line.rest:
+            return None
+        if _kind(line.rest) == "picture" and _kind(first) is None:
+            return self._meant(stripped) or stripped
+        if is_id or self._meant(first):
+            return None
+        is_number = line.rest.split(" ")[0].lstrip("+-").isdecimal()
+        return self._meant(stripped) or (None if is_number else stripped)
+
+    def _of_comment(self, line: str) -> str | None:
+        """The picture that a line with a '#' in front names: by its whole, or before a label."""
+        stripped = line.strip()
+        names = [line, stripped]
+        name, _, label = stripped.rpartition(" ")
+        if label in ("-1", "0", "1"):
+            names.append(name.strip())
+        names += [name.rpartition(".")[0] for name in names if _kind(name) == "picture"]
+        at = self._at(np.array([_encoded(name) for name in names]))
+        return next((name for name, row in zip(names, at.tolist(), strict=True) if row >= 0), None)
+
     @cached_property
     def _has_blanks(self) -> bool:
-        return bool(np.any(np.char.find(self.ids, b" ") >= 0))
+        return any(np.any(np.char.find(self.ids, blank) >= 0) for blank in (b" ", b"\t"))
 
     def without_picture(
         self, unpaired: Sequence[str], named: NDArray[np.bytes_]
@@ -206,17 +242,18 @@ class PictureIndex:
         part = self.parts[self.parts_of[row]]
         return self._file(part.images, "picture").span(int(self.rows[row]))
 
-    def _meant(self, line: str) -> str | None:
-        """The id that a line means; None: it means no picture."""
+    def _meant(self, line: str, *, needs_blank: bool = False) -> str | None:
+        """The id that a line means; None: it means no picture (or, at will, none with a blank)."""
         names = line.replace("\\", "/").split("/")
-        stem, dot, suffix = names[-1].rpartition(".")
         stems = [names[-1]]
-        if dot and stem and f".{suffix.lower()}" in KIND_OF_SUFFIX:
+        if _kind(names[-1]) and (stem := names[-1].rpartition(".")[0]):
             stems.append(stem)
-        candidates = [
-            "/".join([*names[first:-1], last]) for first in range(len(names)) for last in stems
-        ]
-        encoded = np.array([its.encode("utf-8", "surrogateescape") for its in candidates])
+        most = len(names)
+        if needs_blank:  # a path's end that begins behind a blank is another field
+            blank = (at for at, name in enumerate(names) if not _BLANKS.isdisjoint(name))
+            most = next(blank, -1) + 1
+        candidates = ["/".join([*names[first:-1], last]) for first in range(most) for last in stems]
+        encoded = np.array([_encoded(its) for its in candidates], np.bytes_)
         return next(
             (its for its, at in zip(candidates, self._at(encoded), strict=True) if at >= 0), None
         )
@@ -240,6 +277,16 @@ class PictureIndex:
 
     def _file(self, folder: str, kind: str) -> Files:
         return self.table.files[folder, kind]
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _kind(name: str) -> str | None:
+    """The kind of file that a suffix says; None: there is none, or another one."""
+    _, dot, suffix = name.rpartition(".")
+    return KIND_OF_SUFFIX.get(f".{suffix.lower()}") if dot else None
 
 
 @overload

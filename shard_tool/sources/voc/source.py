@@ -153,7 +153,11 @@ class VocSource:
 
     def _names_pictures(self, task: str, split: str) -> bool:
         span = self.list_of(TASK_FOLDERS[task], split)
-        return span is not None and names_any(self.read(span), place=self.place(span))
+        if span is None:
+            return False
+        # A picture called '#1' looks like a comment as long as nobody knows the pictures.
+        named = names_any(self.read(span), place=self.place(span))
+        return named or bool(len(self._named_in(span).ids))
 
     def list_of(self, folder: str, name: str) -> FileSpan | None:
         """Where the list ``ImageSets/<folder>/<name>.txt`` lies, in any usual spelling."""

@@ -8,6 +8,7 @@ import pytest
 
 from shard_tool.convert.rules import Choices
 from shard_tool.errors import OptionError, SourceError
+from shard_tool.sources.keys import key_of
 from tests.kit.datasets.converted import converted, manifest_of
 from tests.kit.datasets.wild import boxes, counted, documents, folder, pairs, picture, xml
 
@@ -103,6 +104,41 @@ def test_name_with_blanks_is_the_whole_line_even_where_its_first_word_is_a_pictu
     files = devkit({"Main/train": "cat 0\ncat 1\n"}, "cat", "cat 0", "cat 1")
     assert keys(tmp_path, files) == {"train": ["cat%200", "cat%201"]}
     assert counted(tmp_path / "out") == {"in-no-list": 1, "name-encoded": 2}
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        *[("写真\u30001", "写真\u30001"), ("a  b", "a  b"), ("a  b.jpg", "a  b")],
+        *[("n\xa01", "n\xa01"), ("n\xa01.jpg 1", "n\xa01"), ("n\xa01\xa0", "n\xa01")],
+        *[("#1", "#1"), ("#1.jpg", "#1"), ("# comment\n #1\n# a", "#1"), ("#1 1", "#1")],
+        *[
+            ("a JPEGImages/a.xml", "a"),
+            ("a.jpg masks/a  b.jpg", "a"),
+            (" a", "a"),
+            ("#b c", "#b c"),
+        ],
+        *[("my data/JPEGImages/a.jpg", "a"), ("写真 masks/a", "写真"), ('"#1"', "#1")],
+    ],
+)
+def test_line_takes_the_picture_of_its_whole_name(
+    tmp_path: Path, lines: str, expected: str
+) -> None:
+    stems = ("写真", "写真\u30001", "a", "a  b", "n\xa01", "n", "#1", "#b c", "my")
+    found = keys(tmp_path, devkit({"Main/train": lines + "\n"}, *stems))
+    assert found == {"train": [key_of(expected)]}
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [("IMG 08.jpg", "IMG 08.jpg"), ("IMG  08.JPG", "IMG  08.JPG"), ("x y", "x y"), ("x 1", "x")],
+)
+@pytest.mark.parametrize("others", [(), ("b c",)])
+def test_missing_name_with_blanks_is_an_error_and_no_other_picture(
+    tmp_path: Path, line: str, missing: str, others: tuple[str, ...]
+) -> None:
+    message = refusal(tmp_path, devkit({"Main/train": f"IMG\n{line}\n"}, "IMG", *others))
+    assert message.endswith(f"there is no such file (Main/train names {missing!r})")
 
 
 def test_list_of_a_class_is_no_split(tmp_path: Path) -> None:
