@@ -244,7 +244,7 @@ class VocSource:
     def _ids(self, task: str, split: str) -> tuple[NDArray[np.bytes_], NDArray[np.uint64]]:
         """The ids of a split, sorted, and which plain lists name each, as bits; notes odd lines."""
         if split not in self.split_files and not self.layout.lists:
-            ids = self.index.ids_of_split(split, needs_mask=task == "segmentation")
+            ids = self.index.ids_of_split(split)
             return ids, np.zeros(len(ids), np.uint64)
         named, place = self._named(task, split)
         if TASK_FOLDERS[task] in ("Main", "Segmentation"):  # others name a picture several times
@@ -308,11 +308,11 @@ class VocSource:
                 if "_" not in Path(span.name).stem:
                     yield path, span
 
-    def check_unlisted(self, splits: Sequence[str]) -> None:
+    def check_unlisted(self, task: str, splits: Sequence[str]) -> None:
         """Note what is left out whatever splits are converted.
 
-        That are pictures that no list names or lists of other names alone, and XML that belongs to
-        no picture.
+        That are pictures that no list names or lists of other names alone, and XML, or masks for
+        segmentation, that belong to no picture.
         """
         apart = [(folder, self.table.files[folder, "picture"]) for folder in self.layout.apart]
         for _, files in apart:
@@ -327,6 +327,9 @@ class VocSource:
         named = np.concatenate(usual)
         for span, count in self.index.without_picture(self.layout.unpaired, named):
             self.report.add("annotation-without-picture", self.place(span), count)
+        for span, count in self.index.masks_without_picture(named):
+            if task == "segmentation":
+                self.report.add("mask-without-picture", self.place(span), count)
         if not self.is_listed:
             return
         is_usual = np.isin(self.index.ids, named)
