@@ -45,6 +45,8 @@ MEANINGS: dict[str, str] = {
     "(--size-mismatch ignore)",
     "size-scaled": "boxes were scaled from the declared size to the picture's "
     "(--size-mismatch scale)",
+    "split-of-classes": "a list of a class names pictures of a split that has no list of its own; "
+    "all that such lists name were taken",
     "unlabelled": "a picture has no annotation (--unlabelled background takes it) or, for "
     "segmentation, no mask; left out",
     "unlabelled-background": "a picture has no annotation; taken as background "
