@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class PictureIndex:
 
     ids: NDArray[np.bytes_]
     """UTF-8 [pictures], sorted."""
-    parts_of: NDArray[np.uint16]
+    parts_of: NDArray[np.unsignedinteger[Any]]
     """[pictures]: number of the part each lies in."""
     rows: NDArray[np.int64]
     """[pictures]: row of each in its folder."""
@@ -70,12 +70,13 @@ class PictureIndex:
     @classmethod
     def of(cls, table: FileTable, layout: Layout) -> PictureIndex:
         """Index the pictures of all parts."""
-        columns = []
+        columns: list[tuple[NDArray[Any], ...]] = []
+        dtype = np.min_scalar_type(len(layout.parts))
         for number, part in enumerate(layout.parts):
             stems = table.files[part.images, "picture"].stems
             prefix = part.prefix.encode("utf-8", "surrogateescape")
             ids = np.char.add(prefix, stems) if prefix else stems
-            columns.append((ids, np.full(len(ids), number, np.uint16), np.arange(len(ids))))
+            columns.append((ids, np.full(len(ids), number, dtype), np.arange(len(ids))))
         ids, parts_of, rows = (np.concatenate(column) for column in zip(*columns, strict=True))
         if len(columns) > 1:
             order = np.argsort(ids, kind="stable")
