@@ -276,6 +276,8 @@ class VocSource:
             ids = self.index.ids_of_split(split)
             return ids, np.zeros(len(ids), np.uint64)
         named, place = self._named(task, split)
+        if split in self.split_files:  # the manifest must not say where it lay
+            place = Path(place).name
         if TASK_FOLDERS[task] in ("Main", "Segmentation"):  # others name a picture several times
             self.report.add("list-name-twice", place, named.num_twice)
             self.report.add("list-line-other", place, named.num_other)

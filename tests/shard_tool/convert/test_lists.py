@@ -301,6 +301,9 @@ def test_split_files_split_pictures_of_any_layout(tmp_path: Path) -> None:
     }
     expected = {"list-line-other": 2, "list-name-twice": 1, "in-no-list": 1, "name-encoded": 1}
     assert counted(tmp_path / "out") == expected
+    report = manifest_of(tmp_path / "out")["report"]
+    assert report["list-name-twice"]["examples"] == ["my train.lst"]
+    assert report["list-line-other"]["examples"] == ["my train.lst", "held.txt"]
 
 
 def test_split_files_take_the_place_of_a_devkits_lists(tmp_path: Path) -> None:
