@@ -404,11 +404,12 @@ def check_files(source: SourceFiles, record: Record, task: str) -> None:
         problem = f"cannot be a sample's key: {length} bytes (most: {MAX_KEY_BYTES})"
         raise DataError(source.place(record.expected_image), problem, "rename the picture")
     lacks_annotation = record.annotation is None and record.expected_annotation is not None
+    if record.image is not None and task == "segmentation" and record.class_mask is None:
+        place = source.place(record.expected_mask or record.expected_image)
+        problem = f"is missing: a picture without mask ({_naming(record)})"
+        raise SourceError(place, problem, "leave it out by --unlabelled drop")
     if record.image is None or lacks_annotation:
         raise _missing(source, record, lacks_annotation=lacks_annotation)
-    if task == "segmentation" and record.class_mask is None:
-        place = source.place(record.expected_mask or record.expected_image)
-        raise SourceError(place, f"is missing: a picture without mask ({_naming(record)})")
     for span in record.pictures:
         if span.size > _MAX_FILE_BYTES:
             place = source.place(span)

@@ -193,7 +193,7 @@ def plan_splits(
     duplicates: tuple[dict[str, Any], ...] = ()
     if len(sources) > 1:
         duplicates = _without_duplicates(sources, plans, spool, report)
-    empty = _empty_splits(sources, plans, is_filtered=bool(duplicates))
+    empty = _empty_splits(sources, plans, rules.task, is_filtered=bool(duplicates))
     for problem in chain(empty, _shared_ids(sources, plans, spool, rules.task)):
         if problems is None:
             raise problem
@@ -257,9 +257,18 @@ def _read(spool: Spool, offset: int, length: int) -> Read:
 
 
 def _empty_splits(
-    sources: Sequence[Source], plans: Sequence[SplitPlan], *, is_filtered: bool
+    sources: Sequence[Source], plans: Sequence[SplitPlan], task: str, *, is_filtered: bool
 ) -> Iterator[SourceError]:
     """Yield an error for each split without pictures."""
+    others = " ".join(f"--split {plan.split}" for plan in plans if plan.num_records)
+    ways = [f"leave the split out by {others}"] if others else []
+    if task == "segmentation":
+        what, ways = (
+            "a mask",
+            ways or ["put masks into SegmentationClass, or choose another --task"],
+        )
+    else:
+        what, ways = "an annotation", ["take them by --unlabelled background", *ways]
     for plan in plans:
         if not plan.num_records:
             places = ", ".join(dict.fromkeys(source.files.shown for source in sources))
@@ -267,8 +276,8 @@ def _empty_splits(
                 problem = f"every picture of split {plan.split!r} is in another source's split"
                 yield SourceError(places, f"{problem} as well", "leave a source out")
                 continue
-            problem = f"no picture of split {plan.split!r} has an annotation"
-            yield SourceError(places, problem, "take them by --unlabelled background")
+            problem = f"no picture of split {plan.split!r} has {what}"
+            yield SourceError(places, problem, ", or ".join(ways))
 
 
 def _shared_ids(

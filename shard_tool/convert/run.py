@@ -82,7 +82,7 @@ def prepare(
     splits = options.splits or tuple(options.split_files)
     splits = resolve_splits(sources, options.task, splits)
     for its in sources:
-        its.check_unlisted(splits)
+        its.check_unlisted(options.task, splits)
     spool = Spool()
     columns, surveyed = survey(
         sources,

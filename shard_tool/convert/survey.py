@@ -252,12 +252,17 @@ def _contents(reader: Reader, records: Sequence[Record]) -> list[bytes | None]:
 def _read(reader: Reader, record: Record, content: bytes | None, report: Report) -> Read | None:
     """Parse a record's annotation; None for a picture that is left out."""
     source = reader.sources[record.source]
-    if record.image is not None and record.annotation is None and record.expected_annotation:
-        choice = reader.unlabelled[record.source]
-        if choice in ("drop", "background"):
-            code = "unlabelled" if choice == "drop" else "unlabelled-background"
-            report.add(code, source.place(record.image))
-            return None if choice == "drop" else Read(record, None)
+    choice = reader.unlabelled[record.source]
+    lacks_mask = reader.task == "segmentation" and record.class_mask is None
+    lacks_annotation = record.annotation is None and record.expected_annotation is not None
+    if record.image is not None and (lacks_mask or lacks_annotation):
+        place = source.place(record.image)
+        if choice == "drop":
+            report.add("unlabelled", f"{place}: no mask" if lacks_mask else place)
+            return None
+        if choice == "background" and not lacks_mask:
+            report.add("unlabelled-background", place)
+            return Read(record, None)
     try:
         check_files(source, record, reader.task)
         if record.annotation is None:

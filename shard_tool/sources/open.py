@@ -92,4 +92,5 @@ def _nothing(source: Source, task: str, splits: Sequence[str], hint: str = "") -
     place = source.files.place(source.lists_folder(task))
     if not hint and (others := source.other_splits(task)):
         hint = f"other lists there: {', '.join(others[:_MOST_SHOWN])}; name one by --split"
+    hint = hint or f"name the pictures by --split-file {splits[0]}=LIST"
     return SourceError(place, f"no list of {', '.join(splits)} names a picture", hint)

@@ -36,6 +36,7 @@ MEANINGS: dict[str, str] = {
     "mask-by-color": "a mask was read by its colours, and written as class ids",
     "mask-by-value": "a mask has a palette of other colours; its values were taken as class ids",
     "mask-void-alone": "a mask holds 0 and 255 (void) alone, no class; is 255 a class there?",
+    "mask-without-picture": "a mask has no picture; left out",
     "member-twice": "a member is in the archive twice, with the same bytes; taken once",
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
@@ -46,7 +47,10 @@ MEANINGS: dict[str, str] = {
     "(--size-mismatch ignore)",
     "size-scaled": "boxes were scaled from the declared size to the picture's "
     "(--size-mismatch scale)",
-    "unlabelled": "a picture has no annotation; left out (--unlabelled background takes it)",
+    "split-of-classes": "a list of a class names pictures of a split that has no list of its own; "
+    "all that such lists name were taken",
+    "unlabelled": "a picture has no annotation (--unlabelled background takes it) or, for "
+    "segmentation, no mask; left out",
     "unlabelled-background": "a picture has no annotation; taken as background "
     "(--unlabelled background)",
     # What was changed or dropped because an option says so
@@ -67,6 +71,7 @@ LEFT_OUT = {
     "bad-record-skipped",
     "box-elsewhere",
     "duplicate-objects-lost",
+    "mask-without-picture",
     "object-elsewhere",
     "other-class-dropped",
     "unlabelled",

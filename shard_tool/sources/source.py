@@ -133,7 +133,7 @@ class Source(Protocol):
     def other_splits(self, task: str) -> tuple[str, ...]:
         """Names of lists beside those of the usual splits; they are taken where they are named."""
 
-    def check_unlisted(self, splits: Sequence[str]) -> None:
+    def check_unlisted(self, task: str, splits: Sequence[str]) -> None:
         """Report what is left out, whatever splits are converted: pictures in no list of any."""
 
     def identity_sha256(self) -> str:

@@ -150,6 +150,24 @@ def parse_numbers(content: bytes, *, place: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(sorted(numbers)) for key, numbers in found.items()}
 
 
+def labelled_names(content: bytes, *, place: str) -> list[str] | None:
+    r"""Parse what a list of a class names, as it is written; None: it is none, a label is missing.
+
+    Raises:
+        SourceError: The list is not text.
+
+    >>> labelled_names(b"my cat.jpg 1\n2.jpg -1\n", place="cat_train.txt")
+    ['my cat.jpg', '2.jpg']
+    """
+    lines = [
+        line.rstrip(_BLANKS).rpartition(" ")
+        for line, _ in _rows(content.replace(b"\t", b" "), place)
+    ]
+    if any(not name or label not in map(str, CLASS_LABELS) for name, _, label in lines):
+        return None
+    return [name.strip(_BLANKS) for name, _, _ in lines]
+
+
 def sorted_labels(
     content: bytes, *, place: str
 ) -> tuple[NDArray[np.bytes_], NDArray[np.int64]] | None:

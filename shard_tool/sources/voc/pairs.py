@@ -16,11 +16,14 @@ from shard_tool.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
     from shard_tool.sources.file_table import Files
 
+_FEW = 64
+"""Folders of one kind beside each other that are compared with each folder of XML."""
 _USUAL_PICTURES = ("jpegimages", "images", "image", "imgs", "img", "jpegs", "pictures", "photos")
 
 
@@ -41,16 +44,18 @@ def pair_folders(
     Raises:
         SourceError: Two XML files may be about a picture, or two pictures about an XML file.
     """
-    near = _near(annotations, images)
+    near = _Near(images)
     pairs = list[tuple[str, str]]()
     for xml, files in annotations.items():
-        best = _best(files.stems, xml, {image: images[image] for image in near[xml]})
-        if best is not None:
-            pairs.append((best, xml))
+        for candidates in near.tries(xml):
+            best = _best(files.stems, xml, {image: images[image] for image in candidates})
+            if best is not None:
+                pairs.append((best, xml))
+                break
     free = images.keys() - {image for image, _ in pairs}
     for image, xml in list(pairs):
         stems = np.setdiff1d(annotations[xml].stems, images[image].stems)
-        others = near[xml] & free
+        others = near.of(xml, free) if free and len(stems) else set()
         while (best := _best(stems, xml, {its: images[its] for its in others})) is not None:
             pairs.append((best, xml))
             stems = np.setdiff1d(stems, images[best].stems)
@@ -60,24 +65,40 @@ def pair_folders(
     return pairs
 
 
-def _near(annotations: Iterable[str], images: Iterable[str]) -> dict[str, set[str]]:
-    """Folder of XML to the folders of pictures that it may be about."""
-    own, deeper = (defaultdict[tuple[str, ...], list[str]](list) for _ in range(2))
-    inside = defaultdict[str, list[str]](list)
-    for folder in images:
-        inside[parent(folder)].append(folder)
-        inside[folder].append(folder)
-        for pattern in patterns(folder):
-            own[pattern].append(folder)
-        for pattern in patterns(parent(folder)):
-            deeper[pattern].append(folder)
-    near = dict[str, set[str]]()
-    for xml in annotations:
-        found = [inside[xml], [folder for folder in inside[parent(xml)] if folder == parent(xml)]]
-        found += [its[pattern] for pattern in patterns(xml) for its in (own, deeper)]
-        found += [own[pattern] for pattern in patterns(parent(xml))]
-        near[xml] = {folder for folders in found for folder in folders}
-    return near
+class _Near:
+    """Tells which folders of pictures a folder of XML may be about."""
+
+    def __init__(self, images: Iterable[str]) -> None:
+        self._images = set(images)
+        self._inside = defaultdict[str, set[str]](set)
+        self._own, self._deeper = (defaultdict[tuple[str, ...], set[str]](set) for _ in range(2))
+        for folder in self._images:
+            self._inside[parent(folder)].add(folder)
+            for pattern in patterns(folder):
+                self._own[pattern].add(folder)
+            for pattern in patterns(parent(folder)):
+                self._deeper[pattern].add(folder)
+
+    def tries(self, xml: str) -> Iterator[set[str]]:
+        """The candidates to try in turn: with a folder for each picture, all would be too many."""
+        if xml in self._images:
+            yield {xml}
+        groups = self._groups(xml)
+        few = set[str]().union(*(group for group in groups if len(group) <= _FEW))
+        yield few
+        if any(len(group) > _FEW for group in groups):
+            yield few.union(*groups)
+
+    def of(self, xml: str, among: AbstractSet[str]) -> set[str]:
+        """All candidates among some folders."""
+        return set[str]().union(*(group & among for group in self._groups(xml)))
+
+    def _groups(self, xml: str) -> list[set[str]]:
+        none = set[str]()
+        found = [{xml, parent(xml)} & self._images, self._inside.get(xml, none)]
+        for pattern in patterns(xml):
+            found += [self._own.get(pattern, none), self._deeper.get(pattern, none)]
+        return found + [self._own.get(pattern, none) for pattern in patterns(parent(xml))]
 
 
 def _best(stems: NDArray[np.bytes_], xml: str, images: Mapping[str, Files]) -> str | None:
@@ -85,7 +106,7 @@ def _best(stems: NDArray[np.bytes_], xml: str, images: Mapping[str, Files]) -> s
 
     Of folders with many of the names that with a usual name wins: trimaps have them, too.
     """
-    if xml in images and len(np.intersect1d(stems, images[xml].stems)):
+    if xml in images and np.any(images[xml].rows(stems) >= 0):
         return xml
     shared = {folder: len(np.intersect1d(stems, its.stems)) for folder, its in images.items()}
     most = max(shared.values(), default=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from shard_tool.sources.file_table import KIND_OF_SUFFIX
 from shard_tool.sources.voc.imagesets import listed_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -60,7 +60,7 @@ class PictureIndex:
 
     ids: NDArray[np.bytes_]
     """UTF-8 [pictures], sorted."""
-    parts_of: NDArray[np.uint16]
+    parts_of: NDArray[np.unsignedinteger[Any]]
     """[pictures]: number of the part each lies in."""
     rows: NDArray[np.int64]
     """[pictures]: row of each in its folder."""
@@ -70,37 +70,23 @@ class PictureIndex:
     @classmethod
     def of(cls, table: FileTable, layout: Layout) -> PictureIndex:
         """Index the pictures of all parts."""
-        columns = []
+        columns: list[tuple[NDArray[Any], ...]] = []
+        dtype = np.min_scalar_type(len(layout.parts))
         for number, part in enumerate(layout.parts):
             stems = table.files[part.images, "picture"].stems
             prefix = part.prefix.encode("utf-8", "surrogateescape")
             ids = np.char.add(prefix, stems) if prefix else stems
-            columns.append((ids, np.full(len(ids), number, np.uint16), np.arange(len(ids))))
+            columns.append((ids, np.full(len(ids), number, dtype), np.arange(len(ids))))
         ids, parts_of, rows = (np.concatenate(column) for column in zip(*columns, strict=True))
         if len(columns) > 1:
             order = np.argsort(ids, kind="stable")
             ids, parts_of, rows = ids[order], parts_of[order], rows[order]
         return cls(ids, parts_of, rows, layout.parts, table)
 
-    def ids_of_split(self, split: str, *, needs_mask: bool) -> NDArray[np.bytes_]:
-        """The ids of the pictures in a split's folders; all, where no folder names a split.
-
-        Args:
-            split: The split.
-            needs_mask: Leave out pictures without a class mask.
-        """
+    def ids_of_split(self, split: str) -> NDArray[np.bytes_]:
+        """The ids of the pictures in a split's folders; all, where no folder names a split."""
         numbers = [n for n, part in enumerate(self.parts) if (part.split or "train") == split]
-        is_in = np.isin(self.parts_of, numbers)
-        if needs_mask:
-            for number in numbers:
-                masks = self._files(self.parts[number].class_masks, "picture")
-                its = np.flatnonzero(self.parts_of == number)
-                images = self._files(self.parts[number].images, "picture")
-                if masks is None or images is None:
-                    is_in[its] = False
-                else:
-                    is_in[its] &= masks.rows(images.stems[self.rows[its]]) >= 0
-        return self.ids[is_in]
+        return self.ids[np.isin(self.parts_of, numbers)]
 
     def found(self, ids: NDArray[np.bytes_]) -> Iterator[Found]:
         """The files of each of these ids, in their order."""
@@ -227,8 +213,21 @@ class PictureIndex:
         for part in self.parts:
             if part.annotations is not None:
                 parts.setdefault(part.annotations, []).append(part)
+        yield from self._without_picture(parts, "annotation", named)
+
+    def masks_without_picture(self, named: NDArray[np.bytes_]) -> Iterator[tuple[FileSpan, int]]:
+        """Yield the same of the class masks."""
+        parts: dict[str, list[Part]] = {}
+        for part in self.parts:
+            if part.class_masks is not None:
+                parts.setdefault(part.class_masks, []).append(part)
+        yield from self._without_picture(parts, "picture", named)
+
+    def _without_picture(
+        self, parts: Mapping[str, Sequence[Part]], kind: str, named: NDArray[np.bytes_]
+    ) -> Iterator[tuple[FileSpan, int]]:
         for folder, its in parts.items():
-            files = self._file(folder, "annotation")
+            files = self._file(folder, kind)
             is_alone = np.ones(len(files), np.bool_)
             for part in its:
                 is_alone &= self._file(part.images, "picture").rows(files.stems) < 0

@@ -17,6 +17,7 @@ import numpy as np
 
 from shard_tool.errors import OptionError, SourceError
 from shard_tool.sources.boxes import CORNERS, DEVKIT
+from shard_tool.sources.file_table import stems_of
 from shard_tool.sources.keys import key_of
 from shard_tool.sources.report import Report
 from shard_tool.sources.source import Record
@@ -26,6 +27,7 @@ from shard_tool.sources.voc.imagesets import (
     NAMES_OF_SPLIT,
     SPLITS,
     TASK_FOLDERS,
+    labelled_names,
     names_any,
 )
 from shard_tool.sources.voc.picture_index import Named, PictureIndex
@@ -63,6 +65,7 @@ class VocSource:
     """Split to the path of a local list, which then is the only one of the split."""
     report: Report = field(default_factory=Report, repr=False)
     _known_lists: dict[FileSpan, Named] = field(default_factory=dict, repr=False)
+    _known_rows: dict[str, dict[str, int]] = field(default_factory=dict, repr=False)
 
     @property
     def format(self) -> str:
@@ -149,26 +152,51 @@ class VocSource:
         if not self.layout.lists:
             return self.files.shown
         span = self.list_of(TASK_FOLDERS[task], split)
-        return self.place(span or f"{self.lists_folder(task)}/{split}.txt")
+        spans = [span] if span else self._lists_of_classes(task, split)
+        return self.place(spans[0] if spans else f"{self.lists_folder(task)}/{split}.txt")
 
     def _names_pictures(self, task: str, split: str) -> bool:
         span = self.list_of(TASK_FOLDERS[task], split)
         if span is None:
-            return False
+            return bool(len(self._named(task, split)[0].ids))
         # A picture called '#1' looks like a comment as long as nobody knows the pictures.
         named = names_any(self.read(span), place=self.place(span))
         return named or bool(len(self._named_in(span).ids))
 
     def list_of(self, folder: str, name: str) -> FileSpan | None:
-        """Where the list ``ImageSets/<folder>/<name>.txt`` lies, in any usual spelling."""
+        """Where the list ``ImageSets/<folder>/<name>.txt`` lies, in any usual spelling and case."""
         path = self.layout.lists.get(folder)
         files = None if path is None else self.table.files.get((path, "list"))
-        if files is None:
+        if path is None or files is None:
             return None
-        return next(
-            (span for usual in NAMES_OF_SPLIT.get(name, (name,)) if (span := files.find(usual))),
-            None,
-        )
+        usual = NAMES_OF_SPLIT.get(name, (name,))
+        if span := next((span for its in usual if (span := files.find(its))), None):
+            return span
+        rows = self._list_rows(path)
+        row = next((rows[folded] for its in usual if (folded := its.casefold()) in rows), None)
+        return None if row is None else files.span(row)
+
+    def _list_rows(self, path: str) -> dict[str, int]:
+        """Name in lower case to its row, of each list in a folder."""
+        if path not in self._known_rows:
+            stems = [*stems_of(self.table.files[path, "list"])]
+            rows = {stem.casefold(): row for row, stem in reversed([*enumerate(stems)])}
+            self._known_rows[path] = rows
+        return self._known_rows[path]
+
+    def _lists_of_classes(self, task: str, split: str) -> list[FileSpan]:
+        """The lists of classes that say the pictures of a split where no list of pictures does.
+
+        VoTT writes no others. Each of them names all pictures of its split.
+        """
+        path = self.layout.lists.get("Main")
+        if path is None or TASK_FOLDERS[task] != "Main":
+            return []
+        if any(self.list_of("Main", its) for its in (*SPLITS, split)):
+            return []
+        files = self.table.files[path, "list"]
+        rows = [row for name, row in self._list_rows(path).items() if name.endswith(f"_{split}")]
+        return [files.span(row) for row in sorted(rows)]
 
     def lists_folder(self, task: str) -> str:
         """Path of a task's folder of lists, also of one that is missing."""
@@ -179,6 +207,7 @@ class VocSource:
     def lists(self, task: str, splits: Sequence[str]) -> list[FileSpan]:
         """The lists that decide what a conversion takes, sorted."""
         found = {span for _, span in self._plain_lists(splits)}
+        found.update(*(self._lists_of_classes(task, split) for split in splits))
         return sorted({*found, *numbered_lists(self, task, splits)})
 
     def _plain_lists(self, splits: Sequence[str]) -> list[tuple[str, FileSpan]]:
@@ -244,12 +273,16 @@ class VocSource:
     def _ids(self, task: str, split: str) -> tuple[NDArray[np.bytes_], NDArray[np.uint64]]:
         """The ids of a split, sorted, and which plain lists name each, as bits; notes odd lines."""
         if split not in self.split_files and not self.layout.lists:
-            ids = self.index.ids_of_split(split, needs_mask=task == "segmentation")
+            ids = self.index.ids_of_split(split)
             return ids, np.zeros(len(ids), np.uint64)
         named, place = self._named(task, split)
+        if split in self.split_files:  # the manifest must not say where it lay
+            place = Path(place).name
         if TASK_FOLDERS[task] in ("Main", "Segmentation"):  # others name a picture several times
             self.report.add("list-name-twice", place, named.num_twice)
             self.report.add("list-line-other", place, named.num_other)
+            for span in () if split in self.split_files else self._lists_of_classes(task, split):
+                self.report.add("split-of-classes", self.place(span))
         ids = named.ids
         bits = np.zeros(len(ids), np.uint64)
         for at, (_, span) in enumerate(self._plain_lists([split])):
@@ -262,12 +295,25 @@ class VocSource:
             return self._named_in_file(split), self.split_files[split]
         span = self.list_of(TASK_FOLDERS[task], split)
         if span is None:
-            return Named(np.zeros(0, "S1"), 0, 0, has_labels=False), ""
+            return self._named_by_classes(task, split)
         named, place = self._named_in(span), self.place(span)
         if named.has_labels and TASK_FOLDERS[task] in ("Main", "Segmentation"):
             problem = "is a list of a class, with labels: its pictures are those of its split"
             raise SourceError(place, problem, "name a list of ids, such as train")
         return named, place
+
+    def _named_by_classes(self, task: str, split: str) -> tuple[Named, str]:
+        """All that the lists of classes of a split name; nothing if one has lines without label."""
+        names: dict[str, None] = {}
+        spans = self._lists_of_classes(task, split)
+        for span in spans:
+            its = labelled_names(self.read(span), place=self.place(span))
+            if its is None:
+                return Named(np.zeros(0, "S1"), 0, 0, has_labels=False), ""
+            names.update(dict.fromkeys(its))
+        place = self.place(spans[0]) if spans else ""
+        named = self.index.named("\n".join(names).encode(), place=place)
+        return named._replace(num_other=0, num_twice=0), place
 
     def _named_in(self, span: FileSpan) -> Named:
         if span not in self._known_lists:
@@ -308,11 +354,11 @@ class VocSource:
                 if "_" not in Path(span.name).stem:
                     yield path, span
 
-    def check_unlisted(self, splits: Sequence[str]) -> None:
+    def check_unlisted(self, task: str, splits: Sequence[str]) -> None:
         """Note what is left out whatever splits are converted.
 
-        That are pictures that no list names or lists of other names alone, and XML that belongs to
-        no picture.
+        That are pictures that no list names or lists of other names alone, and XML, or masks for
+        segmentation, that belong to no picture.
         """
         apart = [(folder, self.table.files[folder, "picture"]) for folder in self.layout.apart]
         for _, files in apart:
@@ -322,11 +368,15 @@ class VocSource:
         if self.split_files:
             usual += [self._named_in_file(split).ids for split in self.split_files]
         else:
+            usual += [self._named_by_classes(task, split)[0].ids for split in splits]
             for _, span in self._lists_of_pictures():
                 (usual if span.name in known else others).append(self._named_in(span).ids)
         named = np.concatenate(usual)
         for span, count in self.index.without_picture(self.layout.unpaired, named):
             self.report.add("annotation-without-picture", self.place(span), count)
+        for span, count in self.index.masks_without_picture(named):
+            if task == "segmentation":
+                self.report.add("mask-without-picture", self.place(span), count)
         if not self.is_listed:
             return
         is_usual = np.isin(self.index.ids, named)

@@ -292,11 +292,14 @@ def test_split_without_xml_is_unlabelled(tmp_path: Path) -> None:
     files |= {"test/images/b.jpg": picture(shade=2)}
     found = refusal(tmp_path, files)
     assert found == (
-        "/in: no picture of split 'test' has an annotation; take them by --unlabelled background"
+        "/in: no picture of split 'test' has an annotation; take them by --unlabelled background, "
+        "or leave the split out by --split train"
     )
     choices = Choices(unlabelled="background")
     converted(tmp_path / "in", tmp_path / "out", choices=choices)
     assert boxes(tmp_path / "out", "test") == {"test/images/b": []}
+    converted(tmp_path / "in", tmp_path / "some", splits=("train",))
+    assert list(documents(tmp_path / "some")) == ["train/images/a"]
 
 
 def test_two_pictures_of_one_name_are_refused_where_nothing_annotates_them_too(

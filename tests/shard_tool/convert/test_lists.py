@@ -194,6 +194,35 @@ def test_lists_of_usual_names_are_the_splits(
     assert counted(tmp_path / "out") == {}
 
 
+def test_lists_of_usual_names_in_another_case_are_the_splits(tmp_path: Path) -> None:
+    """CVAT names lists as its subsets, which it calls Train, Validation and Test."""
+    files = devkit({"Main/Train": "a\n", "Main/Validation": "b\n", "Main/TEST": "c\n"})
+    assert keys(tmp_path, files) == {"train": ["a"], "val": ["b"], "test": ["c"]}
+    assert counted(tmp_path / "out") == {}
+
+
+def test_lists_of_classes_alone_are_the_splits_together(tmp_path: Path) -> None:
+    """VoTT, src/providers/export/pascalVOC.ts: a list of each tag with all pictures of a split."""
+    lists = {
+        "Main/ant_train": "a.jpg 1\nc d.jpg -1\n",
+        "Main/bee_train": "a.jpg -1\r\nc d.jpg  1\r\n",
+        "Main/ant_val": "b.jpg\t1\n",
+    }
+    files = devkit(lists, "a", "b", "c d", "e")
+    assert keys(tmp_path, files) == {"train": ["a", "c%20d"], "val": ["b"]}
+    assert counted(tmp_path / "out") == {"split-of-classes": 3, "in-no-list": 1, "name-encoded": 1}
+    files["ImageSets/Main/train.txt"] = "e\n"
+    converted(folder(tmp_path / "in", files), tmp_path / "own")
+    assert list(documents(tmp_path / "own")) == ["e"], "a list of pictures goes first"
+
+
+def test_lists_that_are_neither_of_splits_nor_of_classes_name_the_way_out(tmp_path: Path) -> None:
+    message = refusal(tmp_path, devkit({"Main/my_train": "a\nb 1\n"}))
+    problem = "no list of train, val, trainval, test names a picture"
+    way = "name the pictures by --split-file train=LIST"
+    assert message == f"/ImageSets/Main: {problem}; {way}"
+
+
 def test_default_list_of_cvat_is_the_split_train(tmp_path: Path) -> None:
     files = devkit({"Main/default": "a\nb\nc\n"})
     files |= {"labelmap.txt": "# label:color_rgb:parts:actions\nant:128,0,0::\nbackground:0,0,0::"}
@@ -272,6 +301,9 @@ def test_split_files_split_pictures_of_any_layout(tmp_path: Path) -> None:
     }
     expected = {"list-line-other": 2, "list-name-twice": 1, "in-no-list": 1, "name-encoded": 1}
     assert counted(tmp_path / "out") == expected
+    report = manifest_of(tmp_path / "out")["report"]
+    assert report["list-name-twice"]["examples"] == ["my train.lst"]
+    assert report["list-line-other"]["examples"] == ["my train.lst", "held.txt"]
 
 
 def test_split_files_take_the_place_of_a_devkits_lists(tmp_path: Path) -> None:

@@ -288,8 +288,8 @@ LINES = [
     "bad-record-skipped 1: a bad record was skipped (--on-bad-record skip) (such as b.xml: not "
     "well-formed XML: no element found: line 1, column 12)",
     "tag-other-case 1: a tag in another case was read as the tag (such as a.xml: <Object>)",
-    "unlabelled 1: a picture has no annotation; left out (--unlabelled background takes it) (such "
-    "as c.jpg)",
+    "unlabelled 1: a picture has no annotation (--unlabelled background takes it) or, for "
+    "segmentation, no mask; left out (such as c.jpg)",
 ]
 
 
