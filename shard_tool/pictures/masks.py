@@ -128,18 +128,22 @@ class MaskColors:
         values = np.asarray(mask)
         used = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
         palette = mask.getpalette() or []
-        colors = [_color(palette[3 * i : 3 * i + 3]) for i in used.tolist()]
-        ids = [self.ids.get(color) for color in colors]
+        colors = [_color(palette, value) for value in used.tolist()]
+        ids = [None if color is None else self.ids.get(color) for color in colors]
         if ids == used.tolist():
             return ReadMask(content, _note(used))
-        known = [i for i, color in zip(ids, colors, strict=True) if i is not None and any(color)]
-        if None not in ids:
+        both = list(zip(ids, colors, strict=True))
+        known = [color for i, color in both if i is not None and any(color or ())]
+        is_plain = len(set(colors)) == len(colors) and any(palette)
+        if is_plain and None not in ids:
             table = np.zeros(256, np.uint8)
             table[used] = np.array(ids, np.uint8)
             return ReadMask(_png(table[values]), "mask-by-color")
-        if known or self.values is None:
-            strange = [color for i, color in zip(ids, colors, strict=True) if i is None]
+        strange = [color for i, color in both if i is None and color is not None]
+        if strange and (known or self.values is None):
             raise self._strange_colors(strange, values, place)
+        if known:
+            raise _bad_palette(used.tolist(), colors, place)
         read = self._of_values(values, mask.mode, content, place)
         return read._replace(note=read.note or "mask-by-value")
 
@@ -195,9 +199,20 @@ def _note(ids: NDArray[np.generic]) -> str | None:
     return "mask-void-alone" if VOID in ids and not np.any((ids != 0) & (ids != VOID)) else None
 
 
-def _color(channels: Sequence[int]) -> Color:
-    red, green, blue = [*channels, 0, 0, 0][:3]  # a palette may be shorter than its values
-    return red, green, blue
+def _color(palette: Sequence[int], value: int) -> Color | None:
+    """The colour of a value; None where the palette is shorter."""
+    channels = palette[3 * value : 3 * value + 3]
+    return (channels[0], channels[1], channels[2]) if len(channels) == 3 else None
+
+
+def _bad_palette(used: Sequence[int], colors: Sequence[Color | None], place: str) -> DataError:
+    """The error for a palette that tells some classes, and not all values from each other."""
+    color = next(color for color in colors if color is None or colors.count(color) > 1)
+    values = [value for value, its in zip(used, colors, strict=True) if its == color]
+    shown = ", ".join(map(str, values[:_MOST_SHOWN]))
+    told = "has no colour for" if color is None else f"has one colour, {color}, for"
+    hint = "give each class its colour, or write grey masks whose values count the classes"
+    return DataError(place, f"its palette {told} values {shown}", hint)
 
 
 def check_mask_size(content: bytes, size_wh: tuple[int, int], place: str) -> None:

@@ -1,0 +1,76 @@
+"""Masks that could be read by colours and by values: nothing is merged or lost silently."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from tests.kit.datasets.converted import converted
+from tests.kit.datasets.wild import counted
+from tests.shard_tool.convert.test_masks import (
+    BLACK,
+    DRAWN,
+    ROAD,
+    ids,
+    indexed,
+    refusal,
+    source,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Palettes -----------------------------------------------------------------------------------------
+
+
+def short_palette(palette: bytes, values: tuple[int, ...]) -> bytes:
+    """A palette PNG of 8 bits with a palette that its values may exceed."""
+    content = indexed({}, values)
+    at = content.index(b"PLTE") - 4
+    chunk = b"PLTE" + palette
+    chunk = len(palette).to_bytes(4, "big") + chunk + crc32(chunk).to_bytes(4, "big")
+    return content[:at] + chunk + content[at + 12 + int.from_bytes(content[at : at + 4], "big") :]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        indexed(dict.fromkeys(range(256), BLACK), (0, 12, 20, 255)),
+        short_palette(bytes(768), (0, 12, 20, 255)),
+        short_palette(bytes(3), (0, 12, 20, 255)),
+        short_palette(bytes((0, 0, 0, 7, 7, 7)), (0, 12, 20, 255)),
+    ],
+)
+def test_values_count_where_the_palette_does_not_tell_them_apart(
+    tmp_path: Path, mask: bytes
+) -> None:
+    """All in black, or short: the dogs must not become background."""
+    converted(source(tmp_path, mask, None), tmp_path / "out", task="segmentation")
+    assert np.array_equal(ids(tmp_path / "out"), np.array([0, 12, 20, 255])[DRAWN])
+    assert counted(tmp_path / "out") == {"mask-by-value": 1}
+
+
+def test_one_value_with_a_palette_in_black_is_no_background(tmp_path: Path) -> None:
+    mask = indexed(dict.fromkeys(range(256), BLACK), (12, 12, 12, 12))
+    converted(source(tmp_path, mask, None), tmp_path / "out", task="segmentation")
+    assert np.array_equal(ids(tmp_path / "out"), np.full(DRAWN.shape, 12))
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        (indexed({0: BLACK, 1: ROAD, 2: ROAD}, (0, 1, 2, 2)), f"has one colour, {ROAD}, for"),
+        (indexed({0: ROAD, 1: BLACK, 2: BLACK}, (0, 1, 2, 2)), f"has one colour, {BLACK}, for"),
+        (short_palette(bytes((*BLACK, *ROAD)), (0, 1, 4, 3)), "has no colour for"),
+    ],
+)
+def test_palette_that_tells_some_classes_alone_is_an_error(
+    tmp_path: Path, mask: bytes, problem: str
+) -> None:
+    values = "3, 4" if "no colour" in problem else "1, 2"
+    told = f"its palette {problem} values {values}"
+    way = "give each class its colour, or write grey masks whose values count the classes"
+    assert refusal(source(tmp_path, mask), tmp_path) == f"{told}; {way}"
