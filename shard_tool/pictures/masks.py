@@ -120,9 +120,43 @@ class MaskColors:
             if mask.mode == "P":
                 return self._of_palette(mask, content, place)
             if mask.mode in ("1", "L", "LA", "I;16", "I"):
+                greys = _greys(mask)
+                if self._are_colors(greys):
+                    return ReadMask(_png(self._by_greys(greys, place)), "mask-by-color")
                 return self._of_values(_grey_values(mask, content), mask.mode, content, place)
             pixels = np.asarray(mask.convert("RGB"))
             return ReadMask(_png(self._by_colors(pixels, place)), "mask-by-color")
+
+    @cached_property
+    def _class_greys(self) -> frozenset[int]:
+        """Greys that a file of the source gives classes, such as white.
+
+        VOC's own colours do not count, nor black: values mean more there.
+        """
+        named = enumerate((color for name, color in self.colors if name), start=1)
+        greys = (color for number, color in named if color != voc_color(min(number, VOID)))
+        return frozenset(color[0] for color in greys if len(set(color)) == 1 and any(color))
+
+    @cached_property
+    def _id_of_grey(self) -> dict[int, int]:
+        greys = {color[0]: i for color, i in self.ids.items() if len(set(color)) == 1}
+        return greys if VOID in self._class_greys else {VOID: VOID} | greys
+
+    def _are_colors(self, greys: NDArray[np.generic]) -> bool:
+        """Whether the values of a grey mask are all colours, some of them of classes."""
+        if not self._class_greys:
+            return False
+        found = {*np.unique(greys).tolist()}
+        is_one_a_class = not found.isdisjoint(self._class_greys)
+        return is_one_a_class and found <= self._id_of_grey.keys() | self._class_greys
+
+    def _by_greys(self, greys: NDArray[np.generic], place: str) -> NDArray[np.uint8]:
+        found, where = np.unique(greys, return_inverse=True)
+        ids = [self._id_of_grey.get(grey) for grey in found.tolist()]
+        strange = [(g, g, g) for g, i in zip(found.tolist(), ids, strict=True) if i is None]
+        if strange:
+            raise self._strange_colors(strange, greys, place)
+        return np.array(ids, np.uint8)[where].reshape(greys.shape)
 
     def _of_palette(self, mask: Image.Image, content: bytes, place: str) -> ReadMask:
         values = np.asarray(mask)
@@ -278,6 +312,13 @@ class _opened:  # noqa: N801
 
     def __exit__(self, *_: object) -> None:
         self._picture.close()
+
+
+def _greys(mask: Image.Image) -> NDArray[np.generic]:
+    """The greys of a mask as one sees them: white is 255, with few bits as well."""
+    if mask.mode in ("1", "LA"):
+        return np.asarray(mask.convert("L"))
+    return np.asarray(mask)
 
 
 def _grey_values(mask: Image.Image, content: bytes) -> NDArray[np.generic]:

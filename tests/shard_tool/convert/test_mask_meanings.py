@@ -7,15 +7,19 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.kit.datasets.converted import converted
-from tests.kit.datasets.wild import counted
+from tests.kit.datasets.wild import counted, xml
 from tests.shard_tool.convert.test_masks import (
     BLACK,
     DRAWN,
     ROAD,
+    Files,
+    grey,
     ids,
     indexed,
+    png,
     refusal,
     source,
 )
@@ -74,3 +78,48 @@ def test_palette_that_tells_some_classes_alone_is_an_error(
     told = f"its palette {problem} values {values}"
     way = "give each class its colour, or write grey masks whose values count the classes"
     assert refusal(source(tmp_path, mask), tmp_path) == f"{told}; {way}"
+
+
+# Greys --------------------------------------------------------------------------------------------
+
+WHITE = "background:0,0,0::\nwolf:10,20,30::\nfox:255,255,255::\n"
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_class_in_white_is_read_from_black_and_white_masks(tmp_path: Path, mode: str) -> None:
+    """Though 255 is void elsewhere, and 1 would be the wolf."""
+    if mode == "1":
+        mask = png(Image.fromarray((DRAWN == 1).astype(np.uint8) * 255).convert("1"))
+    else:
+        mask = grey(0, 255, 0, 0, mode=mode)
+    converted(source(tmp_path, mask, WHITE), tmp_path / "out", task="segmentation")
+    assert np.array_equal(ids(tmp_path / "out"), (DRAWN == 1) * 2)
+    assert counted(tmp_path / "out") == {"mask-by-color": 1}
+
+
+def test_classes_in_grey_are_read_by_their_greys(tmp_path: Path) -> None:
+    labelmap = "wolf:100,100,100::\nfox:200,200,200::\n"
+    its = source(tmp_path, grey(0, 200, 100, 255), labelmap)
+    converted(its, tmp_path / "out", task="segmentation")
+    assert np.array_equal(ids(tmp_path / "out"), np.array([0, 2, 1, 255])[DRAWN])
+
+
+def test_values_beside_a_class_in_white_count_the_classes(tmp_path: Path) -> None:
+    converted(source(tmp_path, grey(0, 1, 2, 255), WHITE), tmp_path / "out", task="segmentation")
+    assert np.array_equal(ids(tmp_path / "out"), np.array([0, 1, 2, 255])[DRAWN])
+
+
+def test_vocs_own_greys_are_not_taken_for_colours(tmp_path: Path) -> None:
+    """VOC's seventh colour is (128, 128, 128), and 128 may be a value."""
+    names = "_background_\n" + "".join(f"c{number}\n" for number in range(1, 141))
+    more: Files = {"class_names.txt": names}
+    its = source(tmp_path, grey(0, 128, 128, 0), None, more)
+    converted(its, tmp_path / "out", task="segmentation")
+    assert np.array_equal(ids(tmp_path / "out"), np.isin(DRAWN, (1, 2)) * 128)
+
+
+def test_class_in_white_that_the_table_lacks_names_the_option(tmp_path: Path) -> None:
+    more: Files = {"Annotations/a.xml": xml((20, 10), ("wolf", (0, 0, 8, 6)))}
+    message = refusal(source(tmp_path, grey(0, 255, 0, 0), WHITE, more), tmp_path)
+    told = "holds colours of no class: (255, 255, 255) of 'fox'"
+    assert message == f"{told}; add --classes wolf,fox"
