@@ -152,18 +152,22 @@ class Builder:
         *,
         is_turned: bool,
     ) -> dict[str, bytes]:
-        source = self.sources[record.source]
         bakes = is_turned and self._is_baked(header)
         self._note_form(record, header, place)
         form = stored_form(contents[0], header, place, turn=bakes)
         members = {form.extension: form.content}
-        rest = iter(contents[1:])
+        return members | self._masks(record, contents[1:], size_wh)
+
+    def _masks(self, record: Record, contents: Sequence[bytes], size_wh: Size) -> dict[str, bytes]:
+        source, members, rest = self.sources[record.source], dict[str, bytes](), iter(contents)
         if record.class_mask is not None:
-            its_place = source.place(record.class_mask)
-            read = self.rules.colors[record.source].read(next(rest), size_wh, its_place)
+            place = source.place(record.class_mask)
+            read = self.rules.colors[record.source].read(next(rest), size_wh, place)
             members["class.png"] = read.content
             if read.note:
-                self.report.add(read.note, its_place)
+                self.report.add(read.note, place)
+            for name in read.dropped:
+                self.report.add("other-class-dropped", f"{place}: {name!r}")
         if record.object_mask is not None:
             members["object.png"] = next(rest)
             check_object_mask(members["object.png"], size_wh, source.place(record.object_mask))

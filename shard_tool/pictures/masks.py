@@ -66,6 +66,8 @@ class ReadMask(NamedTuple):
     content: bytes
     note: str | None
     """Code of what is to be reported; None: the bytes are the source's."""
+    dropped: tuple[str, ...] = ()
+    """Classes whose pixels became void, since the user drops them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class MaskColors:
     """Class of each value, from 1; None: nothing says it."""
     void_colors: tuple[Color, ...] = ()
     """Colours of what is not judged, beside VOC's."""
+    drops_others: bool = False
+    """Whether pixels of other classes than `names` become void; else they are errors."""
 
     @cached_property
     def labels(self) -> dict[str, int]:
@@ -93,6 +97,8 @@ class MaskColors:
         for name, color in self.colors:
             if not name or name in self.labels:
                 known[color] = self.labels.get(name, 0)
+            elif self.drops_others:
+                known[color] = VOID
         return known
 
     @cached_property
@@ -100,8 +106,9 @@ class MaskColors:
         """[256]: value of a grey mask to class id; -1 for a value of no class."""
         table = np.full(256, -1)
         table[0], table[VOID] = 0, VOID
+        other = VOID if self.drops_others else -1
         for value, name in enumerate((self.values or ())[: VOID - 1], start=1):
-            table[value] = self.labels.get(name, -1)
+            table[value] = self.labels.get(name, other)
         return table
 
     def read(self, content: bytes, size_wh: tuple[int, int], place: str) -> ReadMask:
@@ -122,10 +129,10 @@ class MaskColors:
             if mask.mode in ("1", "L", "LA", "I;16", "I"):
                 greys = _greys(mask)
                 if self._are_colors(greys):
-                    return ReadMask(_png(self._by_greys(greys, place)), "mask-by-color")
+                    return self._by_greys(greys, place)
                 return self._of_values(_grey_values(mask, content), mask.mode, content, place)
             pixels = np.asarray(mask.convert("RGB"))
-            return ReadMask(_png(self._by_colors(pixels, place)), "mask-by-color")
+            return self._by_colors(pixels, place)
 
     @cached_property
     def _class_greys(self) -> frozenset[int]:
@@ -150,13 +157,26 @@ class MaskColors:
         is_one_a_class = not found.isdisjoint(self._class_greys)
         return is_one_a_class and found <= self._id_of_grey.keys() | self._class_greys
 
-    def _by_greys(self, greys: NDArray[np.generic], place: str) -> NDArray[np.uint8]:
+    def _by_greys(self, greys: NDArray[np.generic], place: str) -> ReadMask:
         found, where = np.unique(greys, return_inverse=True)
         ids = [self._id_of_grey.get(grey) for grey in found.tolist()]
-        strange = [(g, g, g) for g, i in zip(found.tolist(), ids, strict=True) if i is None]
-        if strange:
+        colors = [(g, g, g) for g in found.tolist()]
+        if strange := [color for color, i in zip(colors, ids, strict=True) if i is None]:
             raise self._strange_colors(strange, greys, place)
-        return np.array(ids, np.uint8)[where].reshape(greys.shape)
+        content = _png(np.array(ids, np.uint8)[where].reshape(greys.shape))
+        return ReadMask(content, "mask-by-color", self._dropped(colors))
+
+    def _dropped(self, colors: Sequence[Color | None]) -> tuple[str, ...]:
+        """The classes among colours that the user drops."""
+        if not self.drops_others:
+            return ()
+        others = ((name, color) for name, color in self.colors if name not in self.labels)
+        return tuple(dict.fromkeys(name for name, color in others if name and color in colors))
+
+    def _dropped_values(self, found: NDArray[np.generic]) -> tuple[str, ...]:
+        names = enumerate(self.values or (), start=1)
+        others = [name for value, name in names if name not in self.labels and value in found]
+        return tuple(dict.fromkeys(others))
 
     def _of_palette(self, mask: Image.Image, content: bytes, place: str) -> ReadMask:
         values = np.asarray(mask)
@@ -165,14 +185,14 @@ class MaskColors:
         colors = [_color(palette, value) for value in used.tolist()]
         ids = [None if color is None else self.ids.get(color) for color in colors]
         if ids == used.tolist():
-            return ReadMask(content, _note(used))
+            return ReadMask(content, _note(used), self._dropped(colors))
         both = list(zip(ids, colors, strict=True))
         known = [color for i, color in both if i is not None and any(color or ())]
         is_plain = len(set(colors)) == len(colors) and any(palette)
         if is_plain and None not in ids:
             table = np.zeros(256, np.uint8)
             table[used] = np.array(ids, np.uint8)
-            return ReadMask(_png(table[values]), "mask-by-color")
+            return ReadMask(_png(table[values]), "mask-by-color", self._dropped(colors))
         strange = [color for i, color in both if i is None and color is not None]
         if strange and (known or self.values is None):
             raise self._strange_colors(strange, values, place)
@@ -197,9 +217,9 @@ class MaskColors:
         if is_same and (mode == "P" or (mode == "L" and content[_BITS] == 8)):
             return ReadMask(content, _note(found))
         ids = self.id_of_value[values.astype(int)].astype(np.uint8)
-        return ReadMask(_png(ids), "mask-by-value")
+        return ReadMask(_png(ids), "mask-by-value", self._dropped_values(found))
 
-    def _by_colors(self, pixels: NDArray[np.uint8], place: str) -> NDArray[np.uint8]:
+    def _by_colors(self, pixels: NDArray[np.uint8], place: str) -> ReadMask:
         packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
         colors, where = np.unique(packed, return_inverse=True)
         split = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in colors.tolist()]
@@ -207,7 +227,8 @@ class MaskColors:
         if strange:
             raise self._strange_colors(strange, pixels, place)
         ids = np.array([self.ids[color] for color in split], np.uint8)
-        return ids[where].reshape(pixels.shape[:2])
+        content = _png(ids[where].reshape(pixels.shape[:2]))
+        return ReadMask(content, "mask-by-color", self._dropped(split))
 
     def _strange_colors(
         self, colors: Sequence[tuple[int, ...]], pixels: NDArray[np.generic], place: str

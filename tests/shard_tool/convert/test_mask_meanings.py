@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shard_tool.sources.classes import ClassOptions
 from tests.kit.datasets.converted import converted
-from tests.kit.datasets.wild import counted, xml
+from tests.kit.datasets.wild import classes, counted, xml
 from tests.shard_tool.convert.test_masks import (
     BLACK,
+    BORDER,
+    CAR,
     DRAWN,
     ROAD,
     Files,
     grey,
     ids,
     indexed,
+    painted,
     png,
+    read,
     refusal,
     source,
 )
@@ -123,3 +128,39 @@ def test_class_in_white_that_the_table_lacks_names_the_option(tmp_path: Path) ->
     message = refusal(source(tmp_path, grey(0, 255, 0, 0), WHITE, more), tmp_path)
     told = "holds colours of no class: (255, 255, 255) of 'fox'"
     assert message == f"{told}; add --classes wolf,fox"
+
+
+# Classes that are left out ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mask", "code"),
+    [
+        (painted(BLACK, ROAD, CAR, BORDER), "mask-by-color"),
+        (indexed({0: BLACK, 1: ROAD, 2: CAR, 3: BORDER}, (0, 1, 2, 3)), "mask-by-color"),
+        (grey(0, 1, 2, 255), "mask-by-value"),
+    ],
+)
+def test_pixels_of_classes_that_are_left_out_become_void(
+    tmp_path: Path, mask: bytes, code: str
+) -> None:
+    options = ClassOptions(classes=("car",), other_classes="drop")
+    found = read(tmp_path, mask, classes=options)
+    assert np.array_equal(found, np.array([0, 255, 1, 255])[DRAWN])
+    assert classes(tmp_path / "out") == {"car": 1}
+    assert counted(tmp_path / "out") == {code: 1, "other-class-dropped": 1}
+
+
+def test_grey_classes_that_are_left_out_become_void(tmp_path: Path) -> None:
+    options = ClassOptions(classes=("wolf",), other_classes="drop")
+    its = source(tmp_path, grey(0, 255, 0, 0), WHITE)
+    converted(its, tmp_path / "out", task="segmentation", classes=options)
+    assert np.array_equal(ids(tmp_path / "out"), (DRAWN == 1) * 255)
+    assert counted(tmp_path / "out") == {"mask-by-color": 1, "other-class-dropped": 1}
+
+
+def test_nothing_is_counted_where_no_pixel_is_left_out(tmp_path: Path) -> None:
+    options = ClassOptions(classes=("car",), other_classes="drop")
+    found = read(tmp_path, painted(BLACK, CAR, CAR, BORDER), classes=options)
+    assert np.array_equal(found, np.array([0, 1, 1, 255])[DRAWN])
+    assert counted(tmp_path / "out") == {"mask-by-color": 1}
