@@ -107,12 +107,12 @@ class Builder:
     def checked(
         self, record: Record, annotation: Annotation | None, contents: Sequence[bytes]
     ) -> Sample:
-        """Check a record by its annotation and the headers of its pictures, as `built` would.
+        """Check a record by its annotation, its picture's header and its masks, as `built` would.
 
         Args:
             record: As for `built`.
             annotation: As for `built`.
-            contents: The first bytes of each file, as many as a header takes.
+            contents: As for `built`; of a picture the first bytes, as many as its header takes.
 
         Raises:
             DataError: As `built` does.
@@ -124,7 +124,9 @@ class Builder:
             is_turned = self._is_turned(record, annotation, header, contents)
             size_wh = header.upright_wh if is_turned else header.size_wh
             self._note_form(record, header, place)
-            return self._sample(record, annotation, header, size_wh, is_turned=is_turned)
+            sample = self._sample(record, annotation, header, size_wh, is_turned=is_turned)
+            self._masks(record, contents[1:], size_wh)
+            return sample
 
     @contextmanager
     def _noted(self) -> Iterator[None]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import tarfile
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from shard_tool import ConvertOptions
+from shard_tool.convert.look import look
+from shard_tool.errors import DataError
 from shard_tool.sources.classes import ClassOptions
 from tests.kit.datasets.converted import converted
-from tests.kit.datasets.wild import classes, counted, xml
+from tests.kit.datasets.wild import classes, counted, picture, xml
 from tests.shard_tool.convert.test_masks import (
     BLACK,
     BORDER,
@@ -31,6 +35,15 @@ from tests.shard_tool.convert.test_masks import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from shard_tool.convert.look import Look
+
+
+def noise(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+
 
 # Palettes -----------------------------------------------------------------------------------------
 
@@ -164,3 +177,58 @@ def test_nothing_is_counted_where_no_pixel_is_left_out(tmp_path: Path) -> None:
     found = read(tmp_path, painted(BLACK, CAR, CAR, BORDER), classes=options)
     assert np.array_equal(found, np.array([0, 1, 1, 255])[DRAWN])
     assert counted(tmp_path / "out") == {"mask-by-color": 1}
+
+
+# The dry run --------------------------------------------------------------------------------------
+
+
+def looked(its: Path, tmp_path: Path, **options: Any) -> Look:
+    paths: dict[str, Any] = {"source": str(its), "dest": str(tmp_path / "nothing")}
+    return look(ConvertOptions(**paths, task="segmentation", workers=1, **options))
+
+
+def packed(its: Path) -> Path:
+    """The same files as a tar."""
+    tar = its.parent / f"{its.name}.tar"
+    with tarfile.open(tar, "w") as file:
+        file.add(its, arcname="data")
+    return tar
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize(
+    ("mask", "more", "told"),
+    [
+        (grey(0, 1, 77, 255), {}, "holds values of no class: 77 "),
+        (painted(BLACK, ROAD, (9, 8, 7)), {}, "holds colours of no class: (9, 8, 7)"),
+        (png(DRAWN[:5]), {}, "is 20 x 5 px, its picture 20 x 10"),
+        (png(noise((10, 20, 3)))[:-300], {}, "does not decode: "),
+        (grey(0, 1), {"SegmentationObject/a.png": png(DRAWN[:5])}, "is 20 x 5 px, its picture "),
+        (grey(0, 1), {"SegmentationObject/a.png": painted(BLACK)}, "a mask of objects has mode "),
+    ],
+)
+def test_dry_run_finds_what_is_wrong_with_masks(
+    tmp_path: Path, mask: bytes, more: Files, told: str, is_packed: bool
+) -> None:
+    its = source(tmp_path, mask, more=more)
+    (problem,) = looked(packed(its) if is_packed else its, tmp_path).problems.values()
+    assert told in problem.example
+    with pytest.raises(DataError) as caught:
+        converted(its, tmp_path / "out", task="segmentation")
+    its_text = str(caught.value).partition(".png: ")[2]
+    assert its_text.startswith(problem.example.partition(".png: ")[2])
+
+
+def test_dry_run_notes_of_masks_what_the_conversion_does(tmp_path: Path) -> None:
+    """Also of masks that are longer than a picture's header."""
+    options = ClassOptions(classes=("car",), other_classes="drop")
+    big = np.array([BLACK, ROAD, CAR], np.uint8)[noise((400, 900)) % 3]
+    its = source(tmp_path, painted(BLACK, ROAD, CAR, BORDER))
+    (its / "JPEGImages/b.jpg").write_bytes(picture((900, 400)))
+    (its / "SegmentationClass/b.png").write_bytes(png(big))
+    assert len(png(big)) > 1 << 16
+    converted(packed(its), tmp_path / "out", task="segmentation", classes=options)
+    found = looked(packed(its), tmp_path, classes=options)
+    assert found.problems == {}
+    report = {code: its.count for code, its in found.report.codes.items()}
+    assert report == counted(tmp_path / "out") == {"mask-by-color": 2, "other-class-dropped": 2}
