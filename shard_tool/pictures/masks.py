@@ -7,7 +7,6 @@ values are right already keeps its bytes.
 from __future__ import annotations
 
 import io
-import shlex
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from shard_tool.errors import DataError
+from shard_tool.format.class_names import classes_option
 from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.pictures.size import picture_size
 
@@ -242,10 +242,8 @@ class MaskColors:
         if len(colors) > len(self.names) + 50 and pixels.ndim == 3:
             problem += "; so many colours come of smoothing or of JPEG"
         if any(color in others for color in colors):
-            names = ",".join(
-                dict.fromkeys([*self.names, *(name for name, _ in self.colors if name)])
-            )
-            return DataError(place, problem, f"add --classes {shlex.quote(names)}")
+            names = dict.fromkeys([*self.names, *(name for name, _ in self.colors if name)])
+            return DataError(place, problem, f"add {classes_option(list(names))}")
         return DataError(place, problem, _SAY_CLASSES)
 
 
