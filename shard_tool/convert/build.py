@@ -107,12 +107,12 @@ class Builder:
     def checked(
         self, record: Record, annotation: Annotation | None, contents: Sequence[bytes]
     ) -> Sample:
-        """Check a record by its annotation and the headers of its pictures, as `built` would.
+        """Check a record by its annotation, its picture's header and its masks, as `built` would.
 
         Args:
             record: As for `built`.
             annotation: As for `built`.
-            contents: The first bytes of each file, as many as a header takes.
+            contents: As for `built`; of a picture the first bytes, as many as its header takes.
 
         Raises:
             DataError: As `built` does.
@@ -124,7 +124,9 @@ class Builder:
             is_turned = self._is_turned(record, annotation, header, contents)
             size_wh = header.upright_wh if is_turned else header.size_wh
             self._note_form(record, header, place)
-            return self._sample(record, annotation, header, size_wh, is_turned=is_turned)
+            sample = self._sample(record, annotation, header, size_wh, is_turned=is_turned)
+            self._masks(record, contents[1:], size_wh)
+            return sample
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
@@ -152,18 +154,22 @@ class Builder:
         *,
         is_turned: bool,
     ) -> dict[str, bytes]:
-        source = self.sources[record.source]
         bakes = is_turned and self._is_baked(header)
         self._note_form(record, header, place)
         form = stored_form(contents[0], header, place, turn=bakes)
         members = {form.extension: form.content}
-        rest = iter(contents[1:])
+        return members | self._masks(record, contents[1:], size_wh)
+
+    def _masks(self, record: Record, contents: Sequence[bytes], size_wh: Size) -> dict[str, bytes]:
+        source, members, rest = self.sources[record.source], dict[str, bytes](), iter(contents)
         if record.class_mask is not None:
-            its_place = source.place(record.class_mask)
-            read = self.rules.colors[record.source].read(next(rest), size_wh, its_place)
+            place = source.place(record.class_mask)
+            read = self.rules.colors[record.source].read(next(rest), size_wh, place)
             members["class.png"] = read.content
             if read.note:
-                self.report.add(read.note, its_place)
+                self.report.add(read.note, place)
+            for name in read.dropped:
+                self.report.add("other-class-dropped", f"{place}: {name!r}")
         if record.object_mask is not None:
             members["object.png"] = next(rest)
             check_object_mask(members["object.png"], size_wh, source.place(record.object_mask))

@@ -114,7 +114,7 @@ def _colors(source: Source, classes: ClassTable, options: ConvertOptions) -> Mas
     if source.colors:
         colors = tuple((classes.rename.get(name, name), color) for name, color in source.colors)
         values = tuple(name for name, _ in colors if name)
-        return MaskColors(classes.names, colors, values, source.void_colors)
+        return MaskColors(classes.names, colors, values, source.void_colors, classes.drops_others)
     if classes.is_voc or options.classes.classes:
         named = enumerate(classes.names[:254], start=1)
         colors = tuple((name, voc_color(label)) for label, name in named)

@@ -1,7 +1,7 @@
 """Looks at all that a conversion would meet, and writes nothing: what ``--dry-run`` shows.
 
-Every annotation is read, and the header of every picture. Problems are counted by kind, so that
-one look is enough for one correction.
+Every annotation and mask is read, and the header of every picture. Problems are counted by kind, so
+that one look is enough for one correction.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def look(
     on_scan: Callable[[str, int, int], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Look:
-    """Read all annotations and all pictures' headers.
+    """Read all annotations, all masks and all pictures' headers.
 
     Args:
         options: What would be converted.

@@ -94,13 +94,9 @@ def _checked(builder: Builder, readers: Any, read: Read) -> Any:
     if read.error is not None:
         raise read.error
     spans = read.record.pictures
-    is_archive = builder.sources[read.record.source].is_archive
-    heads = [
-        span._replace(size=min(span.size, _HEADER_BYTES), crc=None)
-        if is_archive and span.packed is None
-        else span
-        for span in spans
-    ]
+    heads = list(spans)  # masks are small, and read whole
+    if builder.sources[read.record.source].is_archive and spans[0].packed is None:
+        heads[0] = spans[0]._replace(size=min(spans[0].size, _HEADER_BYTES), crc=None)
     try:
         return builder.checked(read.record, read.annotation, readers[read.record.source](heads))
     except DataError:

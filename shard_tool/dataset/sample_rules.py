@@ -66,7 +66,11 @@ def checked_sample(
     size_wh = header.size_wh[::-1] if sample.orientation >= 5 else header.size_wh
     if (sample.width or sample.height) and (sample.width, sample.height) != size_wh:
         problem = f"is {size_wh[0]} x {size_wh[1]} px, the JSON says"
-        raise DataError(f"{place}.{extension}", f"{problem} {sample.width} x {sample.height}")
+        hint = ""
+        if sample.orientation == 1 and (sample.width, sample.height) == header.upright_wh:
+            hint = f'add "orientation": {header.orientation} to the JSON, since EXIF turns it so'
+        problem = f"{problem} {sample.width} x {sample.height}"
+        raise DataError(f"{place}.{extension}", problem, hint)
     for number, item in enumerate(sample.objects, start=1):
         where = f"{place}.json: object {number}"
         _check_class(item, classes, where)

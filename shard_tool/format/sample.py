@@ -28,6 +28,8 @@ PICTURES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 MAX_PIXELS = 89_000_000
 """A picture with more pixels is refused by its header. So many pixels are 267 MB of RGB, just less
 than where Pillow starts to warn of a decompression bomb."""
+_MOST_SHOWN = 32
+"""Characters of wrong JSON in messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +134,9 @@ def parse_sample(content: bytes, *, place: str) -> Sample:
         SampleError: It is not JSON, or a field is missing or has another type.
     """
     try:
-        document = json.loads(content)
+        document = _object(json.loads(content))
         said = document.get
-        source = said("source") or {}
+        source = _object(said("source") or {})
         return Sample(
             key=_text(said("key", "")),
             width=_whole(said("width", 0)),
@@ -173,7 +175,7 @@ def _object_to_json(item: SampleObject) -> dict[str, Any]:
 
 
 def _object_from_json(item: dict[str, Any]) -> SampleObject:
-    said = item.get
+    said = _object(item).get
     parts, point, bbox, pose = said("parts"), said("point"), said("bbox"), said("pose")
     if "label" not in item:
         _text(item["name"])  # one of the two must be there
@@ -191,6 +193,13 @@ def _object_from_json(item: dict[str, Any]) -> SampleObject:
         actions=said("actions"),
         point=None if point is None else _point(point),
     )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        message = f"expected an object, found {json.dumps(value)[:_MOST_SHOWN]}"
+        raise TypeError(message)
+    return value
 
 
 def _box(values: list[float]) -> Box:
@@ -220,9 +229,11 @@ def _whole(value: object) -> int:
 def _image_labels(values: dict[str, int] | None) -> dict[str, int] | None:
     if values is None:
         return None
-    if not all(type(value) is int and -1 <= value <= 1 for value in values.values()):
+    if not all(type(value) is int and -1 <= value <= 1 for value in _object(values).values()):
         message = f"image_labels {values!r} are not -1, 0 or 1"
         raise TypeError(message)
+    for name in values:
+        _text(name)
     return values
 
 
@@ -248,4 +259,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         message = f"{value!r} is not text"
         raise TypeError(message)
+    if not value.isascii():
+        value.encode()  # half of a pair of surrogates is no text: nothing can write it again
     return value

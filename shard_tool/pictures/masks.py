@@ -7,7 +7,6 @@ values are right already keeps its bytes.
 from __future__ import annotations
 
 import io
-import shlex
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from shard_tool.errors import DataError
+from shard_tool.format.class_names import classes_option
 from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.pictures.size import picture_size
 
@@ -66,6 +66,8 @@ class ReadMask(NamedTuple):
     content: bytes
     note: str | None
     """Code of what is to be reported; None: the bytes are the source's."""
+    dropped: tuple[str, ...] = ()
+    """Classes whose pixels became void, since the user drops them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class MaskColors:
     """Class of each value, from 1; None: nothing says it."""
     void_colors: tuple[Color, ...] = ()
     """Colours of what is not judged, beside VOC's."""
+    drops_others: bool = False
+    """Whether pixels of other classes than `names` become void; else they are errors."""
 
     @cached_property
     def labels(self) -> dict[str, int]:
@@ -93,6 +97,8 @@ class MaskColors:
         for name, color in self.colors:
             if not name or name in self.labels:
                 known[color] = self.labels.get(name, 0)
+            elif self.drops_others:
+                known[color] = VOID
         return known
 
     @cached_property
@@ -100,8 +106,9 @@ class MaskColors:
         """[256]: value of a grey mask to class id; -1 for a value of no class."""
         table = np.full(256, -1)
         table[0], table[VOID] = 0, VOID
+        other = VOID if self.drops_others else -1
         for value, name in enumerate((self.values or ())[: VOID - 1], start=1):
-            table[value] = self.labels.get(name, -1)
+            table[value] = self.labels.get(name, other)
         return table
 
     def read(self, content: bytes, size_wh: tuple[int, int], place: str) -> ReadMask:
@@ -120,26 +127,77 @@ class MaskColors:
             if mask.mode == "P":
                 return self._of_palette(mask, content, place)
             if mask.mode in ("1", "L", "LA", "I;16", "I"):
+                greys = _greys(mask)
+                if self._are_colors(greys):
+                    return self._by_greys(greys, place)
                 return self._of_values(_grey_values(mask, content), mask.mode, content, place)
             pixels = np.asarray(mask.convert("RGB"))
-            return ReadMask(_png(self._by_colors(pixels, place)), "mask-by-color")
+            return self._by_colors(pixels, place)
+
+    @cached_property
+    def _class_greys(self) -> frozenset[int]:
+        """Greys that a file of the source gives classes, such as white.
+
+        VOC's own colours do not count, nor black: values mean more there.
+        """
+        named = enumerate((color for name, color in self.colors if name), start=1)
+        greys = (color for number, color in named if color != voc_color(min(number, VOID)))
+        return frozenset(color[0] for color in greys if len(set(color)) == 1 and any(color))
+
+    @cached_property
+    def _id_of_grey(self) -> dict[int, int]:
+        greys = {color[0]: i for color, i in self.ids.items() if len(set(color)) == 1}
+        return greys if VOID in self._class_greys else {VOID: VOID} | greys
+
+    def _are_colors(self, greys: NDArray[np.generic]) -> bool:
+        """Whether the values of a grey mask are all colours, some of them of classes."""
+        if not self._class_greys:
+            return False
+        found = {*np.unique(greys).tolist()}
+        is_one_a_class = not found.isdisjoint(self._class_greys)
+        return is_one_a_class and found <= self._id_of_grey.keys() | self._class_greys
+
+    def _by_greys(self, greys: NDArray[np.generic], place: str) -> ReadMask:
+        found, where = np.unique(greys, return_inverse=True)
+        ids = [self._id_of_grey.get(grey) for grey in found.tolist()]
+        colors = [(g, g, g) for g in found.tolist()]
+        if strange := [color for color, i in zip(colors, ids, strict=True) if i is None]:
+            raise self._strange_colors(strange, greys, place)
+        content = _png(np.array(ids, np.uint8)[where].reshape(greys.shape))
+        return ReadMask(content, "mask-by-color", self._dropped(colors))
+
+    def _dropped(self, colors: Sequence[Color | None]) -> tuple[str, ...]:
+        """The classes among colours that the user drops."""
+        if not self.drops_others:
+            return ()
+        others = ((name, color) for name, color in self.colors if name not in self.labels)
+        return tuple(dict.fromkeys(name for name, color in others if name and color in colors))
+
+    def _dropped_values(self, found: NDArray[np.generic]) -> tuple[str, ...]:
+        names = enumerate(self.values or (), start=1)
+        others = [name for value, name in names if name not in self.labels and value in found]
+        return tuple(dict.fromkeys(others))
 
     def _of_palette(self, mask: Image.Image, content: bytes, place: str) -> ReadMask:
         values = np.asarray(mask)
         used = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
         palette = mask.getpalette() or []
-        colors = [_color(palette[3 * i : 3 * i + 3]) for i in used.tolist()]
-        ids = [self.ids.get(color) for color in colors]
+        colors = [_color(palette, value) for value in used.tolist()]
+        ids = [None if color is None else self.ids.get(color) for color in colors]
         if ids == used.tolist():
-            return ReadMask(content, _note(used))
-        known = [i for i, color in zip(ids, colors, strict=True) if i is not None and any(color)]
-        if None not in ids:
+            return ReadMask(content, _note(used), self._dropped(colors))
+        both = list(zip(ids, colors, strict=True))
+        known = [color for i, color in both if i is not None and any(color or ())]
+        is_plain = len(set(colors)) == len(colors) and any(palette)
+        if is_plain and None not in ids:
             table = np.zeros(256, np.uint8)
             table[used] = np.array(ids, np.uint8)
-            return ReadMask(_png(table[values]), "mask-by-color")
-        if known or self.values is None:
-            strange = [color for i, color in zip(ids, colors, strict=True) if i is None]
+            return ReadMask(_png(table[values]), "mask-by-color", self._dropped(colors))
+        strange = [color for i, color in both if i is None and color is not None]
+        if strange and (known or self.values is None):
             raise self._strange_colors(strange, values, place)
+        if known:
+            raise _bad_palette(used.tolist(), colors, place)
         read = self._of_values(values, mask.mode, content, place)
         return read._replace(note=read.note or "mask-by-value")
 
@@ -159,9 +217,9 @@ class MaskColors:
         if is_same and (mode == "P" or (mode == "L" and content[_BITS] == 8)):
             return ReadMask(content, _note(found))
         ids = self.id_of_value[values.astype(int)].astype(np.uint8)
-        return ReadMask(_png(ids), "mask-by-value")
+        return ReadMask(_png(ids), "mask-by-value", self._dropped_values(found))
 
-    def _by_colors(self, pixels: NDArray[np.uint8], place: str) -> NDArray[np.uint8]:
+    def _by_colors(self, pixels: NDArray[np.uint8], place: str) -> ReadMask:
         packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
         colors, where = np.unique(packed, return_inverse=True)
         split = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in colors.tolist()]
@@ -169,7 +227,8 @@ class MaskColors:
         if strange:
             raise self._strange_colors(strange, pixels, place)
         ids = np.array([self.ids[color] for color in split], np.uint8)
-        return ids[where].reshape(pixels.shape[:2])
+        content = _png(ids[where].reshape(pixels.shape[:2]))
+        return ReadMask(content, "mask-by-color", self._dropped(split))
 
     def _strange_colors(
         self, colors: Sequence[tuple[int, ...]], pixels: NDArray[np.generic], place: str
@@ -183,10 +242,8 @@ class MaskColors:
         if len(colors) > len(self.names) + 50 and pixels.ndim == 3:
             problem += "; so many colours come of smoothing or of JPEG"
         if any(color in others for color in colors):
-            names = ",".join(
-                dict.fromkeys([*self.names, *(name for name, _ in self.colors if name)])
-            )
-            return DataError(place, problem, f"add --classes {shlex.quote(names)}")
+            names = dict.fromkeys([*self.names, *(name for name, _ in self.colors if name)])
+            return DataError(place, problem, f"add {classes_option(list(names))}")
         return DataError(place, problem, _SAY_CLASSES)
 
 
@@ -195,9 +252,20 @@ def _note(ids: NDArray[np.generic]) -> str | None:
     return "mask-void-alone" if VOID in ids and not np.any((ids != 0) & (ids != VOID)) else None
 
 
-def _color(channels: Sequence[int]) -> Color:
-    red, green, blue = [*channels, 0, 0, 0][:3]  # a palette may be shorter than its values
-    return red, green, blue
+def _color(palette: Sequence[int], value: int) -> Color | None:
+    """The colour of a value; None where the palette is shorter."""
+    channels = palette[3 * value : 3 * value + 3]
+    return (channels[0], channels[1], channels[2]) if len(channels) == 3 else None
+
+
+def _bad_palette(used: Sequence[int], colors: Sequence[Color | None], place: str) -> DataError:
+    """The error for a palette that tells some classes, and not all values from each other."""
+    color = next(color for color in colors if color is None or colors.count(color) > 1)
+    values = [value for value, its in zip(used, colors, strict=True) if its == color]
+    shown = ", ".join(map(str, values[:_MOST_SHOWN]))
+    told = "has no colour for" if color is None else f"has one colour, {color}, for"
+    hint = "give each class its colour, or write grey masks whose values count the classes"
+    return DataError(place, f"its palette {told} values {shown}", hint)
 
 
 def check_mask_size(content: bytes, size_wh: tuple[int, int], place: str) -> None:
@@ -263,6 +331,13 @@ class _opened:  # noqa: N801
 
     def __exit__(self, *_: object) -> None:
         self._picture.close()
+
+
+def _greys(mask: Image.Image) -> NDArray[np.generic]:
+    """The greys of a mask as one sees them: white is 255, with few bits as well."""
+    if mask.mode in ("1", "LA"):
+        return np.asarray(mask.convert("L"))
+    return np.asarray(mask)
 
 
 def _grey_values(mask: Image.Image, content: bytes) -> NDArray[np.generic]:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from shard_tool.errors import DataError, OptionError
+from shard_tool.format.class_names import classes_option
 from shard_tool.format.sample import VOC_CLASSES
 
 if TYPE_CHECKING:
@@ -203,15 +204,20 @@ def _undecided(
         for name in others
     ]
     problem = f"{'; '.join(told)} [all names: {_listed(counts)}]"
-    renames = [f"--rename {shlex.quote(f'{one}={other}')}" for one, other in alike]
+    renames = [_rename(one, other) for one, other in alike if "=" not in one]
     if alike and others:
         purpose = "to merge those that look alike and leave out the others"
     else:
         purpose = "to merge them" if alike else "to leave them out"
     options = " ".join([*renames, *(["--other-classes drop"] if others else [])])
-    names = shlex.quote(",".join(sorted(counts)))
-    hint = f"add {options} {purpose}, or add --classes {names} to take all names as they are"
+    all_names = f"add {classes_option(sorted(counts))} to take all names as they are"
+    is_way = len(renames) == len(alike)  # --rename takes no name with an equals sign
+    hint = f"add {options} {purpose}, or {all_names}" if is_way else all_names
     return DataError(place, problem, hint)
+
+
+def _rename(old: str, new: str) -> str:
+    return f"--rename {shlex.quote(f'{old}={new}')}"
 
 
 def _not_in_table(
@@ -222,9 +228,9 @@ def _not_in_table(
         near = nearest(name, classes)
         told.append(f"{name!r} ({counts[name]})" + (f", which looks like {near!r}" if near else ""))
     renames = [
-        f"--rename {shlex.quote(f'{name}={near}')}"
+        _rename(name, near)
         for name in others
-        if (near := nearest(name, classes))
+        if "=" not in name and (near := nearest(name, classes))
     ]
     more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
     problem = f"objects have names that --classes lacks: {'; '.join(told)}{more}"

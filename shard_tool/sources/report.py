@@ -58,7 +58,8 @@ MEANINGS: dict[str, str] = {
     "bad-box-dropped": "an object with a bad box was dropped (--bad-boxes drop)",
     "bad-object-dropped": "a bad object was dropped (--on-bad-record skip)",
     "bad-record-skipped": "a bad record was skipped (--on-bad-record skip)",
-    "other-class-dropped": "an object of another class was dropped (--other-classes drop)",
+    "other-class-dropped": "an object of another class was dropped, or its pixels are void now "
+    "(--other-classes drop)",
     "renamed": "an object's class was renamed (--rename)",
 }
 """Code to what it means, for the user. `notes.MEANINGS` has those of annotations."""

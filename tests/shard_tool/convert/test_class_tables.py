@@ -185,6 +185,42 @@ def test_each_way_out_of_a_message_works_as_it_is_written(
             }
 
 
+@pytest.mark.parametrize(
+    ("names", "way"),
+    [
+        (
+            ("Cat, small", "cat, small"),
+            "add --rename 'cat, small=Cat, small' to merge them, or add --classes FILE.txt (a file "
+            "with these names, one a line: 'Cat, small', 'cat, small')",
+        ),
+        (("A=bcdef", "a=bcdef"), "add --classes A=bcdef,a=bcdef"),
+    ],
+)
+def test_ways_out_for_names_with_commas_and_equals_signs_work(
+    tmp_path: Path,
+    run_here: Callable[..., tuple[str | int | None, str, str]],
+    names: tuple[str, ...],
+    way: str,
+) -> None:
+    """A comma parts names of --classes, an equals sign those of --rename."""
+    message = question(tmp_path, *names)
+    assert message.partition("]; ")[2] == f"{way} to take all names as they are"
+    (tmp_path / "FILE.txt").write_text("\n".join(names))
+    by_file = shlex.quote(str(tmp_path / "FILE.txt"))
+    its = source(tmp_path / "in", *names)
+    way = re.sub(r" \(a file .*\)", "", way).replace("FILE.txt", by_file)
+    for number, option in enumerate(re.findall(r"add (--.*?)(?= to merge|$)", way)):
+        dest = tmp_path / str(number)
+        status, _, stderr = run_here("convert", its, dest, *shlex.split(option))
+        assert status == 0, stderr
+        assert set(classes(dest)) == ({*names} if "classes" in option else {names[0]})
+
+
+def test_names_with_equals_signs_that_the_users_table_lacks_are_not_renamed(tmp_path: Path) -> None:
+    message = question(tmp_path, "A=bcdef", **chosen(classes=("a=bcdef",)))
+    assert message.endswith("looks like 'a=bcdef'; add --other-classes drop to leave them out")
+
+
 def test_names_with_a_letter_more_are_two_classes_where_they_are_short(tmp_path: Path) -> None:
     converted(source(tmp_path / "in", "car", "cart", "cat", "hat"), tmp_path / "out")
     assert list(classes(tmp_path / "out")) == ["car", "cart", "cat", "hat"]

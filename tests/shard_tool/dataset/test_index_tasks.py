@@ -18,6 +18,7 @@ from tests.kit.datasets.converted import reworded
 from tests.kit.datasets.foreign_tars import adopted, by_webdataset, read_by_webdataset
 from tests.kit.datasets.tars import END, members_of
 from tests.kit.datasets.voc_tree import jpeg
+from tests.kit.datasets.wild import picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,9 +181,35 @@ def masked(tmp_path: Path, mask: Image.Image, **fields: object) -> Path:
     buffer = io.BytesIO()
     mask.save(buffer, "PNG")
     document = {"objects": [{"name": "crab", "label": 1, **BOX}], **fields}
-    picture, content = jpeg((20, 10)), json.dumps(document).encode()
-    members = {"jpg": picture, "json": content, "class.png": buffer.getvalue()}
+    content = json.dumps(document).encode()
+    members = {"jpg": jpeg((20, 10)), "json": content, "class.png": buffer.getvalue()}
     return by_webdataset(tmp_path / "own.tar", {"a": members})
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 8])
+def test_the_upright_size_of_a_turned_picture_needs_its_orientation(
+    tmp_path: Path, orientation: int
+) -> None:
+    fields = {"objects": [{"name": "cat", **BOX}], "width": 10, "height": 20}
+    stored = picture((20, 10), exif=orientation)
+    members = {"jpg": stored, "json": json.dumps(fields).encode()}
+    shard = by_webdataset(tmp_path / "turned.tar", {"a": members})
+    with pytest.raises(ShardError) as caught:
+        adopted([shard], tmp_path / "out", task="detection")
+    told = "is 20 x 10 px, the JSON says 10 x 20"
+    way = f'add "orientation": {orientation} to the JSON, since EXIF turns it so'
+    assert f"sample 'a'.jpg: {told}; {way}" in str(caught.value)
+    members["json"] = json.dumps(fields | {"orientation": orientation}).encode()
+    shard = by_webdataset(tmp_path / "turned.tar", {"a": members})
+    assert adopted([shard], tmp_path / "ok", task="detection").manifest.num_samples == 1
+
+
+@pytest.mark.parametrize("fields", [{"objects": [{"name": "a\ud800", **BOX}]}, []])
+def test_json_that_no_manifest_can_hold_is_refused(tmp_path: Path, fields: object) -> None:
+    members = {"jpg": jpeg((20, 10)), "json": json.dumps(fields).encode()}
+    shard = by_webdataset(tmp_path / "own.tar", {"a": members})
+    with pytest.raises(ShardError, match=r"sample 'a'\.json: not the JSON of a sample: "):
+        adopted([shard], tmp_path / "out", task="detection")
 
 
 def paletted(value: int) -> Image.Image:

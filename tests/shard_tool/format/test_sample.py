@@ -137,9 +137,32 @@ def test_file_and_orientation_are_written_only_where_they_say_something() -> Non
         pytest.param(with_object(name=5), id="name is a number"),
         pytest.param(with_object(parts=3), id="parts is a number"),
         pytest.param(with_object(difficult="no"), id="difficult is text"),
+        pytest.param(with_object(name="a\ud800"), id="name is half of a pair"),
+        pytest.param(document(key="\udfff"), id="key is half of a pair"),
+        pytest.param(document(image_labels={"\ud800": 1}), id="label of half of a pair"),
     ],
 )
 def test_content_that_is_no_sample_is_refused(content: bytes) -> None:
     with pytest.raises(SampleError) as caught:
         parse_sample(content, place="a.json")
     assert str(caught.value).startswith("a.json: not the JSON of a sample: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"[]", "[]"),
+        (b'[{"name": "cat"}]', '[{"name": "cat"}]'),
+        (b'"cat"', '"cat"'),
+        (b"null", "null"),
+        (document(objects=["cat"]), '"cat"'),
+        (document(objects={"cat": 1}), '"cat"'),
+        (document(source=["2007"]), '["2007"]'),
+        (json.dumps(["cat"] * 100).encode(), '["cat", "cat", "cat", "cat", "ca'),
+    ],
+)
+def test_what_is_no_object_is_shown(content: bytes, found: str) -> None:
+    with pytest.raises(SampleError) as caught:
+        parse_sample(content, place="a.json")
+    told = f"not the JSON of a sample: expected an object, found {found}"
+    assert str(caught.value) == f"a.json: {told}"
