@@ -121,6 +121,7 @@ class FileTable:
     num_hidden: int = 0
     """Number of files that would be read if they were not hidden."""
     first_hidden: str = ""
+    """The first of them by name."""
 
     def of_kind(self, kind: str) -> dict[str, Files]:
         """Folder to its files of one kind."""
@@ -162,7 +163,7 @@ class FileTableBuilder:
             return
         if is_clutter(span.name):
             self._num_hidden += 1
-            self._first_hidden = self._first_hidden or span.name
+            self._first_hidden = min(self._first_hidden or span.name, span.name)
             return
         columns = self._columns.get((folder, kind))
         if columns is None:
@@ -178,7 +179,7 @@ class FileTableBuilder:
         return FileTable(
             dict(sorted(files.items())),
             twice,
-            self._other_suffixes,
+            dict(sorted(self._other_suffixes.items())),
             self._num_hidden,
             self._first_hidden,
         )
@@ -207,6 +208,9 @@ class _Columns:
         stems = np.array(bytes(self._stems).split(b"\0")[:-1], np.bytes_)
         order = np.argsort(stems, kind="stable")
         stems = stems[order]
+        known = sorted(self._suffix_rows)  # whatever the order in which a file system lists files
+        ranks = np.array([known.index(suffix) for suffix in self._suffix_rows], np.uint16)
+        suffixes = ranks[np.frombuffer(self._suffixes, np.uint16)]
 
         def columns(rows: NDArray[np.int64], names: NDArray[np.bytes_]) -> Files:
             return Files(
@@ -214,8 +218,8 @@ class _Columns:
                 names,
                 np.frombuffer(self._offsets, np.uint64)[rows],
                 np.frombuffer(self._sizes, np.uint64)[rows],
-                np.frombuffer(self._suffixes, np.uint16)[rows],
-                tuple(self._suffix_rows),
+                suffixes[rows],
+                tuple(known),
                 np.array(self._crcs, np.uint32)[rows] if self._crcs else None,
                 np.frombuffer(self._packed, np.uint64)[rows] if self._packed else None,
             )

@@ -53,6 +53,22 @@ def test_table_of_files_finds_what_a_dictionary_finds(
     assert table.count("picture") == sum(kind == "picture" for _, kind, _ in expected)
 
 
+@given(st.data())
+def test_table_does_not_depend_on_the_order_in_which_files_are_listed(data: st.DataObject) -> None:
+    names = ["a/b.jpg", "a/c.JPG", "a/d.png", "a/.e.jpg", "a/.d.jpg", ".f.png", "g.zip", "h.json"]
+    tables = []
+    for order in (names, data.draw(st.permutations(names))):
+        builder = FileTableBuilder()
+        for name in order:
+            builder.add(FileSpan(name, 0, 5))
+        tables.append(builder.table())
+    one, two = tables
+    assert one.sha256() == two.sha256()
+    assert [*one.other_suffixes.items()] == [*two.other_suffixes.items()]
+    assert (one.first_hidden, one.num_hidden) == (two.first_hidden, two.num_hidden)
+    assert two.first_hidden == ".f.png"
+
+
 def test_positions_in_archives_keep_what_their_scan_told() -> None:
     builder = FileTableBuilder()
     spans = [FileSpan(f"a/{name}.png", at, 9, 7 + at, 5) for at, name in enumerate("cab")]
