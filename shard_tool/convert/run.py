@@ -12,22 +12,18 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
+from shard_tool.convert.changed import check_sources
 from shard_tool.convert.decide import decide_rules
 from shard_tool.convert.identity import identity, identity_of_manifest
 from shard_tool.convert.plan import ConversionPlan, plan_splits
 from shard_tool.convert.results import ConvertReport, Results
-from shard_tool.convert.source_digests import (
-    archive_sha256,
-    files_of_folders,
-    folder_sha256,
-    source_entries,
-)
+from shard_tool.convert.source_digests import source_entries
 from shard_tool.convert.spool import Spool
 from shard_tool.convert.survey import survey
 from shard_tool.convert.write_shard import ShardJob, make_shard
 from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import BAD_RECORDS_NAME, check_shards_are_own, publishing
-from shard_tool.errors import ObjectExists, OptionError
+from shard_tool.errors import OptionError
 from shard_tool.sources.open import open_source, resolve_splits
 from shard_tool.sources.source import Source
 from shard_tool.storage.location import Folder
@@ -41,7 +37,6 @@ if TYPE_CHECKING:
     from shard_tool.convert.results import ConvertProgress
     from shard_tool.dataset.publication import Publication
     from shard_tool.errors import DataError
-    from shard_tool.format.manifest import Manifest
     from shard_tool.tasks.pool import Pool
 
 
@@ -173,7 +168,7 @@ def convert(
             num_kept = results.num_kept
         else:
             manifest, bad_records = publication.manifest, _bad_records_of(dest)
-            _check_sources(dest, plan, manifest)
+            check_sources(dest, plan, manifest, bad_records)
             num_kept = sum(len(split.shards) for split in manifest.splits.values())
     return ConvertReport(
         manifest=manifest,
@@ -226,25 +221,6 @@ def _reports(
     made = pool.run(make_shard, tasks, label=lambda _, task, __: task.shard_name)
     for at, (report, is_kept) in made:
         yield numbers[at], report, is_kept
-
-
-def _check_sources(dest: Folder, plan: ConversionPlan, manifest: Manifest) -> None:
-    """Check that a finished dataset was made from these archives and files; reads all of them.
-
-    Raises:
-        ObjectExists: It was made from others.
-    """
-    bad = {record["key"] for record in _bad_records_of(dest) if "object" not in record}
-    files = files_of_folders(plan, bad)
-    for source, entry in zip(plan.sources, manifest.sources, strict=True):
-        if source.files.is_archive:
-            found = archive_sha256(source)
-        else:
-            splits = [split.split for split in plan.splits]
-            found = folder_sha256(source, files, plan.rules.task, splits)[1]
-        if found != entry["sha256"]:
-            problem = f"the dataset there was made of other content than {source.files.shown} has"
-            raise ObjectExists(str(dest), problem, "use --on-existing overwrite, or another DEST")
 
 
 def _is_of_splits(name: str, plan: ConversionPlan) -> bool:

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from shard_tool.convert.plan import ConversionPlan
     from shard_tool.sources.archive import FileSpan, SourceFiles
     from shard_tool.sources.source import Source
 
 _MODULUS = 2**256
-_RECORDS_AT_A_TIME = 512
 
 
 class ReadFiles:
@@ -109,20 +107,6 @@ def folder_sha256(
     lists = source.lists(task, splits)
     files.add(source.files, lists, [source.files.read(span) for span in lists])
     return files.of(source.files.number)
-
-
-def files_of_folders(plan: ConversionPlan, bad: Collection[str]) -> ReadFiles:
-    """Read all pictures of folders again, but those of bad records, which no shard holds."""
-    files = ReadFiles()
-    files.merge(plan.surveyed.files.as_json())
-    folders = {source.files.number: source.files for source in plan.sources}
-    for task in plan.chunks(_RECORDS_AT_A_TIME):
-        for record in (read.record for read in task.reads()):
-            source = folders[record.source]
-            if not source.is_archive and record.key not in bad:
-                with source.opened() as read:
-                    files.add(source, record.pictures, read(record.pictures))
-    return files
 
 
 def archive_sha256(source: Source) -> str:

@@ -206,7 +206,8 @@ def test_missing_split_list_is_named_with_those_there_are(tree: Path, tmp_path: 
 
 def test_task_without_any_list_is_refused(tree: Path, tmp_path: Path) -> None:
     assert refusal(tree, tmp_path, task="segmentation") == (
-        f"{tree}/ImageSets/Segmentation: no list of train, val, trainval, test names a picture"
+        f"{tree}/ImageSets/Segmentation: no list of train, val, trainval, test names a picture; "
+        "name the pictures by --split-file train=LIST"
     )
     assert refusal(tree, tmp_path, task="segmentation", splits=("train",)) == (
         f"{tree}/ImageSets/Segmentation/train.txt: there is no such split list; "
