@@ -20,7 +20,7 @@ from shard_tool.pictures.masks import check_object_mask
 from shard_tool.pictures.recode import EXTENSIONS, stored_form
 from shard_tool.pictures.reencode import reencoded
 from shard_tool.pictures.size import picture_size
-from shard_tool.sources.boxes import DEVKIT, box_of, placed
+from shard_tool.sources.boxes import DEVKIT, box_of, placed, scaled
 from shard_tool.sources.file_span import printable
 from shard_tool.sources.keys import MAX_KEY_BYTES
 from shard_tool.sources.report import Report
@@ -243,6 +243,8 @@ class Builder:
             objects = dict(self._objects(record, annotation, size_wh, scale, place))
             self._check_listed(record, annotation, place)
         assert record.image is not None
+        if annotation is None and record.expected_annotation is not None:
+            self.report.add("unlabelled-background", source.place(record.image))
         return Sample(
             key=record.key,
             width=size_wh[0],
@@ -373,7 +375,7 @@ class Builder:
             parts=None
             if item.parts is None
             else tuple(
-                Part(name=part.name, bbox=_scaled(box_of(part.corners, convention), scale))
+                Part(name=part.name, bbox=scaled(box_of(part.corners, convention), scale))
                 for part in item.parts
             ),
             actions=item.actions,
@@ -436,14 +438,6 @@ def _missing(source: SourceFiles, record: Record, *, lacks_annotation: bool) -> 
 
 def _naming(record: Record) -> str:
     return f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
-
-
-def _scaled(
-    box: tuple[float, float, float, float], scale: tuple[float, float] | None
-) -> tuple[float, float, float, float]:
-    if scale is None:
-        return box
-    return (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
 
 
 def _no_class(item: ObjectAnnotation, place: str) -> AnnotationError:

@@ -260,11 +260,10 @@ def _read(reader: Reader, record: Record, content: bytes | None, report: Report)
         if choice == "drop":
             report.add("unlabelled", f"{place}: no mask" if lacks_mask else place)
             return None
-        if choice == "background" and not lacks_mask:
-            report.add("unlabelled-background", place)
-            return Read(record, None)
+    is_background = choice == "background" and lacks_annotation and not lacks_mask
+    checked = record._replace(expected_annotation=None) if is_background else record
     try:
-        check_files(source, record, reader.task)
+        check_files(source, checked, reader.task)
         if record.annotation is None:
             return Read(record, None)
         place = source.place(record.annotation)

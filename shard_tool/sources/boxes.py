@@ -48,6 +48,13 @@ def box_of(corners: Corners, convention: str) -> Box:
     return (float(xmin - first), float(ymin - first), float(xmax), float(ymax))
 
 
+def scaled(box: Box, scale: tuple[float, float] | None) -> Box:
+    """A box with its x and y multiplied by these factors; the same for None."""
+    if scale is None:
+        return box
+    return (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+
+
 def placed(
     corners: Corners,
     *,
@@ -76,9 +83,7 @@ def placed(
             pixel (unless `clips`); or nothing of it is inside.
     """
     xmin, ymin, xmax, ymax = corners
-    box = box_of(corners, convention)
-    if scale is not None:
-        box = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+    box = scaled(box_of(corners, convention), scale)
     x0, y0, x1, y1 = box
     width, height = size_wh
     if 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height and xmin <= xmax and ymin <= ymax:

@@ -315,7 +315,8 @@ class _Teller:
 
     def _tells_turned(self, shot: Shot) -> bool | None:
         """Whether boxes are of the upright picture; None: nothing tells."""
-        if shot.things is not None and shot.habit.database.startswith("The VOC"):
+        is_of_voc = self.classes == VOC_CLASSES and shot.habit.database.startswith("The VOC")
+        if shot.things is not None and is_of_voc:
             return False
         if all(thing.broken for thing in shot.things or ()):
             return True
