@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import string
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -39,6 +40,9 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 _BLANKS = " \t\v\f"
 _FIELD = re.compile(rf"[^{_BLANKS}]+")
 _QUOTED_FIELD = re.compile(rf'"[^"]+"|[^{_BLANKS}]+')
+
+_IS_SIMPLE = np.zeros(256, np.bool_)
+_IS_SIMPLE[np.frombuffer(f"{string.ascii_letters}{string.digits}_-".encode(), np.uint8)] = True
 
 CLASS_LABELS = (-1, 0, 1)
 """Numbers in the list of a class: no object, difficult ones only, at least one other."""
@@ -105,6 +109,8 @@ def listed_names(content: bytes, *, place: str) -> ListedNames:
     >>> listed_names(b"000005\n000007  1\n", place="train.txt").whole
     {1: Line(raw='000007  1', rest='1')}
     """
+    if (ids := _plain_ids(content)) is not None:
+        return ListedNames(ids, {}, ())
     whole = {
         number: Line(raw, " ".join(fields[1:]))
         for number, (raw, fields) in enumerate(_rows(content, place))
@@ -114,7 +120,24 @@ def listed_names(content: bytes, *, place: str) -> ListedNames:
     return ListedNames(_ids(content, place), whole, comments)
 
 
+def _plain_ids(content: bytes) -> NDArray[np.bytes_] | None:
+    r"""The ids of a list of equally long, simple ones, as VOC's own are; None for any other list.
+
+    >>> _plain_ids(b"000005\n000007\n").tolist(), _plain_ids(b"5\n000007\n"), _plain_ids(b"")
+    ([b'000005', b'000007'], None, None)
+    """
+    length = content.find(b"\n") + 1
+    if length < 2 or len(content) % length:
+        return None
+    rows = np.frombuffer(content, np.uint8).reshape(-1, length)
+    if not (_IS_SIMPLE[rows[:, :-1]].all() and (rows[:, -1] == ord("\n")).all()):
+        return None
+    return np.ascontiguousarray(rows[:, :-1]).view(f"S{length - 1}")[:, 0]
+
+
 def _ids(content: bytes, place: str) -> NDArray[np.bytes_]:
+    if (plain := _plain_ids(content)) is not None:
+        return plain
     longest = max((len(fields[0].encode()) for fields in _lines(content, place)), default=1)
     ids = bytearray()  # fixed length: one object for each id would need ten times the memory
     for fields in _lines(content, place):
