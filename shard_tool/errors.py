@@ -68,7 +68,8 @@ class BoxError(AnnotationError):
         name: The object's class name.
         corners: (xmin, ymin, xmax, ymax) as found.
         size_wh: Width and height of the picture in pixels.
-        convention: 'devkit' (from 1, both corners inside) or 'corners' (from zero).
+        convention: 'devkit' (from 1, both corners inside), 'corners' (from zero) or 'normalized'
+            (in parts of the picture, whose size is 1 x 1 then).
     """
 
     def __init__(
@@ -98,19 +99,20 @@ class BoxError(AnnotationError):
         width, height = self.size_wh
         first = 1 if self.convention == "devkit" else 0
         because = " (VOC counts pixels from 1)" if first else ""
+        allowed = 0.01 if self.convention == "normalized" else 1  # it may leave so far
         rules = [
             (xmin > xmax, f"xmin {_plain(xmin)} lies right of xmax {_plain(xmax)}"),
             (ymin > ymax, f"ymin {_plain(ymin)} lies below ymax {_plain(ymax)}"),
             (xmin - first >= xmax, f"xmin {_plain(xmin)} is xmax: the box is empty"),
             (ymin - first >= ymax, f"ymin {_plain(ymin)} is ymax: the box is empty"),
-            (xmin < first - 1, f"xmin {_plain(xmin)} is below {first}{because}"),
-            (ymin < first - 1, f"ymin {_plain(ymin)} is below {first}{because}"),
+            (xmin < first - allowed, f"xmin {_plain(xmin)} is below {first}{because}"),
+            (ymin < first - allowed, f"ymin {_plain(ymin)} is below {first}{because}"),
             *(
                 rule
-                for allowed in (1, 0)  # a box may leave by a pixel: the reason is what leaves more
+                for more in (allowed, 0)  # the reason is what leaves by more than it may
                 for rule in (
-                    (xmax > width + allowed, f"xmax {_plain(xmax)} is outside width {width}"),
-                    (ymax > height + allowed, f"ymax {_plain(ymax)} is outside height {height}"),
+                    (xmax > width + more, f"xmax {_plain(xmax)} is outside width {width}"),
+                    (ymax > height + more, f"ymax {_plain(ymax)} is outside height {height}"),
                 )
             ),
         ]

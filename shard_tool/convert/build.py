@@ -20,7 +20,7 @@ from shard_tool.pictures.masks import check_object_mask
 from shard_tool.pictures.recode import EXTENSIONS, stored_form
 from shard_tool.pictures.reencode import reencoded
 from shard_tool.pictures.size import picture_size
-from shard_tool.sources.boxes import DEVKIT, box_of, placed, scaled
+from shard_tool.sources.boxes import DEVKIT, NORMALIZED, box_of, in_pixels, placed, scaled
 from shard_tool.sources.file_span import printable
 from shard_tool.sources.keys import MAX_KEY_BYTES
 from shard_tool.sources.report import Report
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from shard_tool.convert.rules import Rules
+    from shard_tool.format.sample import Polygon
     from shard_tool.sources.annotation import Annotation, ObjectAnnotation
     from shard_tool.sources.archive import SourceFiles
     from shard_tool.sources.source import Record
@@ -256,6 +257,7 @@ class Builder:
             listed_objects=_listed(record, objects),
             file=None if record.is_plain else printable(record.image.name),
             orientation=header.orientation if is_turned and not self._is_baked(header) else 1,
+            raw=None if annotation is None else annotation.raw,
         )
 
     def _note_annotation(self, annotation: Annotation, place: str) -> None:
@@ -382,7 +384,23 @@ class Builder:
             point=None
             if item.point is None
             else ((item.point[0] - first) * x_scale, (item.point[1] - first) * y_scale),
+            polygons=None
+            if item.polygons is None
+            else tuple([self._polygon(its, convention, size_wh, scale) for its in item.polygons]),
+            rle=item.rle,
+            crowd=item.crowd,
+            raw=item.raw,
         )
+
+    @staticmethod
+    def _polygon(
+        polygon: Polygon, convention: str, size_wh: Size, scale: tuple[float, float] | None
+    ) -> Polygon:
+        if convention == NORMALIZED:
+            return in_pixels(polygon, size_wh)
+        if scale is None:
+            return tuple(polygon)
+        return tuple([value * scale[at % 2] for at, value in enumerate(polygon)])
 
     @staticmethod
     def _check_listed(record: Record, annotation: Annotation, place: str) -> None:

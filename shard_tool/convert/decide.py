@@ -32,9 +32,16 @@ def decide_rules(
     place = ", ".join(dict.fromkeys(source.files.shown for source in sources))
     names = dict(surveyed.names) or _names_of_masks(sources)
     is_ordered = not surveyed.names
+    declared = dict.fromkeys(name for source in sources for name in source.class_ids)
     may_be_voc = False
     try:
-        classes = decide_classes(names, options.classes, place=place, is_ordered=is_ordered)
+        classes = decide_classes(
+            names,
+            options.classes,
+            place=place,
+            is_ordered=is_ordered,
+            declared=tuple(declared),
+        )
     except DataError as exc:
         questions.append(exc)
         classes = ClassTable(options.classes.classes or tuple(sorted(names)))

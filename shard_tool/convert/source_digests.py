@@ -73,13 +73,15 @@ def source_entries(
         def entry(
             source: Source, files: ReadFiles, task: str, splits: Sequence[str]
         ) -> dict[str, Any]:
-            found = {"kind": "archive" if source.files.is_archive else "folder"}
+            found: dict[str, Any] = {"kind": "archive" if source.files.is_archive else "folder"}
             found |= {"year": source.year} if source.year != "unknown" else {}
             found |= (
                 {}
                 if source.format == "voc" and source.year != "unknown"
                 else {"format": source.format}
             )
+            if source.class_ids:
+                found |= {"class_ids": dict(source.class_ids)}
             if source.files.is_archive:
                 hashing = hashed.get(source.files.where)
                 digest = hashing.result() if hashing else source.sha256

@@ -231,13 +231,14 @@ def read_records(reader: Reader, records: Sequence[Record]) -> _Part:
 
 def _contents(reader: Reader, records: Sequence[Record]) -> list[bytes | None]:
     """The bytes of each record's annotation; requests those of a source together."""
-    found: list[bytes | None] = [None] * len(records)
+    found = [record.document for record in records]
     for number, source in enumerate(reader.sources):
         wanted = [
             at
             for at, record in enumerate(records)
             if record.source == number
             and record.annotation is not None
+            and record.document is None
             and record.annotation.size <= _MAX_ANNOTATION_BYTES
         ]
         if not wanted:
@@ -260,6 +261,8 @@ def _read(reader: Reader, record: Record, content: bytes | None, report: Report)
         if choice == "drop":
             report.add("unlabelled", f"{place}: no mask" if lacks_mask else place)
             return None
+    if record.document is not None:
+        record = record._replace(document=None)
     is_background = choice == "background" and lacks_annotation and not lacks_mask
     checked = record._replace(expected_annotation=None) if is_background else record
     try:

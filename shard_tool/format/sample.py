@@ -22,12 +22,18 @@ VOC_CLASSES = (
 )
 """VOC's twenty classes in alphabetical order; the label of the first is 1, 0 is background."""
 
+Polygon = tuple[float, ...]
+"""(x0, y0, x1, y1, …): the corners of an outline in pixels of the upright picture, counted from
+zero: the middle of the first pixel is (0.5, 0.5)."""
+
 PICTURES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 """Extension of a sample's picture to Pillow's name of its format. A sample has one of them."""
 
 MAX_PIXELS = 89_000_000
 """A picture with more pixels is refused by its header. So many pixels are 267 MB of RGB, just less
 than where Pillow starts to warn of a decompression bomb."""
+_FEWEST_NUMBERS = 6
+"""Of a polygon: a triangle's."""
 _MOST_SHOWN = 32
 """Characters of wrong JSON in messages."""
 
@@ -59,6 +65,16 @@ class SampleObject:
     actions: dict[str, bool] | None = None
     point: tuple[float, float] | None = None
     """(x, y) of a pixel, counted from zero."""
+    polygons: tuple[Polygon, ...] | None = None
+    """Outlines that together cover the object; None: the source has none."""
+    rle: dict[str, Any] | None = None
+    """COCO's run lengths of its pixels, as the source has them: `size` [height, width], `counts` a
+    string or a list of numbers. None: the source has none."""
+    crowd: bool | None = None
+    """Whether it is a group of objects that nobody told apart: COCO's `iscrowd`. None: the source
+    does not say it, as most of COCO's readers take for no."""
+    raw: dict[str, Any] | None = None
+    """What the source says beside all that, such as COCO's `id` and `area`; values of JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +112,16 @@ class Sample:
     orientation: int = 1
     """EXIF orientation, 1 … 8, by which the stored picture has to be turned. Width, height, boxes,
     points and masks are those of the turned picture. 1: it is stored as it is meant."""
+    raw: dict[str, Any] | None = None
+    """What the source says of the picture beside all that, such as COCO's `id` and `license`;
+    values of JSON."""
 
 
 def encode_sample(sample: Sample) -> bytes:
     """Encode ``key.json``: one line of UTF-8, fields in the order of the classes above.
 
-    `image_labels`, `listed_objects`, `file` and `orientation` are written only where they say
-    something.
+    `image_labels`, `listed_objects`, `file`, `orientation` and `raw`, and of objects `polygons`,
+    `rle`, `crowd` and `raw`, are written only where they say something.
     """
     document: dict[str, Any] = {
         "key": sample.key,
@@ -121,6 +140,8 @@ def encode_sample(sample: Sample) -> bytes:
         document["file"] = sample.file
     if sample.orientation != 1:
         document["orientation"] = sample.orientation
+    if sample.raw is not None:
+        document["raw"] = sample.raw
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode() + b"\n"
 
@@ -151,6 +172,7 @@ def parse_sample(content: bytes, *, place: str) -> Sample:
             listed_objects=_wholes(said("listed_objects")),
             file=None if said("file") is None else _text(said("file")),
             orientation=_orientation(said("orientation", 1)),
+            raw=None if said("raw") is None else _object(said("raw")),
         )
     except KeyError as exc:
         raise SampleError(place, f"field {exc.args[0]!r} is missing") from exc
@@ -160,7 +182,7 @@ def parse_sample(content: bytes, *, place: str) -> Sample:
 
 def _object_to_json(item: SampleObject) -> dict[str, Any]:
     parts = item.parts
-    return {
+    found = {
         "name": item.name,
         "label": item.label,
         "bbox": None if item.bbox is None else list(item.bbox),
@@ -172,6 +194,15 @@ def _object_to_json(item: SampleObject) -> dict[str, Any]:
         "actions": item.actions,
         "point": None if item.point is None else list(item.point),
     }
+    if item.polygons is not None:
+        found["polygons"] = [list(polygon) for polygon in item.polygons]
+    if item.rle is not None:
+        found["rle"] = item.rle
+    if item.crowd is not None:
+        found["crowd"] = item.crowd
+    if item.raw is not None:
+        found["raw"] = item.raw
+    return found
 
 
 def _object_from_json(item: dict[str, Any]) -> SampleObject:
@@ -192,6 +223,10 @@ def _object_from_json(item: dict[str, Any]) -> SampleObject:
         else tuple(Part(name=_text(part["name"]), bbox=_box(part["bbox"])) for part in parts),
         actions=said("actions"),
         point=None if point is None else _point(point),
+        polygons=None if (its := said("polygons")) is None else _polygons(its),
+        rle=None if said("rle") is None else _rle(said("rle")),
+        crowd=_flag(said("crowd")),
+        raw=None if said("raw") is None else _object(said("raw")),
     )
 
 
@@ -210,6 +245,25 @@ def _box(values: list[float]) -> Box:
 def _point(values: list[float]) -> tuple[float, float]:
     x, y = values
     return (_number(x), _number(y))
+
+
+def _polygons(values: list[list[float]]) -> tuple[Polygon, ...]:
+    found = tuple([tuple([_number(value) for value in polygon]) for polygon in values])
+    if any(len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2 for polygon in found):
+        message = "a polygon has fewer than three corners, or half a corner"
+        raise ValueError(message)
+    return found
+
+
+def _rle(value: Any) -> dict[str, Any]:
+    height, width = [_whole(side) for side in _object(value)["size"]]
+    if min(height, width) < 1:
+        message = f"run lengths of {width} x {height} px"
+        raise ValueError(message)
+    if type(value["counts"]) is not str:
+        for count in value["counts"]:
+            _whole(count)
+    return value  # type: ignore[no-any-return]
 
 
 def _number(value: object) -> float:

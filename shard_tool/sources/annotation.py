@@ -6,10 +6,11 @@ named tuples pickle five times as fast as frozen dataclasses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from shard_tool.errors import AnnotationError
+    from shard_tool.format.sample import Polygon
     from shard_tool.sources.boxes import Corners
     from shard_tool.sources.notes import Note
 
@@ -35,6 +36,13 @@ class ObjectAnnotation(NamedTuple):
     parts: tuple[PartAnnotation, ...] | None
     actions: dict[str, bool] | None
     point: tuple[float, float] | None
+    polygons: tuple[Polygon, ...] | None = None
+    """Outlines in the same unit and with the same origin as `corners`: as written."""
+    rle: dict[str, Any] | None = None
+    """COCO's run lengths, as written (`format.sample.SampleObject.rle`)."""
+    crowd: bool | None = None
+    raw: dict[str, Any] | None = None
+    """What the file says of the object beside all that; values of JSON."""
 
 
 class BadObject(NamedTuple):
@@ -85,3 +93,5 @@ class Annotation(NamedTuple):
     bad_objects: tuple[BadObject, ...] = ()
     notes: tuple[Note, ...] = ()
     """What was read in another way than written plainly; nothing of bad objects."""
+    raw: dict[str, Any] | None = None
+    """What the file says of the picture beside all that; values of JSON."""

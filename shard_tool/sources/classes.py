@@ -18,7 +18,7 @@ from shard_tool.format.class_names import classes_option
 from shard_tool.format.sample import VOC_CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 _MOST_SHOWN = 12
 _LEAST_LETTERS = 5
@@ -79,7 +79,12 @@ class ClassOptions:
 
 
 def decide_classes(
-    counts: Mapping[str, int], options: ClassOptions, *, place: str, is_ordered: bool = False
+    counts: Mapping[str, int],
+    options: ClassOptions,
+    *,
+    place: str,
+    is_ordered: bool = False,
+    declared: Sequence[str] = (),
 ) -> ClassTable:
     """Choose the class table.
 
@@ -88,12 +93,15 @@ def decide_classes(
         options: What the user says.
         place: The sources, for messages.
         is_ordered: Whether the order of names means something; else a table of own is sorted.
+        declared: Names that sources list as their classes, in the order of the sources' ids. They
+            begin the table, with or without objects, and are no misspellings of VOC's.
 
     Raises:
         DataError: The names leave a choice. The message lists them and gives the option.
         OptionError: An option names what no source has.
     """
     rename = dict(options.rename)
+    counts = {**dict.fromkeys(declared, 0), **counts}
     if missing := [old for old in rename if old not in counts]:
         known = _listed(counts)
         raise OptionError("--rename", f"no object is called {missing[0]!r}", f"names: {known}")
@@ -103,9 +111,16 @@ def decide_classes(
         found[new] = found.get(new, 0) + count
     drops = options.other_classes == "drop"
     if options.classes:
-        if not drops and (others := [name for name in found if name not in options.classes]):
+        others = [name for name in found if name not in options.classes and found[name]]
+        if others and not drops:
             raise _not_in_table(others, found, options.classes, place)
         return ClassTable(options.classes, rename, drops)
+    if declared:
+        first = dict.fromkeys(rename.get(name, name) for name in declared)
+        if alike := _alike_declared(found, first):
+            raise _undecided(found, [], alike, place)
+        others = sorted(name for name in found if name not in first)
+        return ClassTable((*first, *others), rename, drops)
     if not found or all(name in VOC_CLASSES for name in found):
         return ClassTable(VOC_CLASSES, rename, drops)
     strangers = [name for name in found if name not in VOC_CLASSES]
@@ -157,13 +172,15 @@ def _differs_by_a_letter(one: str, other: str) -> bool:
     return swapped == long[at : at + 2] and short[at + 2 :] == long[at + 2 :] and swapped.isalpha()
 
 
-def _alike(counts: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Pairs of (rarer name, more frequent name or VOC's) that look like one class."""
-    names = sorted(counts, key=lambda name: (name not in VOC_CLASSES, -counts[name], name))
-    known = dict.fromkeys((*names, *VOC_CLASSES))
+def _alike(
+    counts: Mapping[str, int], known: Collection[str] = VOC_CLASSES
+) -> list[tuple[str, str]]:
+    """Pairs of (rarer name, more frequent or known name) that look like one class."""
+    names = sorted(counts, key=lambda name: (name not in known, -counts[name], name))
+    every = dict.fromkeys((*names, *known))
     ranks = {name: rank for rank, name in enumerate(names)}
     by_key: dict[str, list[str]] = {}
-    for name in known:
+    for name in every:
         for key in _keys(name):
             by_key.setdefault(key, []).append(name)
     found = []
@@ -171,11 +188,21 @@ def _alike(counts: Mapping[str, int]) -> list[tuple[str, str]]:
         near = dict.fromkeys(other for key in _keys(name) for other in by_key[key])
         above = [its for its in near if ranks.get(its, len(names)) < ranks[name]]
         others = sorted(above, key=lambda its: ranks[its])
-        if name not in VOC_CLASSES:
+        if name not in known:
             others += [its for its in near if its not in ranks]
         if (other := nearest(name, others)) is not None:
             found.append((name, other))
     return found
+
+
+def _alike_declared(counts: Mapping[str, int], declared: Collection[str]) -> list[tuple[str, str]]:
+    """Pairs of names that look like one class: whoever declared both meant two, but for blanks."""
+    pairs = _alike(counts, known=())
+    return [
+        (one, other)
+        for one, other in pairs
+        if one not in declared or other not in declared or _plain(one) == _plain(other)
+    ]
 
 
 def _keys(name: str) -> set[str]:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 KIND_OF_SUFFIX = {
     ".xml": "annotation",
     ".txt": "list",
+    ".json": "json",
+    **dict.fromkeys((".yaml", ".yml"), "yaml"),
+    **dict.fromkeys((".data", ".names"), "darknet"),
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"), "picture"),
     **dict.fromkeys((".tif", ".tiff", ".gif"), "picture"),
 }

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.errors import SourceError
-from shard_tool.sources.voc.open import FORMATS as VOC_FORMATS
-from shard_tool.sources.voc.open import open_voc
+from shard_tool.errors import OptionError, SourceError
+from shard_tool.sources.listing import list_files
+from shard_tool.sources.voc.open import find_voc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from shard_tool.sources.found import Found
+    from shard_tool.sources.listing import Listing
     from shard_tool.sources.source import Source
 
-FORMATS = VOC_FORMATS
+    Finder = Callable[[Listing, Mapping[str, str]], Found | None]
+
+_FINDERS: dict[str, Finder] = {}
+"""Format to what finds its data among the files of a source; VOC's come last."""
+FORMATS = (*_FINDERS, "voc", "voc-flat", "masks")
 SPLITS = ("train", "val", "trainval", "test")
 """The usual splits, in this order."""
 _MOST_SHOWN = 10
@@ -28,15 +34,52 @@ def open_source(
     format_: str = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Sequence[Source]:
-    """Open a folder or an archive. See `open_voc`, which reads all formats there are so far."""
-    return open_voc(
-        source,
-        options=options,
-        number=number,
-        split_files=split_files,
-        format_=format_,
-        on_progress=on_progress,
-    )
+    """List the files of an archive or a folder, and open the datasets in it.
+
+    Args:
+        source: Path or URL of an archive, or path of a folder.
+        options: fsspec's storage options, for a URL.
+        number: The first dataset's place among the sources of one dataset.
+        split_files: Split to the path of a local list of its pictures.
+        format_: One of `FORMATS` to insist on, or 'auto'.
+        on_progress: Called with (bytes read, all bytes) while a remote archive is streamed.
+
+    Returns:
+        One source for each dataset, such as each devkit.
+
+    Raises:
+        ObjectMissing: There is nothing at `source`.
+        OptionError: It holds data of several formats, or none of `format_`.
+        SourceError: The source is damaged, holds nothing of any format, or a member is a link,
+            leads out of the archive, or has the name of another with other bytes.
+        StoreError: Storage failed, and went on failing.
+    """
+    listing = list_files(source, options=options, number=number, on_progress=on_progress)
+    return _found(listing, split_files or {}, format_).open()
+
+
+def _found(listing: Listing, split_files: Mapping[str, str], format_: str) -> Found:
+    """The data of the one format that a source has, or that the user insists on."""
+    found = [its for find in _FINDERS.values() if (its := find(listing, split_files))]
+    nothing: SourceError | None = None
+    try:
+        found.append(find_voc(listing, split_files))
+    except SourceError as exc:
+        nothing = exc
+    if format_ != "auto":
+        wanted = [its for its in found if its.format == format_]
+        if not wanted and found:
+            told = ", ".join(f"{its.format} ({its.evidence})" for its in found)
+            problem = f"{listing.files.shown} is not {format_}: found {told}"
+            raise OptionError("--source-format", problem)
+        found = wanted
+    if len(found) > 1:
+        told = " and ".join(f"{its.format} ({its.evidence})" for its in found)
+        ways = " or ".join(f"--source-format {its.format}" for its in found)
+        raise OptionError("--source-format", f"{listing.files.shown} holds {told}", f"add {ways}")
+    if nothing is not None and not found:
+        raise nothing
+    return found[0]
 
 
 def resolve_splits(sources: Sequence[Source], task: str, wanted: Sequence[str]) -> tuple[str, ...]:

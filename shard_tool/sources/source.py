@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -44,6 +44,9 @@ class Record(NamedTuple):
     """Layout and action: 1-based numbers of the objects that the lists of the split name."""
     is_plain: bool = True
     """Whether the picture lies where the key alone tells, so that the sample need not say it."""
+    document: bytes | None = None
+    """The annotation itself, where a file holds those of many pictures; `annotation` then names its
+    place in messages (``annotations/train.json#17``). Gone once it is parsed."""
 
     @property
     def pictures(self) -> list[FileSpan]:
@@ -109,6 +112,13 @@ class Source(Protocol):
     @property
     def conventions(self) -> tuple[str, ...]:
         """Names of the box conventions that its numbers may have (`boxes.CONVENTIONS`)."""
+
+    @property
+    def class_ids(self) -> Mapping[str, int]:
+        """Name of each class that the source declares, to the source's own id, by rising ids.
+
+        Empty where only the objects tell which names there are. Classes without objects count.
+        """
 
     def splits(self, task: str) -> tuple[str, ...]:
         """The splits that have pictures."""

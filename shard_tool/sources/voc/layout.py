@@ -304,7 +304,7 @@ def _check_found(
         return
     seen = [f"{table.count(kind)} {what}" for kind, what in _SEEN if table.count(kind)]
     seen += [
-        f"{count} {suffix or 'without suffix'}" for suffix, count in _most(table.other_suffixes)
+        f"{count} {suffix or 'without suffix'}" for suffix, count in _most(_others(table))
     ]
     told = f"found {', '.join(seen) or 'nothing'}"
     if not images:
@@ -324,6 +324,13 @@ def _check_found(
 
 
 _SEEN = (("picture", "pictures"), ("annotation", "XML files"), ("list", ".txt files"))
+
+
+def _others(table: FileTable) -> dict[str, int]:
+    """Suffix to number of files that these formats do not read."""
+    kinds = ((".json", "json"), (".yaml", "yaml"), (".data", "darknet"))
+    found = {suffix: count for suffix, kind in kinds if (count := table.count(kind))}
+    return {**table.other_suffixes, **found}
 
 
 def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:

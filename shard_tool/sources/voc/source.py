@@ -109,6 +109,11 @@ class VocSource:
         """VOC's XML does not say which of the two it follows."""
         return (DEVKIT, CORNERS)
 
+    @property
+    def class_ids(self) -> Mapping[str, int]:
+        """None: XML has names alone."""
+        return {}
+
     @cached_property
     def index(self) -> PictureIndex:
         """Where pictures and what annotates them lie, by id."""
