@@ -303,9 +303,7 @@ def _check_found(
     if images and (pairs or "class" in masks.values()):
         return
     seen = [f"{table.count(kind)} {what}" for kind, what in _SEEN if table.count(kind)]
-    seen += [
-        f"{count} {suffix or 'without suffix'}" for suffix, count in _most(_others(table))
-    ]
+    seen += [f"{count} {suffix or 'without suffix'}" for suffix, count in _most(_others(table))]
     told = f"found {', '.join(seen) or 'nothing'}"
     if not images:
         problem = f"holds no pictures ({told})"
