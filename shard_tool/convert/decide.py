@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shard_tool.convert.rules import Rules
-from shard_tool.errors import DataError
+from shard_tool.errors import DataError, OptionError
 from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.pictures.masks import MaskColors, voc_color
-from shard_tool.sources.boxes import CORNERS, DEVKIT
+from shard_tool.sources.boxes import CONVENTIONS, CORNERS, DEVKIT
 from shard_tool.sources.classes import ClassTable, decide_classes
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def decide_rules(
         The rules, and what the user has to decide instead. If there is any, the rules hold what
         would be taken where the user insists.
     """
+    _check_convention(options, sources)
     questions = list[DataError]()
     place = ", ".join(dict.fromkeys(source.files.shown for source in sources))
     names = dict(surveyed.names) or _names_of_masks(sources)
@@ -74,6 +75,20 @@ def _names_of_masks(sources: Sequence[Source]) -> dict[str, int]:
     """The classes that masks alone have, in the order of their values; none counted."""
     its = (source for source in sources if source.format == "masks")
     return {name: 0 for source in its for name, _ in source.colors if name}
+
+
+def _check_convention(options: ConvertOptions, sources: Sequence[Source]) -> None:
+    """Refuse a convention that no source may have: it would be ignored.
+
+    Raises:
+        OptionError: The formats of all sources fix another one.
+    """
+    chosen = options.choices.boxes
+    if chosen != "auto" and not any(chosen in source.conventions for source in sources):
+        source = sources[0]
+        told = CONVENTIONS[source.conventions[0]]
+        problem = f"{chosen!r} is not how {source.format} has boxes: {told}"
+        raise OptionError("--boxes", problem, "leave --boxes out")
 
 
 def _convention(
