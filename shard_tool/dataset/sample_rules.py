@@ -75,6 +75,7 @@ def checked_sample(
         where = f"{place}.json: object {number}"
         _check_class(item, classes, where)
         _check_box(item, size_wh, where)
+        _check_run_lengths(item, size_wh, where)
     if not sample.width:
         sample = replace(sample, width=size_wh[0], height=size_wh[1])
     return sample if classes is None else _named(sample, classes)
@@ -124,6 +125,18 @@ def _check_class(item: SampleObject, classes: Mapping[str, int] | None, where: s
 def _shown(classes: Mapping[str, int]) -> str:
     labels = sorted(classes.values())
     return f"{labels[0]} … {labels[-1]}" if labels else "none"
+
+
+def _check_run_lengths(item: SampleObject, size_wh: tuple[int, int], where: str) -> None:
+    if item.rle is None:
+        return
+    height, width = item.rle["size"]
+    counts, hint = item.rle["counts"], "convert the data again, or mend the tars"
+    if (width, height) != size_wh:
+        problem = f"its run lengths are of {width} x {height} px, the picture has"
+        raise DataError(where, f"{problem} {size_wh[0]} x {size_wh[1]}", hint)
+    if not isinstance(counts, str) and sum(counts) != width * height:
+        raise DataError(where, f"its run lengths cover {sum(counts)} of {width * height} px", hint)
 
 
 def _check_box(item: SampleObject, size_wh: tuple[int, int], where: str) -> None:

@@ -24,6 +24,16 @@ from shard_tool.format.sample import (
 COORDINATES = st.floats(0, 10_000)
 BOXES = st.tuples(COORDINATES, COORDINATES, COORDINATES, COORDINATES)
 FLAGS = st.none() | st.booleans()
+POLYGONS = st.lists(
+    st.lists(COORDINATES, min_size=6, max_size=6).map(tuple), min_size=1, max_size=2
+)
+RUN_LENGTHS = st.fixed_dictionaries(
+    {
+        "size": st.lists(st.integers(1, 99), min_size=2, max_size=2),
+        "counts": st.text("0123Qa`", min_size=1) | st.lists(st.integers(0, 9)),
+    }
+)
+RAW = st.dictionaries(st.sampled_from(["id", "area"]), st.integers() | st.text(max_size=3))
 OBJECTS = st.builds(
     SampleObject,
     name=st.sampled_from(VOC_CLASSES),
@@ -36,6 +46,10 @@ OBJECTS = st.builds(
     parts=st.none() | st.lists(st.builds(Part, name=st.text(max_size=4), bbox=BOXES)).map(tuple),
     actions=st.none() | st.dictionaries(st.sampled_from(["walking", "other"]), st.booleans()),
     point=st.none() | st.tuples(COORDINATES, COORDINATES),
+    polygons=st.none() | POLYGONS.map(tuple),
+    rle=st.none() | RUN_LENGTHS,
+    crowd=FLAGS,
+    raw=st.none() | RAW,
 )
 SAMPLES = st.builds(
     Sample,
@@ -46,6 +60,7 @@ SAMPLES = st.builds(
     segmented=FLAGS,
     image_sets=st.lists(st.sampled_from(["Main/train", "Layout/val"])).map(tuple),
     source=st.builds(Source, year=st.sampled_from(["2007", "unknown"]), archive=st.just(0)),
+    raw=st.none() | RAW,
 )
 CAT = SampleObject(name="cat", label=8, bbox=(0.0, 1.0, 3.0, 4.5))
 SAMPLE = Sample(
@@ -112,6 +127,18 @@ def test_file_and_orientation_are_written_only_where_they_say_something() -> Non
     assert parse_sample(encode_sample(turned), place="a.json") == turned
 
 
+def test_what_other_formats_say_is_written_only_where_they_say_it() -> None:
+    rle = {"size": [375, 500], "counts": "0a1"}
+    told = replace(CAT, polygons=((0.0, 1.0, 3.0, 1.0, 3.0, 4.5),), crowd=False, raw={"id": 7})
+    content = encode_sample(replace(SAMPLE, objects=(told, replace(CAT, rle=rle)), raw={"id": "x"}))
+    assert (
+        b'"point":null,"polygons":[[0.0,1.0,3.0,1.0,3.0,4.5]],"crowd":false,"raw":{"id":7}},'
+        in content
+    )
+    assert b'"point":null,"rle":{"size":[375,500],"counts":"0a1"}}],' in content
+    assert content.endswith(b',"raw":{"id":"x"}}\n')
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -135,6 +162,16 @@ def test_file_and_orientation_are_written_only_where_they_say_something() -> Non
         pytest.param(with_object(point=[]), id="point is empty"),
         pytest.param(with_object(label="cat"), id="label is text"),
         pytest.param(with_object(name=5), id="name is a number"),
+        pytest.param(with_object(polygons=[[0, 1, 2, 3]]), id="polygon of two corners"),
+        pytest.param(with_object(polygons=[[0, 1, 2, 3, 4, 5, 6]]), id="half a corner"),
+        pytest.param(with_object(polygons=[0, 1, 2, 3, 4, 5]), id="polygon is no list"),
+        pytest.param(with_object(rle={"size": [3, 0], "counts": "0"}), id="run lengths of nothing"),
+        pytest.param(with_object(rle={"size": [3, 3], "counts": [1.5]}), id="half a run length"),
+        pytest.param(with_object(rle={"counts": "0"})[:-1], id="cut off"),
+        pytest.param(with_object(rle=[3, 3]), id="run lengths are no object"),
+        pytest.param(with_object(crowd=0), id="crowd is a number"),
+        pytest.param(with_object(raw=[1]), id="raw is a list"),
+        pytest.param(document(raw="x"), id="raw is text"),
         pytest.param(with_object(parts=3), id="parts is a number"),
         pytest.param(with_object(difficult="no"), id="difficult is text"),
         pytest.param(with_object(name="a\ud800"), id="name is half of a pair"),
