@@ -63,6 +63,10 @@ def _boxes_line(what: str, numbers: list[int], plan: ConversionPlan) -> str:
         for name in ("num_boxes", "num_zero", "num_fractions")
     )
     convention = rules.conventions[numbers[0] if numbers else 0]
+    formats = dict.fromkeys(plan.sources[n].format for n in numbers)
+    if all(len(plan.sources[n].conventions) == 1 for n in numbers) and numbers:
+        told = CONVENTIONS[convention].partition(",")[0]
+        return f"{what}: {boxes}, {told}, as {' and '.join(formats)} has them"
     how = f"since the classes are {'' if convention == DEVKIT else 'not '}VOC's"
     if rules.choices.boxes != "auto":
         how = "as --boxes says"
