@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from shard_tool.convert.turned import declared_size, tells_turned
+from shard_tool.convert.written import raw_of, run_lengths_of
 from shard_tool.errors import AnnotationError, BoxError, DataError, SourceError
 from shard_tool.format.sample import Part, Sample, SampleObject, encode_sample
 from shard_tool.format.sample import Source as SampleSource
@@ -387,9 +388,9 @@ class Builder:
             polygons=None
             if item.polygons is None
             else tuple([self._polygon(its, convention, size_wh, scale) for its in item.polygons]),
-            rle=item.rle,
+            rle=run_lengths_of(item, size_wh, place),
             crowd=item.crowd,
-            raw=item.raw,
+            raw=raw_of(item, bbox),
         )
 
     @staticmethod

@@ -37,6 +37,10 @@ MEANINGS: dict[str, str] = {
     "size-unusable": "A size that is 0 or no number counts as missing.",
     "rotated-box": "A rotated box was read as the upright box around it.",
     "box-from-polygon": "An object without a box got the box around its polygon.",
+    "polygon-flat": "A polygon that stands alone, not in a list, was read as the object's.",
+    "polygon-dropped": "A polygon with fewer than three corners, or half a corner, was not read.",
+    "box-from-mask": "An object without a box got the box around its pixels.",
+    "keypoints-unread": "Key points were not read: they stay in the object's raw values.",
     "shape-dropped": "A polygon or another shape beside the box was not read.",
 }
 """Code to one sentence for the user."""

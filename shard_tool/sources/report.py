@@ -19,6 +19,7 @@ MEANINGS: dict[str, str] = {
     "annotation-without-picture": "an annotation has no picture; left out",
     "background": "an annotation without objects; the picture is background",
     "box-clipped": "a box left its picture by a pixel at most; clipped",
+    "category-parent": "a category has no objects and is only the parent of others; no class",
     "content-other-than-name": "a picture has another format than its suffix says; "
     "named by its content",
     "duplicate-objects-lost": "a picture is left out, since another source has it with "
@@ -31,6 +32,10 @@ MEANINGS: dict[str, str] = {
     "hidden": "a file is hidden (its name begins with a dot, or it lies in __MACOSX); not read",
     "in-no-list": "a picture is in no list; left out",
     "in-other-list": "a picture is in lists of other names alone, which --split takes; left out",
+    "json-beside-instances": "a JSON holds captions, key points or segments of pictures whose "
+    "instances another one holds; not read",
+    "json-other": "a JSON is not of COCO's form; not read",
+    "json-without-annotations": "a JSON lists pictures and has no annotations; left out",
     "list-line-other": "a line of a list holds more than an id; understood",
     "list-name-twice": "a name is in a list twice; taken once",
     "mask-by-color": "a mask was read by its colours, and written as class ids",
