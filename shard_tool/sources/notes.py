@@ -37,6 +37,10 @@ MEANINGS: dict[str, str] = {
     "size-unusable": "A size that is 0 or no number counts as missing.",
     "rotated-box": "A rotated box was read as the upright box around it.",
     "box-from-polygon": "An object without a box got the box around its polygon.",
+    "commas": "Numbers with commas between them were read as with blanks.",
+    "comment": "A line that begins with # was skipped.",
+    "keypoints-unread": "Keypoints after a box were not read; raw holds them as written.",
+    "object-twice": "An object that is there twice, with the same values, was taken once.",
     "shape-dropped": "A polygon or another shape beside the box was not read.",
 }
 """Code to one sentence for the user."""
