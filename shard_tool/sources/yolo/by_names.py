@@ -14,7 +14,7 @@ import numpy as np
 from shard_tool.errors import SourceError
 from shard_tool.sources.yolo.data_file import DataFile, names_of_lines
 from shard_tool.sources.yolo.declared import Dataset
-from shard_tool.sources.yolo.pictures import SPLITS, Pictures, label_folders
+from shard_tool.sources.yolo.pictures import SPLITS, Pictures, label_folders, some_labels
 from shard_tool.sources.yolo.places import split_of
 from shard_tool.sources.yolo.text import text_of
 
@@ -64,23 +64,7 @@ def _with_labels(listing: Listing) -> dict[str, str]:
     """Folder of pictures to that of their labels, where there are some."""
     table = listing.table
     every = label_folders(table.of_kind("picture"), table)
-    return {
-        folder: beside for folder, beside in every.items() if _labels_of(folder, beside, listing)
-    }
-
-
-def _labels_of(folder: str, beside: str, listing: Listing) -> FileSpan | None:
-    """Labels of a picture in a folder, not empty ones if there are such; None: there are none."""
-    pictures = listing.table.files.get((folder, "picture"))
-    labels = listing.table.files.get((beside, "list"))
-    if pictures is None or labels is None:
-        return None
-    rows = labels.rows(pictures.stems)
-    rows = rows[rows >= 0]
-    if not len(rows):
-        return None
-    sizes = labels.sizes[rows]
-    return labels.span(int(rows[int(np.argmax(sizes > 0))]))
+    return {folder: its for folder, its in every.items() if some_labels(folder, its, table)}
 
 
 def _name_files(listing: Listing) -> Iterator[FileSpan]:
@@ -129,7 +113,7 @@ def _refuse_nameless(listing: Listing, folders: Mapping[str, str]) -> None:
     if listing.table.count("annotation") or listing.table.count("json"):
         return
     for folder, beside in folders.items():
-        span = _labels_of(folder, beside, listing)
+        span = some_labels(folder, beside, listing.table)
         if span and span.size < _MOST_LOOKED_AT and _LABELS.fullmatch(listing.files.read(span)):
             problem = f"has labels of YOLO ({span.name}), and nothing that names their classes"
             hint = "write the names, one a line, into a file classes.txt beside the labels"

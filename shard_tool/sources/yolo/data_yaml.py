@@ -54,8 +54,9 @@ def parse_data_yaml(content: bytes, span: FileSpan, place: str) -> DataFile | No
     if not isinstance(root, yaml.MappingNode):
         return None
     values = _values_of(root, place)
-    names, splits = values.get("names"), {key for key in SPLIT_KEYS if key in values}
-    if not isinstance(names, yaml.SequenceNode | yaml.MappingNode) or not splits:
+    names, splits = values.get("names"), [values.get(key) for key in SPLIT_KEYS]
+    has_splits = any(isinstance(its, yaml.ScalarNode | yaml.SequenceNode) for its in splits)
+    if not isinstance(names, yaml.SequenceNode | yaml.MappingNode) or not has_splits:
         return None
     found = checked_names(_names(names, place), place)
     if count := _text(values.get("nc"), "nc", place):

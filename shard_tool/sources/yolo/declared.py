@@ -12,12 +12,20 @@ from shard_tool.sources.yolo.darknet import MAX_BYTES as MAX_DARKNET_BYTES
 from shard_tool.sources.yolo.darknet import parse_obj_data
 from shard_tool.sources.yolo.data_yaml import MAX_BYTES as MAX_YAML_BYTES
 from shard_tool.sources.yolo.data_yaml import parse_data_yaml
-from shard_tool.sources.yolo.pictures import SPLITS, Pictures, add_folder, add_listed
+from shard_tool.sources.yolo.pictures import (
+    SPLITS,
+    Pictures,
+    add_folder,
+    add_listed,
+    label_folders,
+    some_labels,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from shard_tool.sources.file_span import FileSpan
+    from shard_tool.sources.file_table import FileTable
     from shard_tool.sources.listing import Listing
     from shard_tool.sources.yolo.data_file import DataFile
     from shard_tool.sources.yolo.places import Places
@@ -83,14 +91,16 @@ def declared_dataset(
         needs_splits: Whether the files have to say where the pictures are.
 
     Returns:
-        None: no picture is where the files say, and there are annotations of another format.
+        None: no picture with labels is where the files say, and there are annotations of another
+        format.
 
     Raises:
         SourceError: The files declare several datasets, or no picture is where they say.
     """
     datasets = [Dataset(data, _pictures_of(data, listing, places)) for data in declared]
     found = [its for its in datasets if its.num_pictures or not needs_splits]
-    if not found and any(listing.table.count(kind) for kind in ("annotation", "json")):
+    has_others = any(listing.table.count(kind) for kind in ("annotation", "json"))
+    if has_others and not any(_has_labels(its, listing.table) for its in found):
         return None
     if not found:
         told = [path for paths in declared[0].splits.values() for path in paths]
@@ -103,6 +113,11 @@ def declared_dataset(
             hint = "convert one folder at a time, or remove the file that is not meant"
             raise SourceError(listing.files.shown, problem, hint)
     return first
+
+
+def _has_labels(dataset: Dataset, table: FileTable) -> bool:
+    every = dict.fromkeys(folder for its in dataset.pictures.values() for folder in its.rows)
+    return any(some_labels(*its, table) for its in label_folders(every, table).items())
 
 
 def _are_same(one: Dataset, other: Dataset) -> bool:

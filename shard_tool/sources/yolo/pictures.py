@@ -163,6 +163,16 @@ def label_folders(folders: Iterable[str], table: FileTable) -> dict[str, str]:
     return found
 
 
+def some_labels(folder: str, beside: str, table: FileTable) -> FileSpan | None:
+    """Labels of a picture in a folder, not empty ones if there are such; None: there are none."""
+    pictures, labels = table.files.get((folder, "picture")), table.files.get((beside, "list"))
+    if pictures is None or labels is None:
+        return None
+    rows = labels.rows(pictures.stems)
+    rows = rows[rows >= 0]
+    return labels.span(int(rows[int(np.argmax(labels.sizes[rows] > 0))])) if len(rows) else None
+
+
 _OF_PICTURES = ("images", "jpegimages", "image", "imgs", "img")
 
 
