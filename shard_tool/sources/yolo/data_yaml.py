@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1 << 20
 """A larger file is no data.yaml."""
-_NAMES = re.compile(r"^[{ \t]*[\"']?names[\"']?[ \t]*:", re.MULTILINE)
-_SPLITS = re.compile(rf"^[ \t]*[\"']?({'|'.join(SPLIT_KEYS)})[\"']?[ \t]*:", re.MULTILINE)
+_NAMES = re.compile(r"^[\"']?names[\"']?[ \t]*:", re.MULTILINE)
+_SPLITS = re.compile(rf"^[\"']?({'|'.join(SPLIT_KEYS)})[\"']?[ \t]*:", re.MULTILINE)
+"""What tells that a broken file is a dataset's."""
 _NULL = ("", "~", "null", "Null", "NULL")
 _MOST_SHOWN = 60
 
@@ -133,7 +134,7 @@ def _splits(values: dict[str, yaml.Node], place: str) -> dict[str, tuple[str, ..
 
 
 def _num_keypoints(node: yaml.Node | None, place: str) -> int:
-    if node is None:
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.value in _NULL):
         return 0
     texts = []
     if isinstance(node, yaml.SequenceNode):
