@@ -122,6 +122,7 @@ class SourceFormat(StrEnum):
     voc_flat = "voc-flat"
     masks = "masks"
     coco = "coco"
+    yolo = "yolo"
 
 
 def convert_command(

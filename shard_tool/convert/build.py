@@ -240,7 +240,8 @@ class Builder:
         if annotation is not None:
             assert record.annotation is not None
             place = source.place(record.annotation)
-            self._note_annotation(annotation, place)
+            is_normalized = self.rules.conventions[record.source] == NORMALIZED
+            self._note_annotation(annotation, place, is_normalized=is_normalized)
             scale = self._scale(annotation, size_wh, place)
             objects = dict(self._objects(record, annotation, size_wh, scale, place))
             self._check_listed(record, annotation, place)
@@ -261,10 +262,10 @@ class Builder:
             raw=None if annotation is None else annotation.raw,
         )
 
-    def _note_annotation(self, annotation: Annotation, place: str) -> None:
+    def _note_annotation(self, annotation: Annotation, place: str, *, is_normalized: bool) -> None:
         if not annotation.objects and not annotation.bad_objects:
             self.report.add("background", place)
-        if declared_size(annotation) is None:
+        if declared_size(annotation) is None and not is_normalized:
             self.report.add("size-absent", place)
 
     def _scale(

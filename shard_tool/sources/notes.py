@@ -40,7 +40,10 @@ MEANINGS: dict[str, str] = {
     "polygon-flat": "A polygon that stands alone, not in a list, was read as the object's.",
     "polygon-dropped": "A polygon with fewer than three corners, or half a corner, was not read.",
     "box-from-mask": "An object without a box got the box around its pixels.",
-    "keypoints-unread": "Key points were not read: they stay in the object's raw values.",
+    "commas": "Numbers with commas between them were read as with blanks.",
+    "comment": "A line that begins with # was skipped.",
+    "keypoints-unread": "Keypoints were not read; the object's raw values hold them as written.",
+    "object-twice": "An object that is there twice, with the same values, was taken once.",
     "shape-dropped": "A polygon or another shape beside the box was not read.",
 }
 """Code to one sentence for the user."""

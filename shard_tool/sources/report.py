@@ -45,6 +45,7 @@ MEANINGS: dict[str, str] = {
     "member-twice": "a member is in the archive twice, with the same bytes; taken once",
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
+    "path-mended": "a path of another machine; what ends as it does was taken",
     "picture-apart": "a picture lies apart from all that is annotated; left out",
     "picture-recoded": "a picture is of a format that few readers know; written as PNG",
     "size-absent": "an annotation does not say the picture's size; the picture's was taken",
@@ -54,6 +55,7 @@ MEANINGS: dict[str, str] = {
     "(--size-mismatch scale)",
     "split-of-classes": "a list of a class names pictures of a split that has no list of its own; "
     "all that such lists name were taken",
+    "split-without-pictures": "a split has no picture where a file says it lies; left out",
     "unlabelled": "a picture has no annotation (--unlabelled background takes it) or, for "
     "segmentation, no mask; left out",
     "unlabelled-background": "a picture has no annotation; taken as background "
