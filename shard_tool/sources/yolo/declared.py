@@ -55,7 +55,7 @@ def data_files(listing: Listing, places: Places) -> Iterator[DataFile]:
     files = listing.files
 
     def find(written: str, folder: str) -> tuple[FileSpan, bytes] | None:
-        found = places.text_file(written, (folder, ""), kinds=("darknet", "list"))
+        found = places.text_file(written, (folder, ""), kinds=("names", "list"))
         return None if found is None else (found.span, files.read(found.span))
 
     for span, content in _contents(listing, "yaml", MAX_YAML_BYTES):

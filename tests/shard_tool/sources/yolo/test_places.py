@@ -111,7 +111,7 @@ def test_the_path_of_an_archive_is_no_folder() -> None:
 )
 def test_text_file(written: str, found: str | None) -> None:
     its = places("lists/train.txt", "obj.names", "images/train.jpg").text_file(
-        written, ("lists",), kinds=("darknet", "list")
+        written, ("lists",), kinds=("names", "list")
     )
     shown = None if its is None else f"{'=' if its.is_mended else ''}{its.span.name}"
     assert shown == found
