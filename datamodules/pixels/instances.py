@@ -32,8 +32,7 @@ NO_NUMBER = -1
 
 
 class Outlines(NamedTuple):
-    """Where the objects of an upright picture are, by polygons, run lengths, or their number in a
-    mask; each object in one way."""
+    """Where the objects of an upright picture are, each told in one of three ways."""
 
     polygons: tuple[Sequence[Sequence[float]], ...]
     """Of each object its polygons, (x0, y0, x1, y1, …) in pixels; none: in another way."""

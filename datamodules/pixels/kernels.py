@@ -51,7 +51,7 @@ def _loaded(path: Path) -> ctypes.CDLL | None:
     found.voc_resample.argtypes = [*picture, Axis, Axis, ctypes.c_char_p, count, *picture]
     found.voc_recolor.argtypes = [*picture, *size, weights, offsets, count, *picture]
     found.voc_sums.argtypes = [*picture, *size, sums]
-    outlines, out = (*[pointer] * 3, number), (pointer, *size)
-    found.voc_fill.argtypes = [*outlines, Frame, Seen, number, *out]
+    outlines = (pointer, pointer, pointer, number)
+    found.voc_fill.argtypes = [*outlines, Frame, Seen, number, pointer, *size]
     found.voc_recolor.restype = found.voc_sums.restype = None
     return found
