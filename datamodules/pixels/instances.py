@@ -93,10 +93,10 @@ def add_runs(
         runs: int64 [n], see `Outlines.runs`; they have as many pixels as the picture.
         plan: How the upright picture is rendered.
         size_hw: Its (height, width).
-        out: uint8 [H, W] of the output, 0.
+        out: uint8 [H, W] of the output, 0 or 1.
     """
     values = np.repeat(np.arange(len(runs), dtype=np.uint8) & 1, runs)
-    out[...] = nearest(values.reshape(size_hw[1], size_hw[0]).T, plan, beyond=0)
+    out |= nearest(values.reshape(size_hw[1], size_hw[0]).T, plan, beyond=0)
 
 
 # Polygons ---------------------------------------------------------------------------------------
