@@ -244,6 +244,8 @@ class Builder:
             self._note_annotation(annotation, place, is_normalized=is_normalized)
             scale = self._scale(annotation, size_wh, place)
             objects = dict(self._objects(record, annotation, size_wh, scale, place))
+            if record.object_mask is not None:
+                objects = _numbered(objects)
             self._check_listed(record, annotation, place)
         assert record.image is not None
         if annotation is None and record.expected_annotation is not None:
@@ -419,6 +421,14 @@ def _listed(record: Record, objects: Mapping[int, SampleObject]) -> tuple[int, .
         return None
     numbers = {index + 1: number for number, index in enumerate(objects, start=1)}
     return tuple(numbers[listed] for listed in record.listed_objects if listed in numbers)
+
+
+def _numbered(objects: Mapping[int, SampleObject]) -> dict[int, SampleObject]:
+    """The objects with their numbers in the object mask, where their places no longer tell them."""
+    return {
+        index: item if index + 1 == place else replace(item, number=index + 1)
+        for place, (index, item) in enumerate(objects.items(), start=1)
+    }
 
 
 def check_files(source: SourceFiles, record: Record, task: str) -> None:
