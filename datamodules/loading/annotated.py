@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from datamodules.loading.truths import truth_of
 from datamodules.pixels.decode import picture_size
 from datamodules.pixels.upright import turned_size
 from shard_tool.errors import SampleError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from datamodules.evaluation.truth import Truth
     from datamodules.reading.samples import RawSample
     from datamodules.transforms.fused import Planned
     from shard_tool.format.sample import Sample, SampleObject
@@ -75,6 +77,8 @@ class Annotated:
     """Extension of its picture, one of `PICTURES`."""
     orientation: int = 1
     """EXIF orientation by which the stored picture has to be turned."""
+    truth: Truth | None = None
+    """What evaluation compares with; None: nobody asked for it."""
 
     @property
     def stored_hw(self) -> tuple[int, int]:
@@ -96,6 +100,7 @@ def annotated(
     task: str,
     classes: Mapping[str, int] = VOC_LABELS,
     names_only: bool = False,
+    categories: tuple[int | str, ...] | None = None,
 ) -> Annotated:
     """Parse a sample's annotation.
 
@@ -105,6 +110,7 @@ def annotated(
         task: What its target is for.
         classes: Class to label, from 1; classification has a column for each.
         names_only: Whether labels in the JSON may mean other classes, as in joined datasets.
+        categories: For evaluation of detectors: COCO's id of each class. None: no truth is kept.
 
     Raises:
         SampleError: A member the task needs is missing, the JSON is not a sample's, or an object
@@ -120,9 +126,13 @@ def annotated(
     if size_hw == (0, 0):
         stored_hw = picture_size(raw.members[picture], place=f"{raw.place}.{picture}")
         size_hw = turned_size(stored_hw, sample.orientation)
-    boxes, labels = None, None
+    boxes, labels, truth = None, None, None
     if task == "detection":
         boxes = Boxes.of(sample, classes, place=place, names_only=names_only)
+        if categories is not None:
+            truth = truth_of(
+                sample, boxes.labels, key=raw.key, size_hw=size_hw, categories=categories
+            )
     elif task == "classification":
         labels = picture_labels(sample, classes, place=place, names_only=names_only)
     return Annotated(
@@ -134,6 +144,7 @@ def annotated(
         labels=labels,
         picture=picture,
         orientation=sample.orientation,
+        truth=truth,
     )
 
 

@@ -22,6 +22,7 @@ from shard_tool.errors import OptionError, SampleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from datamodules.evaluation.truth import Truth
     from datamodules.loading.items import Item
     from datamodules.transforms.device_work import DeviceWork
 
@@ -59,6 +60,7 @@ class Batch:
         bad_samples: Sample id to reason, of bad samples; the batch has substitutes for them.
         device_work: What `datamodules.finish` has to do to each picture on the device. The batch
             unpacks only when this is empty.
+        truths: What evaluation of detectors compares with, for each sample; empty in training.
     """
 
     def __init__(
@@ -81,13 +83,14 @@ class Batch:
         cost: Cost | None = None,
         bad_samples: dict[int, str] | None = None,
         device_work: tuple[DeviceWork, ...] = (),
+        truths: tuple[Truth, ...] = (),
     ) -> None:
         self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
         self.boxes, self.labels, self.difficult = boxes, labels, difficult
         self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
         self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
         self.cost, self.bad_samples = cost or Cost(), bad_samples or {}
-        self.device_work = device_work
+        self.device_work, self.truths = device_work, truths
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -152,6 +155,7 @@ class Batch:
                     "image_id": self.sample_ids[i],
                     "orig_size": self.orig_sizes[i],
                     "key": self.keys[i],
+                    **({"truth": self.truths[i]} if self.truths else {}),
                 }
             )
             for i, (boxes, labels, difficult) in enumerate(zip(*columns, strict=True))
@@ -291,6 +295,9 @@ class Packing:
             start=start,
             stop=stop,
             device_work=tuple(self._device_work),
+            truths=tuple(
+                [target["truth"] for target in targets if is_detection and "truth" in target]
+            ),
         )
         batch.cost.collate_s = self.seconds + time.perf_counter() - begun
         return batch
