@@ -121,6 +121,8 @@ class SourceFormat(StrEnum):
     voc = "voc"
     voc_flat = "voc-flat"
     masks = "masks"
+    coco = "coco"
+    yolo = "yolo"
 
 
 def convert_command(

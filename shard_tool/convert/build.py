@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from shard_tool.convert.turned import declared_size, tells_turned
+from shard_tool.convert.written import raw_of, run_lengths_of
 from shard_tool.errors import AnnotationError, BoxError, DataError, SourceError
 from shard_tool.format.sample import Part, Sample, SampleObject, encode_sample
 from shard_tool.format.sample import Source as SampleSource
@@ -239,7 +240,8 @@ class Builder:
         if annotation is not None:
             assert record.annotation is not None
             place = source.place(record.annotation)
-            self._note_annotation(annotation, place)
+            is_normalized = self.rules.conventions[record.source] == NORMALIZED
+            self._note_annotation(annotation, place, is_normalized=is_normalized)
             scale = self._scale(annotation, size_wh, place)
             objects = dict(self._objects(record, annotation, size_wh, scale, place))
             self._check_listed(record, annotation, place)
@@ -260,10 +262,10 @@ class Builder:
             raw=None if annotation is None else annotation.raw,
         )
 
-    def _note_annotation(self, annotation: Annotation, place: str) -> None:
+    def _note_annotation(self, annotation: Annotation, place: str, *, is_normalized: bool) -> None:
         if not annotation.objects and not annotation.bad_objects:
             self.report.add("background", place)
-        if declared_size(annotation) is None:
+        if declared_size(annotation) is None and not is_normalized:
             self.report.add("size-absent", place)
 
     def _scale(
@@ -387,9 +389,9 @@ class Builder:
             polygons=None
             if item.polygons is None
             else tuple([self._polygon(its, convention, size_wh, scale) for its in item.polygons]),
-            rle=item.rle,
+            rle=run_lengths_of(item, size_wh, place),
             crowd=item.crowd,
-            raw=item.raw,
+            raw=raw_of(item, bbox),
         )
 
     @staticmethod

@@ -37,6 +37,13 @@ MEANINGS: dict[str, str] = {
     "size-unusable": "A size that is 0 or no number counts as missing.",
     "rotated-box": "A rotated box was read as the upright box around it.",
     "box-from-polygon": "An object without a box got the box around its polygon.",
+    "polygon-flat": "A polygon that stands alone, not in a list, was read as the object's.",
+    "polygon-dropped": "A polygon with fewer than three corners, or half a corner, was not read.",
+    "box-from-mask": "An object without a box got the box around its pixels.",
+    "commas": "Numbers with commas between them were read as with blanks.",
+    "comment": "A line that begins with # was skipped.",
+    "keypoints-unread": "Keypoints were not read; the object's raw values hold them as written.",
+    "object-twice": "An object that is there twice, with the same values, was taken once.",
     "shape-dropped": "A polygon or another shape beside the box was not read.",
 }
 """Code to one sentence for the user."""

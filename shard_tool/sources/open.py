@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import OptionError, SourceError
+from shard_tool.sources.coco.open import find_coco
 from shard_tool.sources.listing import list_files
 from shard_tool.sources.voc.open import find_voc
+from shard_tool.sources.yolo.open import find_yolo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     Finder = Callable[[Listing, Mapping[str, str]], Found | None]
 
-_FINDERS: dict[str, Finder] = {}
+_FINDERS: dict[str, Finder] = {"coco": find_coco, "yolo": find_yolo}
 """Format to what finds its data among the files of a source; VOC's come last."""
 FORMATS = (*_FINDERS, "voc", "voc-flat", "masks")
 SPLITS = ("train", "val", "trainval", "test")

@@ -44,16 +44,26 @@ class PictureFinder:
         Raises:
             SourceError: Several pictures elsewhere have the name, and equally much of the path.
         """
-        for path in _spellings(written):
-            names = [name for name in path.split("/") if name not in ("", ".")]
-            if not names or ".." in names:
-                names = names[-1:]
+        return self.find_in(written, folders) or self.find_anywhere(written)
+
+    def find_in(self, written: str, folders: Sequence[str]) -> FileSpan | None:
+        """The same in these folders alone, and in those below that the written path names."""
+        for names in _spellings(written):
             for at in range(len(names)):
                 inner = "/".join(names[at:-1])
                 for folder in folders:
                     if span := self._in(f"{folder}/{inner}".strip("/"), names[-1]):
                         return span
-            if names and (span := self._anywhere(names, written)):
+        return None
+
+    def find_anywhere(self, written: str) -> FileSpan | None:
+        """The same wherever it lies: where the most folders of the path are those written.
+
+        Raises:
+            SourceError: Several pictures have the name, and equally much of the path.
+        """
+        for names in _spellings(written):
+            if span := self._anywhere(names, written):
                 return span
         return None
 
@@ -84,20 +94,19 @@ class PictureFinder:
         return found
 
 
-def _spellings(written: str) -> Iterator[str]:
-    r"""The path with slashes, as it is and decoded as in URLs.
+def _spellings(written: str) -> Iterator[list[str]]:
+    r"""The names in a path, as they are and decoded as in URLs.
 
-    >>> list(_spellings(r"C:\\pictures\\a%20b.jpg"))
-    ['pictures/a%20b.jpg', 'pictures/a b.jpg']
+    >>> list(_spellings(r"C:\pictures\a%20b.jpg"))
+    [['pictures', 'a%20b.jpg'], ['pictures', 'a b.jpg']]
     """
     path = slashed(written)
     if path[1:2] == ":":
         path = path[2:]
-    while "//" in path:
-        path = path.replace("//", "/")
-    yield path.lstrip("/")
-    if "%" in path:
-        yield unquote(path).lstrip("/")
+    for spelled in dict.fromkeys((path, unquote(path))):
+        names = [name for name in spelled.split("/") if name not in ("", ".")]
+        if names:
+            yield names[-1:] if ".." in names else names
 
 
 def _stem(name: str) -> str:

@@ -19,6 +19,7 @@ MEANINGS: dict[str, str] = {
     "annotation-without-picture": "an annotation has no picture; left out",
     "background": "an annotation without objects; the picture is background",
     "box-clipped": "a box left its picture by a pixel at most; clipped",
+    "category-parent": "a category has no objects and is only the parent of others; no class",
     "content-other-than-name": "a picture has another format than its suffix says; "
     "named by its content",
     "duplicate-objects-lost": "a picture is left out, since another source has it with "
@@ -31,6 +32,10 @@ MEANINGS: dict[str, str] = {
     "hidden": "a file is hidden (its name begins with a dot, or it lies in __MACOSX); not read",
     "in-no-list": "a picture is in no list; left out",
     "in-other-list": "a picture is in lists of other names alone, which --split takes; left out",
+    "json-beside-instances": "a JSON holds captions, key points or segments of pictures whose "
+    "instances another one holds; not read",
+    "json-other": "a JSON is not of COCO's form; not read",
+    "json-without-annotations": "a JSON lists pictures and has no annotations; left out",
     "list-line-other": "a line of a list holds more than an id; understood",
     "list-name-twice": "a name is in a list twice; taken once",
     "mask-by-color": "a mask was read by its colours, and written as class ids",
@@ -40,6 +45,7 @@ MEANINGS: dict[str, str] = {
     "member-twice": "a member is in the archive twice, with the same bytes; taken once",
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
+    "path-mended": "a path of another machine; what ends as it does was taken",
     "picture-apart": "a picture lies apart from all that is annotated; left out",
     "picture-recoded": "a picture is of a format that few readers know; written as PNG",
     "size-absent": "an annotation does not say the picture's size; the picture's was taken",
@@ -49,6 +55,7 @@ MEANINGS: dict[str, str] = {
     "(--size-mismatch scale)",
     "split-of-classes": "a list of a class names pictures of a split that has no list of its own; "
     "all that such lists name were taken",
+    "split-without-pictures": "a split has no picture where a file says it lies; left out",
     "unlabelled": "a picture has no annotation (--unlabelled background takes it) or, for "
     "segmentation, no mask; left out",
     "unlabelled-background": "a picture has no annotation; taken as background "
