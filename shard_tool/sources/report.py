@@ -18,7 +18,8 @@ MEANINGS: dict[str, str] = {
     # What was read otherwise than written, or left out
     "annotation-without-picture": "an annotation has no picture; left out",
     "background": "an annotation without objects; the picture is background",
-    "box-clipped": "a box left its picture by a pixel at most; clipped",
+    "box-clipped": "a box left its picture by at most a pixel (in YOLO's labels 1 % of a side); "
+    "clipped",
     "category-parent": "a category has no objects and is only the parent of others; no class",
     "content-other-than-name": "a picture has another format than its suffix says; "
     "named by its content",

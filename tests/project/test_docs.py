@@ -14,6 +14,7 @@ import typer
 
 from scripts.cli_reference import COMMAND, VERBS, reference
 from tests.kit.datasets.own_folder import messy_folder, tidy_folder
+from tests.kit.datasets.yolo_files import bugs_folder
 from tests.kit.processes.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,7 @@ def reader_s_folder(
     shutil.copytree(mini_dataset, tmp_path / "voc2012")
     tidy_folder(tmp_path / "foxes")
     messy_folder(tmp_path / "messy")
+    bugs_folder(tmp_path / "bugs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

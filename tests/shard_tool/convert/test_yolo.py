@@ -122,7 +122,7 @@ def test_what_a_sample_says(tmp_path: Path) -> None:
     [
         (roboflow, "data.yaml names 3 classes; 3 paths were found by how they end"),
         (ultralytics, "bugs.yaml names 3 classes; 2 paths were found by how they end"),
-        (cvat, "obj.data names 3 classes; 4 paths were found by how they end"),
+        (cvat, "obj.data names 3 classes; 5 paths were found by how they end"),
         (label_studio, "classes.txt names 3 classes"),
         (labelimg, "classes.txt names 3 classes"),
     ],
@@ -134,11 +134,11 @@ def test_evidence(tmp_path: Path, exporter: Callable[[], Files], told: str) -> N
 def test_mended_paths_are_counted_with_both_paths(tmp_path: Path) -> None:
     converted(folder(tmp_path / "in", cvat()), tmp_path / "out")
     assert manifest_of(tmp_path / "out")["report"]["path-mended"] == {
-        "count": 4,
+        "count": 5,
         "examples": [
+            "obj.data: names: 'data/obj.names' is obj.names",
             "train.txt: 'data/obj_train_data/' is obj_train_data",
             "obj.data: train: 'data/train.txt' is train.txt",
-            "valid.txt: 'data/obj_valid_data/' is obj_valid_data",
         ],
     }
 
