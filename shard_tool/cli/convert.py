@@ -121,6 +121,7 @@ class SourceFormat(StrEnum):
     voc = "voc"
     voc_flat = "voc-flat"
     masks = "masks"
+    labelme = "labelme"
 
 
 def convert_command(

@@ -38,5 +38,11 @@ MEANINGS: dict[str, str] = {
     "rotated-box": "A rotated box was read as the upright box around it.",
     "box-from-polygon": "An object without a box got the box around its polygon.",
     "shape-dropped": "A polygon or another shape beside the box was not read.",
+    "shape-without-area": "A point, a line or another shape without an area is no object; the "
+    "picture's raw has it.",
+    "region-ignored": "A region labelled __ignore__ is no object; the picture's raw has it.",
+    "shapes-joined": "Shapes of one label and one group_id were read as one object.",
+    "curve-as-polygon": "A circle or an ellipse was read as a polygon within 0.1 pixels of it.",
+    "mask-without-size": "A mask was not read, since its file does not say the picture's size.",
 }
 """Code to one sentence for the user."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import OptionError, SourceError
+from shard_tool.sources.labelme.source import find_labelme
 from shard_tool.sources.listing import list_files
 from shard_tool.sources.voc.open import find_voc
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     Finder = Callable[[Listing, Mapping[str, str]], Found | None]
 
-_FINDERS: dict[str, Finder] = {}
+_FINDERS: dict[str, Finder] = {
+    "labelme": find_labelme,
+}
 """Format to what finds its data among the files of a source; VOC's come last."""
 FORMATS = (*_FINDERS, "voc", "voc-flat", "masks")
 SPLITS = ("train", "val", "trainval", "test")

@@ -16,6 +16,7 @@ MOST_EXAMPLES = 3
 
 MEANINGS: dict[str, str] = {
     # What was read otherwise than written, or left out
+    "annotation-twice": "an annotation says the same of a picture as another file; taken once",
     "annotation-without-picture": "an annotation has no picture; left out",
     "background": "an annotation without objects; the picture is background",
     "box-clipped": "a box left its picture by a pixel at most; clipped",
@@ -40,7 +41,12 @@ MEANINGS: dict[str, str] = {
     "member-twice": "a member is in the archive twice, with the same bytes; taken once",
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
+    "other-json": "a JSON file is no annotation of this format; not read",
     "picture-apart": "a picture lies apart from all that is annotated; left out",
+    "picture-by-own-name": "an annotation's imagePath names no picture, or one of another "
+    "annotation; the picture of the annotation's own name was taken",
+    "picture-by-path": "an annotation's imagePath names a picture of another name than its own; "
+    "taken",
     "picture-recoded": "a picture is of a format that few readers know; written as PNG",
     "size-absent": "an annotation does not say the picture's size; the picture's was taken",
     "size-ignored": "an annotation says another size than its picture has; ignored "
@@ -75,6 +81,7 @@ LEFT_OUT = {
     "mask-without-picture",
     "object-elsewhere",
     "other-class-dropped",
+    "shape-without-area",
     "unlabelled",
 }
 """Codes that say that a picture or an object is not in the dataset."""
