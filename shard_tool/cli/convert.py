@@ -122,6 +122,7 @@ class SourceFormat(StrEnum):
     voc_flat = "voc-flat"
     masks = "masks"
     labelme = "labelme"
+    cvat = "cvat"
 
 
 def convert_command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import OptionError, SourceError
+from shard_tool.sources.cvat.source import find_cvat
 from shard_tool.sources.labelme.source import find_labelme
 from shard_tool.sources.listing import list_files
 from shard_tool.sources.voc.open import find_voc
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FINDERS: dict[str, Finder] = {
     "labelme": find_labelme,
+    "cvat": find_cvat,
 }
 """Format to what finds its data among the files of a source; VOC's come last."""
 FORMATS = (*_FINDERS, "voc", "voc-flat", "masks")

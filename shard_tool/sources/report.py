@@ -32,6 +32,7 @@ MEANINGS: dict[str, str] = {
     "hidden": "a file is hidden (its name begins with a dot, or it lies in __MACOSX); not read",
     "in-no-list": "a picture is in no list; left out",
     "in-other-list": "a picture is in lists of other names alone, which --split takes; left out",
+    "label-of-no-object": "a label is for tags, or for the points of skeletons; no class",
     "list-line-other": "a line of a list holds more than an id; understood",
     "list-name-twice": "a name is in a list twice; taken once",
     "mask-by-color": "a mask was read by its colours, and written as class ids",
@@ -42,6 +43,7 @@ MEANINGS: dict[str, str] = {
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
     "other-json": "a JSON file is no annotation of this format; not read",
+    "other-xml": "an XML file is no annotation of this format; not read",
     "picture-apart": "a picture lies apart from all that is annotated; left out",
     "picture-by-own-name": "an annotation's imagePath names no picture, or one of another "
     "annotation; the picture of the annotation's own name was taken",
