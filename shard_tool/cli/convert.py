@@ -123,6 +123,8 @@ class SourceFormat(StrEnum):
     masks = "masks"
     coco = "coco"
     yolo = "yolo"
+    labelme = "labelme"
+    cvat = "cvat"
 
 
 def convert_command(

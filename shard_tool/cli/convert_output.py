@@ -201,5 +201,6 @@ def print_conversion(
 
 
 def _objects(manifest: Manifest) -> Counter[str]:
-    """Objects of each class over all splits."""
-    return sum((Counter(split.objects) for split in manifest.splits.values()), Counter[str]())
+    """Objects of each class over all splits; pictures, where classes are of whole ones."""
+    its = (split.objects or split.counts.get("pictures", {}) for split in manifest.splits.values())
+    return sum(map(Counter, its), Counter[str]())

@@ -258,6 +258,7 @@ class Builder:
             segmented=None if annotation is None else annotation.segmented,
             image_sets=record.image_sets,
             source=SampleSource(year=self.rules.years[record.source], archive=record.source),
+            image_labels=self._shown(record, source.place(record.image)),
             listed_objects=_listed(record, objects),
             file=None if record.is_plain else printable(record.image.name),
             orientation=header.orientation if is_turned and not self._is_baked(header) else 1,
@@ -344,15 +345,9 @@ class Builder:
     ) -> SampleObject | None:
         """The object; None where it is of a class that the user drops."""
         rules, convention = self.rules, self.rules.conventions[source]
-        name = rules.classes.rename.get(item.name, item.name)
-        label = rules.classes.labels.get(name)
-        if label is None:
-            if not rules.classes.drops_others:
-                raise _no_class(item, place)
-            self.report.add("other-class-dropped", f"{place}: {name!r}")
+        if (its_class := self._class_of(item.name, place, f"object {item.index + 1}: ")) is None:
             return None
-        if name != item.name:
-            self.report.add("renamed", f"{item.name} to {name}")
+        name, label = its_class
         bbox = None
         if item.corners is not None:
             found = placed(
@@ -395,6 +390,30 @@ class Builder:
             crowd=item.crowd,
             raw=raw_of(item, bbox),
         )
+
+    def _class_of(self, written: str, place: str, whose: str = "") -> tuple[str, int] | None:
+        """Name and label of a class; None where it is one that the user drops."""
+        classes = self.rules.classes
+        name = classes.rename.get(written, written)
+        label = classes.labels.get(name)
+        if label is None:
+            if not classes.drops_others:
+                problem = f"{whose}{written!r} is not one of the dataset's classes"
+                hint = "use --classes, --rename or --other-classes drop"
+                raise AnnotationError(place, problem, hint)
+            self.report.add("other-class-dropped", f"{place}: {name!r}")
+            return None
+        if name != written:
+            self.report.add("renamed", f"{written} to {name}")
+        return name, label
+
+    def _shown(self, record: Record, place: str) -> dict[str, int] | None:
+        """VOC's 1 or -1 for each class, where the record says those of the whole picture."""
+        if record.shown_classes is None:
+            return None
+        found = [self._class_of(name, place) for name in record.shown_classes]
+        shown = {its[0] for its in found if its}
+        return {name: 1 if name in shown else -1 for name in self.rules.classes.names}
 
     @staticmethod
     def _polygon(
@@ -468,8 +487,3 @@ def _missing(source: SourceFiles, record: Record, *, lacks_annotation: bool) -> 
 
 def _naming(record: Record) -> str:
     return f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
-
-
-def _no_class(item: ObjectAnnotation, place: str) -> AnnotationError:
-    problem = f"object {item.index + 1}: {item.name!r} is not one of the dataset's classes"
-    return AnnotationError(place, problem, "use --classes, --rename or --other-classes drop")

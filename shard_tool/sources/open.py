@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import OptionError, SourceError
 from shard_tool.sources.coco.open import find_coco
+from shard_tool.sources.cvat.source import find_cvat
+from shard_tool.sources.labelme.source import find_labelme
 from shard_tool.sources.listing import list_files
 from shard_tool.sources.voc.open import find_voc
 from shard_tool.sources.yolo.open import find_yolo
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
     Finder = Callable[[Listing, Mapping[str, str]], Found | None]
 
-_FINDERS: dict[str, Finder] = {"coco": find_coco, "yolo": find_yolo}
+_FINDERS: dict[str, Finder] = {
+    "coco": find_coco,
+    "yolo": find_yolo,
+    "labelme": find_labelme,
+    "cvat": find_cvat,
+}
 """Format to what finds its data among the files of a source; VOC's come last."""
 FORMATS = (*_FINDERS, "voc", "voc-flat", "masks")
 SPLITS = ("train", "val", "trainval", "test")
