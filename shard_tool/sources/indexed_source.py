@@ -125,7 +125,7 @@ class IndexedSource(PlainSource):
         ids = np.array([_encoded(its.id) for its in self.pictures], np.bytes_)
         none = np.zeros(len(ids), np.int64)
         index = PictureIndex(ids, none.astype(np.uint8), none, (), self.listing.table)
-        lines = index.named(self._read_list(split, path), place=path)
+        lines = index.named(self.read_list(split, path), place=path)
         if not len(lines.ids):
             raise OptionError(f"--split-file {split}={path}", "names no picture")
         texts = [id_.decode("utf-8", "surrogateescape") for id_ in lines.ids.tolist()]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shard_tool.errors import SourceError
 from shard_tool.sources.file_span import slashed
-from shard_tool.sources.voc.layout import SPLIT_FOLDERS
+from shard_tool.sources.split_folders import SPLIT_FOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
