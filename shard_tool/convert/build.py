@@ -348,6 +348,7 @@ class Builder:
                 raise _no_class(item, place)
             self.report.add("other-class-dropped", f"{place}: {name!r}")
             return None
+        rle = run_lengths_of(item, size_wh, place)
         if name != item.name:
             self.report.add("renamed", f"{item.name} to {name}")
         bbox = None
@@ -388,7 +389,7 @@ class Builder:
             polygons=None
             if item.polygons is None
             else tuple([self._polygon(its, convention, size_wh, scale) for its in item.polygons]),
-            rle=run_lengths_of(item, size_wh, place),
+            rle=rle,
             crowd=item.crowd,
             raw=raw_of(item, bbox),
         )
@@ -456,7 +457,9 @@ def _missing(source: SourceFiles, record: Record, *, lacks_annotation: bool) -> 
 
 
 def _naming(record: Record) -> str:
-    return f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
+    place = record.expected_annotation or ""  # a picture's place in a file of many: "x.json#17"
+    lists = ", ".join(record.image_sets) or (place if "#" in place else "a split list")
+    return f"{lists} names {record.id!r}"
 
 
 def _no_class(item: ObjectAnnotation, place: str) -> AnnotationError:
