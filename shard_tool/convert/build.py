@@ -348,6 +348,7 @@ class Builder:
         if (its_class := self._class_of(item.name, place, f"object {item.index + 1}: ")) is None:
             return None
         name, label = its_class
+        rle = run_lengths_of(item, size_wh, place)
         bbox = None
         if item.corners is not None:
             found = placed(
@@ -386,7 +387,7 @@ class Builder:
             polygons=None
             if item.polygons is None
             else tuple([self._polygon(its, convention, size_wh, scale) for its in item.polygons]),
-            rle=run_lengths_of(item, size_wh, place),
+            rle=rle,
             crowd=item.crowd,
             raw=raw_of(item, bbox),
         )
@@ -486,4 +487,6 @@ def _missing(source: SourceFiles, record: Record, *, lacks_annotation: bool) -> 
 
 
 def _naming(record: Record) -> str:
-    return f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
+    place = record.expected_annotation or ""  # a picture's place in a file of many: "x.json#17"
+    lists = ", ".join(record.image_sets) or (place if "#" in place else "a split list")
+    return f"{lists} names {record.id!r}"

@@ -107,8 +107,8 @@ def _taken(listing: Listing, found: FoundJson) -> list[CocoJson]:
             report.add("json-beside-instances", its.place)
     for span in found.beside:
         report.add("json-beside-instances", place(span))
-    if found.others:
-        report.add("json-other", place(found.others[0]), found.num_others)
+    if found.other is not None:
+        report.add("json-other", place(found.other), found.num_others)
     return taken
 
 

@@ -138,7 +138,9 @@ class Pictures:
             is_free = is_apart or is_absolute(path)
             span = self._finder.find_in(path, folders) if is_free else None
             if span is None and (is_free or len(names_in(path)) == 1):
-                span = self._finder.find_anywhere(path, None if is_apart else free)
+                span = self._finder.find_anywhere(path, free)
+                if span is None and is_apart:
+                    span = self._finder.find_anywhere(path)
             if span is not None:
                 found[at] = self._number(span)
 

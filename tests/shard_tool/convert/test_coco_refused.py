@@ -10,7 +10,7 @@ import pytest
 from shard_tool.convert.rules import Choices
 from shard_tool.errors import BoxError, OptionError, ShardToolError, SourceError
 from tests.kit.datasets.coco_files import ANT, BEE, BOX, coco, image, one_of_each, thing, written
-from tests.kit.datasets.converted import converted
+from tests.kit.datasets.converted import converted, manifest_of
 from tests.kit.datasets.wild import ANT as XML_ANT
 from tests.kit.datasets.wild import boxes, counted, documents, folder, pairs
 
@@ -177,6 +177,13 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path, change: Any, expected: 
     assert told(tmp_path, {"x.json": content}).startswith(expected)
 
 
+def test_a_file_without_images_is_no_split(tmp_path: Path) -> None:
+    assert "names a picture" in told(tmp_path, {"x.json": coco([], [])})
+    files = {"train.json": one_of_each("a"), "val.json": coco([], [])}
+    converted(written(tmp_path / "two", files, ["a.jpg"]), tmp_path / "two-out")
+    assert [*manifest_of(tmp_path / "two-out")["splits"]] == ["train"]
+
+
 # Which files are taken ----------------------------------------------------------------------------
 
 
@@ -267,7 +274,10 @@ def test_json_of_other_forms_is_not_coco(tmp_path: Path) -> None:
 def test_a_missing_picture_is_an_error_or_skipped(tmp_path: Path) -> None:
     files = {"annotations/instances_train.json": one_of_each("a", "gone")}
     message = told(tmp_path, files)
-    assert message.startswith("in/gone.jpg: is missing: an annotation without its picture")
+    assert message.startswith(
+        "in/gone.jpg: is missing: an annotation without its picture "
+        "(annotations/instances_train.json#2 names 'gone')"
+    )
     converted(tmp_path / "in", tmp_path / "out", on_bad_record="skip")
     assert [*boxes(tmp_path / "out")] == ["a"]
     assert counted(tmp_path / "out") == {"bad-record-skipped": 1, "in-no-list": 1}

@@ -46,7 +46,8 @@ def test_files_are_the_same_wherever_they_lie(tmp_path: Path, kind: str) -> None
     source = packed(kind, tmp_path / "packed", written(tmp_path / "in", files))
     found = find_json(list_files(str(source)))
     assert [its.span.name for its in found.read] == ["val.json", "x/train.json"]
-    assert (found.num_others, found.others[0].name) == (1, "other.json")
+    assert found.other is not None
+    assert (found.num_others, found.other.name) == (1, "other.json")
     train = found.read[1]
     assert len(json.dumps(large)) > 2 * PEEKED_BYTES
     assert train.image_ids == [str(n) for n in range(1, 2001)]
@@ -76,9 +77,7 @@ def test_lists_may_come_in_any_order(tmp_path: Path) -> None:
         assert len(found.images) == 2000
 
 
-def test_of_a_folder_of_many_files_few_are_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_many_files_few_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelme = {"version": "5", "shapes": [], "imageData": "x" * 5000}
     files: dict[str, Any] = {f"{n:03d}.json": labelme for n in range(200)}
     source = written(tmp_path / "in", {**files, "all.json": one_of_each("000")})
@@ -91,12 +90,18 @@ def test_of_a_folder_of_many_files_few_are_looked_at(
         return peeks(of, spans)
 
     monkeypatch.setattr(find, "peeks", counting)
-    assert [its.span.name for its in find_json(list_files(str(source))).read] == ["all.json"]
+    found = find_json(list_files(str(source)))
+    assert [its.span.name for its in found.read] == ["all.json"]
+    assert (found.num_others, found.other and found.other.name) == (200, "000.json")
     assert looked == [1]
     for n in range(200):
         (source / f"{n:03d}.jpg").unlink()
+    monkeypatch.setattr(find, "_MOST_LOOKED_AT", 40)
     assert find_json(list_files(str(source))).read == ()  # larger files hide it
-    assert looked == [1, 64]
+    large = one_of_each(*(f"{n:05d}" for n in range(100)))
+    written(source, {"all.json": large})
+    assert [its.span.name for its in find_json(list_files(str(source))).read] == ["all.json"]
+    assert looked == [1, 40, 40]
 
 
 def test_annotations_keep_their_order_within_an_image() -> None:
