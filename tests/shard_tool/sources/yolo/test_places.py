@@ -53,6 +53,8 @@ NESTED = ("ds/train/images/a.jpg", "ds/valid/images/a.jpg")
         # The whole of a path is better than its end
         (("train/images/a.jpg", "old/train/images/a.jpg"), "/x/train/images", ("",), "train",
          "=train/images"),
+        (("ds/train.txt/a.jpg", "ds/all/train.txt/a.jpg"), "../train.txt", ("ds", ""), "train",
+         "=ds/train.txt"),
         # Not another split's
         (("train/images/a.jpg",), "/x/val/images", ("",), "val", None),
         (("train/images/a.jpg",), "../valid/images", ("",), "val", None),
