@@ -125,6 +125,7 @@ class SourceFormat(StrEnum):
     yolo = "yolo"
     labelme = "labelme"
     cvat = "cvat"
+    imagefolder = "imagefolder"
 
 
 def convert_command(
