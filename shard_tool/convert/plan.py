@@ -247,9 +247,10 @@ def _without_duplicates(
 
 
 def _objects_of(read: Read) -> set[tuple[str, Any]]:
-    """Name and corners of each object, as written."""
+    """Name and corners of each object, as written, and classes of the whole picture."""
     objects = () if read.annotation is None else read.annotation.objects
-    return {(item.name, item.corners) for item in objects}
+    shown = ((name, None) for name in read.record.shown_classes or ())
+    return {(item.name, item.corners) for item in objects}.union(shown)
 
 
 def _read(spool: Spool, offset: int, length: int) -> Read:

@@ -51,6 +51,7 @@ MEANINGS: dict[str, str] = {
     "region-ignored": "A region labelled __ignore__ is no object; the picture's raw has it.",
     "shapes-joined": "Shapes of one label and one group_id were read as one object.",
     "curve-as-polygon": "A circle or an ellipse was read as a polygon within 0.1 pixels of it.",
+    "mask-rounded": "A mask that does not begin at a whole pixel was moved to the nearest one.",
     "mask-without-size": "A mask was not read, since its file does not say the picture's size.",
 }
 """Code to one sentence for the user."""

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shard_tool.errors import AnnotationError
+from shard_tool.format.sample import MAX_PIXELS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -80,10 +83,25 @@ def polygon_of_ellipse(
     return tuple(corners.tolist())
 
 
+def check_inside(corners: Corners, size_wh: tuple[int, int], where: str) -> None:
+    """Refuse a mask before its picture's size takes memory.
+
+    Raises:
+        AnnotationError: It leaves its picture, or no picture may be so large.
+    """
+    width, height = size_wh
+    if width * height > MAX_PIXELS:
+        problem = f"has a mask for a picture of {width} x {height} px (most: {MAX_PIXELS} pixels)"
+        raise AnnotationError(where, problem)
+    if min(corners) < 0 or corners[2] > width or corners[3] > height:
+        problem = f"has a mask that leaves its picture of {width} x {height} px"
+        raise AnnotationError(where, problem)
+
+
 def run_lengths(
     mask: NDArray[np.bool_], left_top: tuple[int, int], size_wh: tuple[int, int]
 ) -> dict[str, Any]:
-    """COCO's run lengths of a mask of a part of a picture, which it must not leave.
+    """COCO's run lengths of a mask of a part of a picture, which it must not leave: `check_inside`.
 
     Args:
         mask: [height, width] of the part.

@@ -29,6 +29,7 @@ from shard_tool.format.sample import MAX_PIXELS
 from shard_tool.sources.annotation import Annotation, BadObject, ObjectAnnotation
 from shard_tool.sources.notes import Note
 from shard_tool.sources.shapes import (
+    check_inside,
     hull_of,
     hull_of_ellipse,
     hull_of_turned,
@@ -220,9 +221,7 @@ def _mask(
     corners = (float(left), float(top), float(left + width), float(top + height))
     if size_wh is None:
         return corners, None, None, "mask-without-size"
-    if left + width > size_wh[0] or top + height > size_wh[1]:
-        problem = f"has a mask that leaves its picture of {size_wh[0]} x {size_wh[1]} px"
-        raise AnnotationError(where, problem)
+    check_inside(corners, size_wh, where)
     values = np.arange(len(runs)) % 2 == 1
     pixels = np.repeat(values, runs).reshape(height, width)
     if not pixels.any():

@@ -21,7 +21,7 @@ from shard_tool.errors import AnnotationError
 from shard_tool.sources.annotation import Annotation, BadObject, ObjectAnnotation
 from shard_tool.sources.labelme.shapes import WITHOUT_AREA, Mask, outline_of, type_of
 from shard_tool.sources.notes import Note
-from shard_tool.sources.shapes import run_lengths
+from shard_tool.sources.shapes import check_inside, run_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,12 +184,9 @@ def _joined(
     if size_wh is None:
         notes.append(Note("mask-without-size", where, "", index))
         return None, None
+    for outline in outlines:
+        check_inside(outline.corners, size_wh, where)
     mask = masks[0] if len(masks) == 1 else _united(masks)
-    height, width = mask.pixels.shape
-    fits = 0 <= mask.left <= size_wh[0] - width and 0 <= mask.top <= size_wh[1] - height
-    if not fits:
-        problem = f"has a mask that leaves its picture of {size_wh[0]} x {size_wh[1]} px"
-        raise AnnotationError(where, problem)
     return None, run_lengths(mask.pixels, (mask.left, mask.top), size_wh)
 
 
@@ -221,7 +218,7 @@ def _raw(shape: Shape, outline: Outline) -> Shape:
     raw = {name: its for name, its in shape.items() if name not in _OF_SHAPE | _COLORS and its}
     if shape.get("group_id") == 0:
         raw["group_id"] = 0
-    if outline.code == "curve-as-polygon":
+    if outline.code in ("curve-as-polygon", "mask-rounded"):
         raw |= {"shape_type": shape["shape_type"], "points": shape["points"]}
     return raw
 

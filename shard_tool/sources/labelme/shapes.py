@@ -3,14 +3,15 @@
 | `shape_type` | points | becomes |
 |---|---|---|
 | `rectangle` | two corners in any order, or all four | a box; if it is turned, as `rotation` |
-| `polygon`; none | three or more | the polygon, and the box around it |
+| `polygon`, `quadrilateral`; none | three or more | the polygon, and the box around it |
 | `circle` | centre and a point of the rim | a polygon within 0.1 px of it, and its own box |
-| `rotation` | four corners (X-AnyLabeling) | the polygon, and the box around it |
+| `rotation`, `oriented_rectangle` | four corners | the polygon, and the box around it |
 | `mask` | first and last pixel, and a PNG of what lies between (labelme 5.3) | run lengths, a box |
 | `point`, `points`, `line`, `linestrip` | | no area: it stays in `raw`, counted |
 
 Sources: labelme/utils/shape.py (shape_to_mask, shapes_to_label), labelme/_label_file.py;
-anylabeling/views/labeling/label_file.py and shape.py.
+anylabeling/views/labeling/label_file.py and shape.py. A mask whose points are fractions begins at
+the nearest pixel and is as large as its PNG, as shapes_to_label takes it.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def outline_of(shape: dict[str, Any], where: str) -> Outline:
     if kind == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
         return Outline((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), None, None, None)
-    if kind in ("rectangle", "rotation"):
+    if kind in ("rectangle", "rotation", "oriented_rectangle"):
         return _four_corners(points, where)
-    if kind == "polygon":
+    if kind in ("polygon", "quadrilateral"):
         if len(points) < 3:
             raise _wrong_points(kind, points, "3 or more", where)
         polygon = tuple([value for point in points for value in point])
@@ -139,23 +140,24 @@ def _circle(points: list[tuple[float, float]], where: str) -> Outline:
 
 def _mask(shape: dict[str, Any], points: list[tuple[float, float]], where: str) -> Outline:
     """The pixels of a mask; its points count as pixels, both of them inside."""
-    if len(points) != 2 or any(value % 1 for point in points for value in point):
-        raise _wrong_points("mask", points, "2 whole ones", where)
-    (x0, y0), (x1, y1) = [(int(x), int(y)) for x, y in points]
-    size_wh = (x1 - x0 + 1, y1 - y0 + 1)
+    if len(points) != 2:
+        raise _wrong_points("mask", points, "2", where)
+    (x0, y0), (x1, y1) = [(round(x), round(y)) for x, y in points]
     try:
         content = base64.b64decode(shape.get("mask") or "", validate=True)
-        found = picture_size(content, "PNG", where)
+        width, height = picture_size(content, "PNG", where)
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             pixels = np.asarray(image) > 0
     except (DataError, TypeError, OSError, ValueError, SyntaxError) as exc:
         raise AnnotationError(where, "has a mask that is no PNG in base64") from exc
-    if found != size_wh or pixels.ndim != 2:
-        told = f"{found[0]} x {found[1]} px{'' if pixels.ndim == 2 else ' in colours'}"
-        problem = f"has a mask of {told}, expected {size_wh[0]} x {size_wh[1]} by its points"
+    is_whole = points == [(x0, y0), (x1, y1)]
+    expected = (x1 - x0 + 1, y1 - y0 + 1) if is_whole else (width, height)
+    if (width, height) != expected or pixels.ndim != 2:
+        told = f"{width} x {height} px{'' if pixels.ndim == 2 else ' in colours'}"
+        problem = f"has a mask of {told}, expected {expected[0]} x {expected[1]} by its points"
         raise AnnotationError(where, problem)
-    corners = (float(x0), float(y0), float(x1 + 1), float(y1 + 1))
-    return Outline(corners, None, Mask(pixels, x0, y0), None)
+    corners = (float(x0), float(y0), float(x0 + width), float(y0 + height))
+    return Outline(corners, None, Mask(pixels, x0, y0), None if is_whole else "mask-rounded")
 
 
 def _wrong_points(

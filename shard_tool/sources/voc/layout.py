@@ -300,8 +300,11 @@ def _check_found(
         )
         hint = "name each XML as its picture, in the same folder or one beside it"
     else:
-        problem = f"holds pictures and neither VOC's XML nor masks ({told})"
-        hint = "give the folder above both, if the annotations lie beside this one"
+        problem = f"holds pictures and neither VOC's XML nor masks, nor another format's ({told})"
+        hint = (
+            "give the folder above both, if the annotations lie beside this one (known: VOC's XML, "
+            "masks, COCO, YOLO, labelme, CVAT for images, and folders of classes)"
+        )
     raise SourceError(place, problem, hint)
 
 

@@ -95,12 +95,12 @@ def cvat_folder(root: Path) -> Path:
     for number in range(8):
         subset = "Validation" if number % 4 == 3 else "Train"
         name = f"{subset}/plate{number}.jpg"
-        turned = box("label", (30, 10, 50, 20), rotation=f"{30.0:.2f}")
+        turned = box("bolt", (30, 10, 50, 20), rotation=f"{30.0:.2f}")
         plate = polygon("plate", [(4, 6), (40, 8), (36, 40), (6, 30)])
         scratch = shape("polyline", "scratch", points="5.00,5.00;9.00,9.00")
         shapes = (plate, turned) if number % 2 else (plate, scratch)
         images.append(image(name, *shapes, size=(64, 48), id_=number, subset=subset, task_id=7))
         write(root / "images" / name, picture((64, 48), shade=90 + number))
-    content = cvat(*images, labels=("plate", "label", "scratch"))
+    content = cvat(*images, labels=("plate", "bolt", "scratch"))
     write(root / "annotations.xml", content)
     return root

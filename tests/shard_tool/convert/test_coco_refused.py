@@ -259,6 +259,7 @@ def test_broken_coco_is_no_obstacle_where_another_format_is_asked_for(tmp_path: 
 
 def test_json_of_other_forms_is_not_coco(tmp_path: Path) -> None:
     files = {
+        "a.json": {"shapes": []},
         "datumaro.json": {"categories": {}, "items": [{"annotations": [{"id": 0}]}]},
         "list.json": [1, 2],
         "images.json": {"images": [{"id": 1}]},

@@ -61,8 +61,9 @@ def test_corners_of_a_rectangle_come_in_any_order_two_or_all_four(points: Any) -
     assert codes(shape("ant", points)) == []
 
 
-def test_a_polygon_keeps_its_points_and_gets_the_box_around_them() -> None:
-    item = one(shape("ant", TRIANGLE, "polygon"))
+@pytest.mark.parametrize("kind", ["polygon", "quadrilateral"])
+def test_a_polygon_keeps_its_points_and_gets_the_box_around_them(kind: str) -> None:
+    item = one(shape("ant", TRIANGLE, kind))
     assert item.corners == (2, 3, 10, 9.5)
     assert item.polygons == ((2, 3, 10, 8, 4, 9.5),)
 
@@ -87,7 +88,7 @@ def test_a_circle_is_its_own_box_and_a_polygon_on_its_rim() -> None:
     assert codes(shape("ant", [(8, 5), (8, 2)], "circle")) == ["curve-as-polygon"]
 
 
-@pytest.mark.parametrize("kind", ["rotation", "rectangle"])
+@pytest.mark.parametrize("kind", ["rotation", "rectangle", "oriented_rectangle"])
 def test_a_turned_rectangle_of_x_anylabeling_is_a_polygon_in_an_upright_box(kind: str) -> None:
     turned = shape("ant", [(5, 2), (9, 5), (6, 9), (2, 6)], kind, direction=0.6435)
     item = one(turned)
@@ -103,6 +104,15 @@ def test_a_mask_becomes_run_lengths_and_its_pixels_box() -> None:
     # columns of 10 pixels: column 4 has rows 3 and 4, column 5 row 4, column 6 row 3
     assert item.rle == {"size": [10, 20], "counts": [43, 2, 9, 1, 8, 1, 136]}
     assert item.polygons is None
+
+
+def test_a_mask_that_begins_within_a_pixel_is_moved_to_the_nearest_as_labelme_does() -> None:
+    mask = mask_shape("ant", [[1, 1]], (4, 3)) | {"points": [[3.6, 3.2], [5.4, 4.1]]}
+    item = one(mask)
+    assert item.corners == (4, 3, 6, 4)
+    assert item.rle == {"size": [10, 20], "counts": [43, 1, 9, 1, 146]}
+    assert item.raw == {"shape_type": "mask", "points": [[3.6, 3.2], [5.4, 4.1]]}
+    assert codes(mask) == ["mask-rounded"]
 
 
 def test_a_mask_needs_the_pictures_size() -> None:
@@ -160,6 +170,14 @@ def test_masks_of_a_group_are_united() -> None:
     item = one(left, right)
     assert item.corners == (4, 3, 6, 5)
     assert item.rle == {"size": [10, 20], "counts": [43, 1, 9, 2, 145]}
+
+
+def test_masks_of_a_picture_that_cannot_be_are_refused_before_they_take_memory() -> None:
+    far = [mask_shape("ant", [[1]], (at, 3), group_id=7) for at in (4, 2_000_000_000)]
+    sides = {"imageHeight": 2_000_000_000, "imageWidth": 2_000_000_000}
+    told = problem(*far, **sides)
+    assert told.startswith("has a mask for a picture of 2000000000 x 2000000000 px")
+    assert problem(*far) == "has a mask that leaves its picture of 20 x 10 px"
 
 
 def test_a_mask_and_another_shape_are_not_joined() -> None:
