@@ -13,6 +13,8 @@ the pixels of all its polygons. Nothing is filled beyond the picture.
 
 from __future__ import annotations
 
+import math
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -119,15 +121,15 @@ def fill(
     flat = [(plane, polygon) for plane, its in outlined for polygon in its]
     if not flat:
         return
-    numbers = [number for _, polygon in flat for number in polygon]
-    points = np.array(numbers, np.float64).reshape(-1, 2)
     stops = np.cumsum([len(polygon) // 2 for _, polygon in flat])
+    numbers = chain.from_iterable([polygon for _, polygon in flat])
+    points = np.fromiter(numbers, np.float64, 2 * int(stops[-1])).reshape(-1, 2)
     planes = np.array([plane for plane, _ in flat], np.int64)
     view, (height, width) = plan.view, plan.scaled_hw
     frame = (view.left, view.top, width / view.width, height / view.height)
     seen = (
-        *_within(-view.top * frame[3], (size_hw[0] - view.top) * frame[3], 0, height),
-        *_within(-view.left * frame[2], (size_hw[1] - view.left) * frame[2], 0, width),
+        *_seen(view.top, size_hw[0], frame[3], height),
+        *_seen(view.left, size_hw[1], frame[2], width),
     )
     mirror = plan.size_hw[1] if plan.is_flipped else 0
     compiled = kernels()
@@ -179,6 +181,13 @@ def fill_by_numpy(
         parity = np.bitwise_xor.accumulate(toggles, axis=1)[:, :-1]
         begin = mirror - right if mirror else left
         out[plane, top:bottom, begin : begin + right - left] |= parity
+
+
+def _seen(first: int, length: int, scale: float, scaled: int) -> tuple[int, int]:
+    """The first pixel along an axis that shows the picture, and the one after the last."""
+    ends = (math.ceil(end * scale - 0.5) for end in (-first, length - first))
+    start, stop = (min(max(end, 0), scaled) for end in ends)
+    return start, stop
 
 
 def _within(start: float, stop: float, low: int, high: int) -> tuple[int, int]:
