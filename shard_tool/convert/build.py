@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shard_tool.convert.turned import declared_size, tells_turned
 from shard_tool.convert.written import raw_of, run_lengths_of
-from shard_tool.errors import AnnotationError, BoxError, DataError, SourceError
+from shard_tool.errors import AnnotationError, BoxError, DataError
 from shard_tool.format.sample import Part, Sample, SampleObject, encode_sample
 from shard_tool.format.sample import Source as SampleSource
 from shard_tool.pictures.header import Header, read_header
@@ -23,7 +23,6 @@ from shard_tool.pictures.reencode import reencoded
 from shard_tool.pictures.size import picture_size
 from shard_tool.sources.boxes import DEVKIT, NORMALIZED, box_of, in_pixels, placed, scaled
 from shard_tool.sources.file_span import printable
-from shard_tool.sources.keys import MAX_KEY_BYTES
 from shard_tool.sources.report import Report
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from shard_tool.sources.archive import SourceFiles
     from shard_tool.sources.source import Record
 
-_MAX_FILE_BYTES = 1 << 29
-"""A larger picture or mask is refused before it is read."""
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",)}
 _SUFFIXES |= {"BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",)}
 
@@ -449,44 +446,3 @@ def _numbered(objects: Mapping[int, SampleObject]) -> dict[int, SampleObject]:
         index: item if index + 1 == place else replace(item, number=index + 1)
         for place, (index, item) in enumerate(objects.items(), start=1)
     }
-
-
-def check_files(source: SourceFiles, record: Record, task: str) -> None:
-    """Refuse a record whose files cannot make a sample, before any is read.
-
-    Raises:
-        DataError: The key is too long, or a file is missing or too large; names it.
-    """
-    length = len(record.key.encode("utf-8", "surrogateescape"))
-    if length > MAX_KEY_BYTES:
-        problem = f"cannot be a sample's key: {length} bytes (most: {MAX_KEY_BYTES})"
-        raise DataError(source.place(record.expected_image), problem, "rename the picture")
-    lacks_annotation = record.annotation is None and record.expected_annotation is not None
-    if record.image is not None and task == "segmentation" and record.class_mask is None:
-        place = source.place(record.expected_mask or record.expected_image)
-        problem = f"is missing: a picture without mask ({_naming(record)})"
-        raise SourceError(place, problem, "leave it out by --unlabelled drop")
-    if record.image is None or lacks_annotation:
-        raise _missing(source, record, lacks_annotation=lacks_annotation)
-    for span in record.pictures:
-        if span.size > _MAX_FILE_BYTES:
-            place = source.place(span)
-            raise DataError(place, f"{span.size} bytes are too many (most: {_MAX_FILE_BYTES})")
-
-
-def _missing(source: SourceFiles, record: Record, *, lacks_annotation: bool) -> SourceError:
-    """The error for a record without its picture, its annotation or both."""
-    if record.image is None:
-        what = "there is no such file" if lacks_annotation else "an annotation without its picture"
-        place = source.place(record.expected_image)
-        return SourceError(place, f"is missing: {what} ({_naming(record)})")
-    place = source.place(record.expected_annotation or "")
-    problem = f"is missing: a picture without its annotation ({_naming(record)})"
-    hint = "leave it out by --unlabelled drop, or take it by --unlabelled background"
-    return SourceError(place, problem, hint)
-
-
-def _naming(record: Record) -> str:
-    place = record.expected_annotation or ""  # a picture's place in a file of many: "x.json#17"
-    lists = ", ".join(record.image_sets) or (place if "#" in place else "a split list")
-    return f"{lists} names {record.id!r}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shard_tool.convert.build import check_files
+from shard_tool.convert.files_needed import check_files
 from shard_tool.convert.packed import Read, packed
 from shard_tool.convert.source_digests import ReadFiles
 from shard_tool.errors import DataError
