@@ -268,6 +268,16 @@ def test_a_box_that_is_changed_is_kept_as_written(tmp_path: Path) -> None:
     assert counted(tmp_path / "out") == {"box-clipped": 1, "bad-box-clipped": 1}
 
 
+def test_a_rotated_box_is_kept_as_written(tmp_path: Path) -> None:
+    attributes = {"occluded": False, "rotation": 90.0}
+    document = coco([image(1, "a.jpg")], [thing(1, 1, 1, [6, 3, 8, 4], attributes=attributes)])
+    converted(written(tmp_path / "in", {"x.json": document}, ["a.jpg"]), tmp_path / "out")
+    (its,) = documents(tmp_path / "out").values()
+    assert its["objects"][0]["bbox"] == pytest.approx([8, 1, 12, 9])
+    assert its["objects"][0]["raw"] == {"id": 1, "attributes": attributes, "bbox": [6, 3, 8, 4]}
+    assert counted(tmp_path / "out") == {"rotated-box": 1}
+
+
 def test_files_in_other_encodings(tmp_path: Path) -> None:
     text = json.dumps(one_of_each("ü"), ensure_ascii=False)
     forms = {

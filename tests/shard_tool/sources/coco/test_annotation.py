@@ -212,6 +212,20 @@ def test_what_says_neither_crowd_nor_not_is_a_bad_object(value: Any) -> None:
     assert "iscrowd is" in problem(iscrowd=value)
 
 
+def test_a_box_that_cvat_rotated_is_the_hull() -> None:
+    its = one(bbox=[0, 0, 8, 4], attributes={"occluded": False, "rotation": 90.0})
+    assert its.corners == pytest.approx((2, -2, 6, 6))
+    assert its.raw is not None
+    assert its.raw["bbox"] == [0, 0, 8, 4]
+    assert codes(attributes={"rotation": 30}) == ["rotated-box"]
+    upright = (2, 3, 10, 8)
+    for attributes in ({"rotation": 0.0}, {}, None, {"rotation": "90"}, {"rotation": True}, []):
+        assert one(attributes=attributes).corners == upright
+        assert codes(attributes=attributes) == []
+    assert one(attributes={"rotation": 90}, segmentation=[POLYGON]).corners == upright
+    assert one(attributes={"rotation": 90}, bbox=[9, 8, -7, -5]).corners == (9, 8, 2, 3)
+
+
 def test_key_points_are_counted_and_kept() -> None:
     points = [1, 2, 2] * 17
     assert one(keypoints=points, num_keypoints=17).raw == {
