@@ -223,7 +223,8 @@ class _Teller:
         """The box in pixels, clipped where that is allowed; None: it is bad."""
         rounded = [round(its * size[at % 2], 9) for at, its in enumerate(corners)]
         (x0, y0, x1, y1), (width, height) = rounded, size
-        inside = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+        zero = Fraction(0)
+        inside = (max(x0, zero), max(y0, zero), min(x1, Fraction(width)), min(y1, Fraction(height)))
         if corners[0] > corners[2] or corners[1] > corners[3]:
             return None
         if inside[0] >= inside[2] or inside[1] >= inside[3]:
