@@ -392,6 +392,25 @@ def test_voc_beside_yolo(tmp_path: Path) -> None:
     assert keys(tmp_path / "3", both, format="yolo") == {"train": ["images/a"]}
 
 
+def test_voc_beside_labels_without_names(tmp_path: Path) -> None:
+    """ultralytics' script for VOC makes such a folder `labels`."""
+    voc = pairs("a", pictures="images/", annotations="annotations/")
+    assert keys(tmp_path, voc | {"labels/a.txt": BEE_LINE}) == {"train": ["a"]}
+
+
+def test_two_pictures_of_one_stem_are_refused(tmp_path: Path) -> None:
+    files = of({"train": "images"}, "images/a") | {"images/a.png": picture(kind="PNG")}
+    assert "has the name of 'images/a.jpg' but for the suffix" in refusal(tmp_path, files)
+
+
+def test_records_are_sorted_over_all_folders(tmp_path: Path) -> None:
+    paths = ["b/images/1", "a/images/2", "a.b/images/3", "a/images/1", "é/images/0"]
+    files = of({"train": "[b, a, a.b, é]"}, *paths)
+    (source,) = open_source(str(folder(tmp_path, files)))
+    found = [record.id for record in source.records("detection", "train")]
+    assert found == sorted(paths, key=str.encode)
+
+
 def test_several_sources_join_by_name(tmp_path: Path) -> None:
     folder(tmp_path / "one", of({"train": "images"}, "images/a"))
     more = {"data.yaml": data_yaml({"train": "images"}, ["bee", "wasp"])}
