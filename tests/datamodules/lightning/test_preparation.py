@@ -68,7 +68,7 @@ def test_for_masks_of_objects_vocs_archive_is_made_for_segmentation_and_a_source
     assert str(caught.value).startswith(f"{problem}; convert it first: --task segmentation for")
     assert not (tmp_path / "no").exists()
     made = []
-    monkeypatch.setattr(make, "make_dataset", lambda root, **options: made.append(options["task"]))
+    monkeypatch.setattr(make, "make_dataset", lambda _, **options: made.append(options["task"]))
     data_module(tmp_path / "voc", download=True, task="instances").prepare_data()
     assert made == ["segmentation"]
 
