@@ -31,7 +31,7 @@ tools: preview loading presets reading profiling order ·cli ·storage ·keyed_r
 lightning: preview loading presets transforms profiling order
     ·convert ·storage ·errors
 preview: loading
-loading: presets transforms reading pixels profiling order
+loading: presets transforms reading pixels profiling order evaluation
     ·storage ·format ·keyed_random ·units ·errors
 presets: transforms pixels ·errors
 transforms: pixels ·keyed_random ·errors
@@ -39,7 +39,7 @@ reading: profiling order ·dataset ·storage ·format ·errors
 pixels: ·errors
 profiling:
 order: ·keyed_random ·errors
-evaluation: ·errors
+evaluation: ·format ·errors
 """
 SHARD_TOOL, DATAMODULES = (
     {

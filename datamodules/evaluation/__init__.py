@@ -14,13 +14,15 @@ where `compute` is told how many there are.
     evaluator.reset()
 
 Evaluators work alone, under torch.distributed and inside a LightningModule, and need none of them.
-`voc_metrics` defines the scores.
+`voc_metrics` defines VOC's scores, `coco_metrics` asks a library for COCO's, and `saving` writes
+predictions as files.
 
-Imports `shard_tool.errors`, and nothing else of ours.
+Imports `shard_tool.format`, `shard_tool.errors`, and nothing else of ours.
 """
 
 from datamodules.evaluation.classification import ClassificationEvaluator
 from datamodules.evaluation.detection import DetectionEvaluator, DetectionScores
+from datamodules.evaluation.saving import SavedPredictions
 from datamodules.evaluation.scores import PrecisionScores
 from datamodules.evaluation.segmentation import SegmentationEvaluator, SegmentationScores
 
@@ -29,6 +31,7 @@ __all__ = [
     "DetectionEvaluator",
     "DetectionScores",
     "PrecisionScores",
+    "SavedPredictions",
     "SegmentationEvaluator",
     "SegmentationScores",
 ]

@@ -33,9 +33,10 @@ def sample_id_array(sample_ids: SampleIds, **given: Any) -> NDArray[np.int64]:
 
 
 def array_of(tensor: torch.Tensor) -> NDArray[Any]:
-    """Copy a tensor to NumPy; floats become float32, for NumPy has no bfloat16."""
+    """Copy a tensor to NumPy; short floats become float32, for NumPy has no bfloat16."""
     tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    is_short = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return (tensor.float() if is_short else tensor).cpu().numpy()
 
 
 def check_rows(

@@ -37,11 +37,11 @@ MIN_OVERLAP = 0.5
 """Least intersection over union at which a detection finds a truth."""
 
 DETECTION = np.dtype(
-    [("sample_id", np.int64), ("label", np.int32), ("score", np.float32), ("box", np.float32, 4)]
+    [("sample_id", np.int64), ("label", np.int32), ("score", np.float64), ("box", np.float64, 4)]
 )
 """One detection: box xyxy, half-open, in the same pixels as the truths."""
 TRUTH = np.dtype(
-    [("sample_id", np.int64), ("label", np.int32), ("difficult", np.bool_), ("box", np.float32, 4)],
+    [("sample_id", np.int64), ("label", np.int32), ("difficult", np.bool_), ("box", np.float64, 4)],
     align=True,
 )
 """One annotated object."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules.loading.outlines import UNMASKED, outlines_of
 from datamodules.loading.tasks import BOXED
+from datamodules.loading.truths import truth_of
 from datamodules.pixels.decode import picture_size
 from datamodules.pixels.upright import turned_size
 from shard_tool.errors import SampleError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from datamodules.evaluation.truth import Truth
     from datamodules.pixels.instances import Outlines
     from datamodules.reading.samples import RawSample
     from datamodules.transforms.fused import Planned
@@ -87,6 +89,8 @@ class Annotated:
     """EXIF orientation by which the stored picture has to be turned."""
     outlines: Outlines | None = None
     """Of the objects of `boxes`; None but for instances."""
+    truth: Truth | None = None
+    """What evaluation compares with; None: nobody asked for it."""
 
     @property
     def stored_hw(self) -> tuple[int, int]:
@@ -109,6 +113,7 @@ def annotated(
     classes: Mapping[str, int] = VOC_LABELS,
     names_only: bool = False,
     unmasked: str = UNMASKED[0],
+    categories: tuple[int | str, ...] | None = None,
 ) -> Annotated:
     """Parse a sample's annotation.
 
@@ -119,6 +124,7 @@ def annotated(
         classes: Class to label, from 1; classification has a column for each.
         names_only: Whether labels in the JSON may mean other classes, as in joined datasets.
         unmasked: For instances, one of `UNMASKED`.
+        categories: For evaluation of detectors: COCO's id of each class. None: no truth is kept.
 
     Raises:
         SampleError: A member the task needs is missing, the JSON is not a sample's, an object has
@@ -134,12 +140,16 @@ def annotated(
     if size_hw == (0, 0):
         stored_hw = picture_size(raw.members[picture], place=f"{raw.place}.{picture}")
         size_hw = turned_size(stored_hw, sample.orientation)
-    boxes, labels, outlines = None, None, None
+    boxes, labels, outlines, truth = None, None, None, None
     if task in BOXED:
         objects = [item for item in sample.objects if item.bbox is not None]
         if task == "instances":
             objects, outlines = outlines_of(raw, sample, size_hw, unmasked=unmasked)
         boxes = Boxes.of(objects, classes, place=place, names_only=names_only)
+        if categories is not None:
+            truth = truth_of(
+                sample, objects, boxes.labels, key=raw.key, size_hw=size_hw, categories=categories
+            )
     elif task == "classification":
         labels = picture_labels(sample, classes, place=place, names_only=names_only)
     return Annotated(
@@ -152,6 +162,7 @@ def annotated(
         picture=picture,
         orientation=sample.orientation,
         outlines=outlines,
+        truth=truth,
     )
 
 

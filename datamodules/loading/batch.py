@@ -24,6 +24,7 @@ from shard_tool.errors import OptionError, SampleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from datamodules.evaluation.truth import Truth
     from datamodules.loading.items import Item
     from datamodules.transforms.device_work import DeviceWork
 
@@ -65,6 +66,7 @@ class Batch:
         bad_samples: Sample id to reason, of bad samples; the batch has substitutes for them.
         device_work: What `datamodules.finish` has to do to each picture on the device. The batch
             unpacks only when this is empty.
+        truths: What evaluation of detectors compares with, for each sample; empty in training.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Batch:
         cost: Cost | None = None,
         bad_samples: dict[int, str] | None = None,
         device_work: tuple[DeviceWork, ...] = (),
+        truths: tuple[Truth, ...] = (),
     ) -> None:
         self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
         self.boxes, self.labels = boxes, labels
@@ -95,7 +98,7 @@ class Batch:
         self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
         self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
         self.cost, self.bad_samples = cost or Cost(), bad_samples or {}
-        self.device_work = device_work
+        self.device_work, self.truths = device_work, truths
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -160,6 +163,7 @@ class Batch:
                     "image_id": self.sample_ids[i],
                     "orig_size": self.orig_sizes[i],
                     "key": self.keys[i],
+                    **({"truth": self.truths[i]} if self.truths else {}),
                 }
             )
             for i in range(len(self))
@@ -310,6 +314,9 @@ class Packing:
             start=start,
             stop=stop,
             device_work=tuple(self._device_work),
+            truths=tuple(
+                [its["truth"] for its in targets if isinstance(its, dict) and "truth" in its]
+            ),
         )
         batch.cost.collate_s = self.seconds + time.perf_counter() - begun
         return batch

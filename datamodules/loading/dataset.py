@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import operator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from datamodules.loading.bad_samples import (
     substitute_positions,
 )
 from datamodules.loading.classes import names_by_label, num_classes_of
-from datamodules.loading.items import annotated_samples, load_item, planned_samples
+from datamodules.loading.items import load_item, planned_samples
 from datamodules.loading.joined import Joined
 from datamodules.loading.outlines import check_unmasked
 from datamodules.loading.reading_pass import Reading
@@ -144,14 +143,8 @@ class ShardDataset(IterableDataset[Any]):
         if window < 1 or (lanes is not None and lanes < 1):
             raise OptionError("order", f"lanes {lanes} and window {window} must be at least 1")
         joined = Joined.of(roots, task, classes, storage_options, timeout_s=fetch_timeout_s)
-        folders, manifests, self.task, self.classes, names_only = joined
-        self._parse = partial(
-            annotated_samples,
-            task=self.task,
-            classes=self.classes,
-            names_only=names_only,
-            unmasked=unmasked,
-        )
+        folders, manifests, self.task, self.classes, _ = joined
+        self._parse = joined.parser(for_evaluation=not shuffle, unmasked=unmasked)
         self.is_generic = self.task not in TASKS
         check_callable(transform, is_generic=self.is_generic)
         splits = chosen_splits(folders, manifests, split)
@@ -405,7 +398,8 @@ class ShardDataset(IterableDataset[Any]):
     def _annotated(self, raws: list[RawSample], sample_ids: list[int]) -> list[Prepared]:
         if self.is_generic:
             return list(raws)
-        return self._parse(raws, sample_ids, cost=self._reader.cost)
+        prepared: list[Prepared] = self._parse(raws, sample_ids, cost=self._reader.cost)
+        return prepared
 
     def _substitute(
         self,

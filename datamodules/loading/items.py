@@ -29,6 +29,7 @@ from torchvision import tv_tensors
 from datamodules.loading.annotated import Annotated, annotated
 from datamodules.loading.outlines import UNMASKED
 from datamodules.loading.targets import for_transform, target_of
+from datamodules.loading.truths import seen_by_plan, seen_by_transform
 from datamodules.pixels.decode import decode_mask, decode_scaled, picture_size
 from datamodules.pixels.upright import upright
 from datamodules.reading.samples import RawSample
@@ -77,9 +78,14 @@ def annotated_samples(
     cost: Cost,
     names_only: bool = False,
     unmasked: str = UNMASKED[0],
+    categories: tuple[int | str, ...] | None = None,
 ) -> list[Prepared]:
     """Parse the annotation of each sample (see `annotated`); the time is added to `cost`."""
-    options: dict[str, Any] = {"names_only": names_only, "unmasked": unmasked}
+    options: dict[str, Any] = {
+        "names_only": names_only,
+        "unmasked": unmasked,
+        "categories": categories,
+    }
     begun, found = time.perf_counter(), list[Prepared]()
     for raw, sample_id in zip(raws, sample_ids, strict=True):
         try:
@@ -194,6 +200,12 @@ def _by_recipe(sample: Annotated, recipe: FusedTransform, random_key: bytes, cos
         raise _failed(recipe, exc, place) from exc
     if recipe.after:
         image, target = _checked(returned, recipe, sample)
+    if sample.truth is not None:
+        target |= {
+            "truth": seen_by_transform(sample.truth, target, (image.shape[1], image.shape[2]))
+            if recipe.after
+            else seen_by_plan(sample.truth, plan.drawn.plan)
+        }
     cost.decode_s += decoded - begun
     cost.transform_s += time.perf_counter() - decoded
     return Item(image, target, sample.sample_id, sample.raw.key, size_hw, device_work)
@@ -223,6 +235,9 @@ def _by_transform(
         except Exception as exc:
             raise _failed(transform, exc, place) from exc
     image, target = _checked(returned, transform, sample)
+    if sample.truth is not None:
+        size_hw = (image.shape[1], image.shape[2])
+        target |= {"truth": seen_by_transform(sample.truth, target, size_hw)}
     cost.transform_s += time.perf_counter() - decoded
     return Item(image, target, sample.sample_id, sample.raw.key, sample.size_hw)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datamodules.loading.classes import check_masks_hold
+from datamodules.loading.items import annotated_samples
 from datamodules.loading.tasks import common_task
+from datamodules.loading.truths import category_ids_of
 from shard_tool.errors import OptionError
 from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.storage.ranges import TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from shard_tool.format.manifest import Manifest
 
@@ -76,6 +79,22 @@ class Joined(NamedTuple):
             problem = f"{changed}, and masks hold numbers, not names"
             raise OptionError("classes", problem, "convert the data again with the same --classes")
         return cls(folders, manifests, task, table, bool(changed))
+
+    def parser(self, *, for_evaluation: bool, unmasked: str) -> Callable[..., Any]:
+        """`annotated_samples` for these datasets.
+
+        Args:
+            for_evaluation: Whether samples keep the truth that evaluation compares with.
+            unmasked: For instances, one of `UNMASKED`.
+        """
+        return partial(
+            annotated_samples,
+            task=self.task,
+            classes=self.classes,
+            names_only=self.is_renumbered,
+            unmasked=unmasked,
+            categories=category_ids_of(self.manifests, self.classes) if for_evaluation else None,
+        )
 
 
 def _given(classes: Sequence[str]) -> dict[str, int]:

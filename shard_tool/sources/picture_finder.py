@@ -16,7 +16,7 @@ from shard_tool.sources.file_span import slashed
 from shard_tool.sources.file_table import stems_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from shard_tool.sources.file_span import FileSpan
     from shard_tool.sources.file_table import FileTable
@@ -44,16 +44,30 @@ class PictureFinder:
         Raises:
             SourceError: Several pictures elsewhere have the name, and equally much of the path.
         """
-        for path in _spellings(written):
-            names = [name for name in path.split("/") if name not in ("", ".")]
-            if not names or ".." in names:
-                names = names[-1:]
+        return self.find_in(written, folders) or self.find_anywhere(written)
+
+    def find_in(self, written: str, folders: Sequence[str]) -> FileSpan | None:
+        """The same in these folders alone, and in those below that the written path names."""
+        for names in _spellings(written):
             for at in range(len(names)):
                 inner = "/".join(names[at:-1])
                 for folder in folders:
                     if span := self._in(f"{folder}/{inner}".strip("/"), names[-1]):
                         return span
-            if names and (span := self._anywhere(names, written)):
+        return None
+
+    def find_anywhere(self, written: str, among: Collection[str] | None = None) -> FileSpan | None:
+        """The same wherever it lies: where the most folders of the path are those written.
+
+        Args:
+            written: As for `find`.
+            among: The folders in which it may lie; None: any.
+
+        Raises:
+            SourceError: Several pictures have the name, and equally much of the path.
+        """
+        for names in _spellings(written):
+            if span := self._anywhere(names, written, among):
                 return span
         return None
 
@@ -61,8 +75,12 @@ class PictureFinder:
         files = self.table.files.get((folder, "picture"))
         return None if files is None else files.find(_stem(name))
 
-    def _anywhere(self, names: Sequence[str], written: str) -> FileSpan | None:
+    def _anywhere(
+        self, names: Sequence[str], written: str, among: Collection[str] | None
+    ) -> FileSpan | None:
         known = self._folders_of.get(_stem(names[-1]), ())
+        if among is not None:
+            known = [folder for folder in known if folder in among]
         if not known:
             return None
         above = names[-2::-1]
@@ -84,20 +102,19 @@ class PictureFinder:
         return found
 
 
-def _spellings(written: str) -> Iterator[str]:
-    r"""The path with slashes, as it is and decoded as in URLs.
+def _spellings(written: str) -> Iterator[list[str]]:
+    r"""The names in a path, as they are and decoded as in URLs.
 
-    >>> list(_spellings(r"C:\\pictures\\a%20b.jpg"))
-    ['pictures/a%20b.jpg', 'pictures/a b.jpg']
+    >>> list(_spellings(r"C:\pictures\a%20b.jpg"))
+    [['pictures', 'a%20b.jpg'], ['pictures', 'a b.jpg']]
     """
     path = slashed(written)
     if path[1:2] == ":":
         path = path[2:]
-    while "//" in path:
-        path = path.replace("//", "/")
-    yield path.lstrip("/")
-    if "%" in path:
-        yield unquote(path).lstrip("/")
+    for spelled in dict.fromkeys((path, unquote(path))):
+        names = [name for name in spelled.split("/") if name not in ("", ".")]
+        if names:
+            yield names[-1:] if ".." in names else names
 
 
 def _stem(name: str) -> str:

@@ -130,7 +130,7 @@ class PlainSource:
         its = self.listing
         found = f"{its.table.sha256()} {its.sha256 or its.files.state or its.stamp}"
         for split, path in sorted(self.split_files.items()):
-            found += f" {split} {sha256(self._read_list(split, path)).hexdigest()}"
+            found += f" {split} {sha256(self.read_list(split, path)).hexdigest()}"
         return sha256(found.encode()).hexdigest()
 
     def lists(self, task: str, splits: Sequence[str]) -> list[FileSpan]:
@@ -139,7 +139,12 @@ class PlainSource:
         return []
 
     @staticmethod
-    def _read_list(split: str, path: str) -> bytes:
+    def read_list(split: str, path: str) -> bytes:
+        """Read a local list of a split.
+
+        Raises:
+            OptionError: It cannot be read.
+        """
         try:
             return Path(path).read_bytes()
         except OSError as exc:

@@ -16,9 +16,12 @@ MOST_EXAMPLES = 3
 
 MEANINGS: dict[str, str] = {
     # What was read otherwise than written, or left out
+    "annotation-twice": "an annotation says the same of a picture as another file; taken once",
     "annotation-without-picture": "an annotation has no picture; left out",
     "background": "an annotation without objects; the picture is background",
-    "box-clipped": "a box left its picture by a pixel at most; clipped",
+    "box-clipped": "a box left its picture by at most a pixel (in YOLO's labels 1 % of a side); "
+    "clipped",
+    "category-parent": "a category has no objects and is only the parent of others; no class",
     "content-other-than-name": "a picture has another format than its suffix says; "
     "named by its content",
     "duplicate-objects-lost": "a picture is left out, since another source has it with "
@@ -31,6 +34,11 @@ MEANINGS: dict[str, str] = {
     "hidden": "a file is hidden (its name begins with a dot, or it lies in __MACOSX); not read",
     "in-no-list": "a picture is in no list; left out",
     "in-other-list": "a picture is in lists of other names alone, which --split takes; left out",
+    "json-beside-instances": "a JSON holds captions, key points or segments of pictures whose "
+    "instances another one holds; not read",
+    "json-other": "a JSON file is no annotation of its source's format; not read",
+    "json-without-annotations": "a JSON lists pictures and has no annotations; left out",
+    "label-of-no-object": "a label is for tags, or for the points of skeletons; no class",
     "list-line-other": "a line of a list holds more than an id; understood",
     "list-name-twice": "a name is in a list twice; taken once",
     "mask-by-color": "a mask was read by its colours, and written as class ids",
@@ -40,7 +48,13 @@ MEANINGS: dict[str, str] = {
     "member-twice": "a member is in the archive twice, with the same bytes; taken once",
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
+    "path-mended": "a path of another machine; what ends as it does was taken",
+    "xml-other": "an XML file is no annotation of its source's format; not read",
     "picture-apart": "a picture lies apart from all that is annotated; left out",
+    "picture-by-own-name": "an annotation's imagePath names no picture, or one of another "
+    "annotation; the picture of the annotation's own name was taken",
+    "picture-by-path": "an annotation's imagePath names a picture of another name than its own; "
+    "taken",
     "picture-recoded": "a picture is of a format that few readers know; written as PNG",
     "size-absent": "an annotation does not say the picture's size; the picture's was taken",
     "size-ignored": "an annotation says another size than its picture has; ignored "
@@ -49,6 +63,7 @@ MEANINGS: dict[str, str] = {
     "(--size-mismatch scale)",
     "split-of-classes": "a list of a class names pictures of a split that has no list of its own; "
     "all that such lists name were taken",
+    "split-without-pictures": "a split has no picture where a file says it lies; left out",
     "unlabelled": "a picture has no annotation (--unlabelled background takes it) or, for "
     "segmentation, no mask; left out",
     "unlabelled-background": "a picture has no annotation; taken as background "
@@ -75,6 +90,7 @@ LEFT_OUT = {
     "mask-without-picture",
     "object-elsewhere",
     "other-class-dropped",
+    "shape-without-area",
     "unlabelled",
 }
 """Codes that say that a picture or an object is not in the dataset."""

@@ -1,0 +1,42 @@
+"""Decides what a sample keeps of an object as its file writes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shard_tool.errors import AnnotationError
+
+if TYPE_CHECKING:
+    from shard_tool.format.sample import Box
+    from shard_tool.sources.annotation import ObjectAnnotation
+
+
+def raw_of(item: ObjectAnnotation, box: Box | None) -> dict[str, Any] | None:
+    """The raw values of an object; COCO's `bbox` only if the sample's box is another one."""
+    if item.raw is None or "bbox" not in item.raw:
+        return item.raw
+    x, y, width, height = map(float, item.raw["bbox"])
+    if box != (x, y, x + width, y + height):
+        return item.raw
+    return {name: value for name, value in item.raw.items() if name != "bbox"} or None
+
+
+def run_lengths_of(
+    item: ObjectAnnotation, size_wh: tuple[int, int], place: str
+) -> dict[str, Any] | None:
+    """The run lengths of an object; None if it has none.
+
+    Args:
+        item: The object.
+        size_wh: Width and height of the picture that its numbers belong to.
+        place: The annotation file.
+
+    Raises:
+        AnnotationError: They are of a picture of another size, and no run can be scaled.
+    """
+    if item.rle is not None and item.rle["size"] != [*size_wh[::-1]]:
+        height, width = item.rle["size"]
+        told = f"run lengths of {width} x {height} px, its picture has {size_wh[0]} x {size_wh[1]}"
+        where = f"{place}: object {item.index + 1} {item.name!r}"
+        raise AnnotationError(where, told, "leave the object out by --on-bad-record skip")
+    return item.rle

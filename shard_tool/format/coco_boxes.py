@@ -1,0 +1,78 @@
+"""Turns boxes into COCO's x, y, width, height and back, without losing a digit."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shard_tool.format.sample import Box, Sample, SampleObject
+
+_DECIMALS = 17
+"""More do not change a double below 10."""
+_STEPS = 3
+"""Neighbours of a width that are tried."""
+
+
+def coco_box(box: Box) -> tuple[float, float, float, float]:
+    """x, y, width and height of a box: x + width is x1 again, and y + height y1, in doubles.
+
+    Several widths may do this; the one with fewest decimals is nearly always the one that was
+    written. Where none does, which never happens to boxes read from COCO, it is the nearest.
+
+    >>> coco_box((473.07, 395.93, 473.07 + 38.65, 395.93 + 28.67))
+    (473.07, 395.93, 38.65, 28.67)
+    """
+    x0, y0, x1, y1 = box
+    return x0, y0, _length(x0, x1), _length(y0, y1)
+
+
+def is_exact(box: Box) -> bool:
+    """Whether `coco_box` gives the box back."""
+    x, y, width, height = coco_box(box)
+    return (x + width, y + height) == box[2:]
+
+
+def _length(start: float, stop: float) -> float:
+    found = stop - start
+    for decimals in range(_DECIMALS + 1):
+        if start + (rounded := round(found, decimals)) == stop:
+            return rounded
+    for direction in (-math.inf, math.inf):
+        near = found
+        for _ in range(_STEPS):
+            near = math.nextafter(near, direction)
+            if start + near == stop:
+                return near
+    return found
+
+
+def written_box(item: SampleObject, sample: Sample) -> tuple[float, float, float, float]:
+    """The box of an object as COCO's file has it, where the sample still tells; else `coco_box`.
+
+    An object keeps in `raw` what its file says, where the box is another: it was clipped.
+    """
+    assert item.bbox is not None
+    written = (item.raw or {}).get("bbox")
+    if written is None or len(written) != 4:
+        return coco_box(item.bbox)
+    x, y, width, height = map(float, written)
+    inside = (
+        max(x, 0.0),
+        max(y, 0.0),
+        min(x + width, float(sample.width)),
+        min(y + height, float(sample.height)),
+    )
+    return (x, y, width, height) if inside == item.bbox else coco_box(item.bbox)
+
+
+def area_of(item: SampleObject, box: tuple[float, float, float, float]) -> float:
+    """The area that COCO's file gives an object, in square pixels; else that of its box.
+
+    Args:
+        item: The object.
+        box: What `written_box` returned.
+    """
+    area = (item.raw or {}).get("area")
+    is_number = isinstance(area, int | float) and not isinstance(area, bool)
+    return float(area) if is_number and math.isfinite(area) else box[2] * box[3]  # type: ignore[arg-type]
