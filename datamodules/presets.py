@@ -240,6 +240,19 @@ def detection_eval(size: int = 300) -> FusedTransform:
     return resize(size)
 
 
+def instances_train(short: int = 800) -> FusedTransform:
+    """The default for training on masks of objects: `retinanet`.
+
+    Source: He et al., "Mask R-CNN", 2017, section 3.1, which has the same sides.
+    """
+    return retinanet(short)
+
+
+def instances_eval(short: int = 800) -> FusedTransform:
+    """`instances_train` without the flip; every box is kept."""
+    return retinanet_eval(short)
+
+
 def segmentation_train(size: int = 256) -> FusedTransform:
     """Crop 0.5 to 1 of the picture's area, flip, resize; masks by nearest neighbour."""
     return random_resized_crop(size)
@@ -298,10 +311,10 @@ class Recipe:
     """Makes the transform for evaluation from a size in pixels."""
     size: int
     """The usual size in pixels."""
-    tasks: tuple[str, ...] = ("detection",)
+    tasks: tuple[str, ...] = ("detection", "instances")
 
 
-_ALL = ("detection", "segmentation", "classification")
+_ALL = ("detection", "segmentation", "classification", "instances")
 
 RECIPES = {
     "ssd": Recipe(ssd, resize, 300),
@@ -317,6 +330,7 @@ DEFAULT_RECIPES = {
     "detection": "ssdlite",
     "segmentation": "random_resized_crop",
     "classification": "imagenet",
+    "instances": "retinanet",
 }
 """Each task's default, by name."""
 

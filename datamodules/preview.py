@@ -69,7 +69,7 @@ def cell(
 
     Args:
         image: uint8 [3, H, W], or float in [0, 1].
-        target: A detection target, a mask [H, W], or a label for each class.
+        target: A target with boxes and perhaps masks, a mask [H, W], or a label for each class.
         side: Side of the cell in pixels.
         class_names: Names in the order of labels, as `ShardDataset.class_names`. None: numbers are
             drawn.
@@ -83,23 +83,34 @@ def cell(
     image = functional.resize(image.contiguous(), size, antialias=True)
     if isinstance(target, dict):
         boxes = target["boxes"] * torch.tensor([size[1] / width, size[0] / height] * 2)
-        image = marked(image, {**target, "boxes": boxes}, class_names)
+        target = {**target, "boxes": boxes}
+        if "masks" in target:
+            target["masks"] = _resized(target["masks"], size)
+        image = marked(image, target, class_names)
     elif target.ndim == 1:
         image = named(image, target, class_names)
     else:
-        mask = torch.as_tensor(target).as_subclass(torch.Tensor)
-        resized = functional.resize(mask[None], size, functional.InterpolationMode.NEAREST)
-        image = marked(image, resized[0])
+        image = marked(image, _resized(target[None], size)[0])
     sheet: torch.Tensor = functional.pad(image, [0, 0, side - size[1], side - size[0]], fill=[255])
     return sheet
+
+
+def _resized(masks: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Masks [N, H, W] at another size, as plain tensors."""
+    if not len(masks):
+        return torch.zeros(0, *size, dtype=torch.uint8)
+    plain = torch.as_tensor(masks).as_subclass(torch.Tensor)
+    found: torch.Tensor = functional.resize(plain, size, functional.InterpolationMode.NEAREST)
+    return found
 
 
 def marked(
     image: torch.Tensor, target: Any, class_names: Sequence[str] | None = None
 ) -> torch.Tensor:
-    """Draw boxes (those of difficult objects in red) or a mask on a uint8 picture.
+    """Draw boxes, with the masks of their objects if there are any, or a mask on a uint8 picture.
 
-    Each box has its `class_text`; each label of a mask has a colour of its own.
+    Each box has its `class_text`; those of difficult objects and of crowds are red. Each mask of an
+    object, and each label of a mask of classes, has a colour of its own.
     """
     if not isinstance(target, dict):
         labels = [label for label in target.unique().tolist() if label not in (0, _VOID)]
@@ -113,10 +124,16 @@ def marked(
     boxes: torch.Tensor = target["boxes"].as_subclass(torch.Tensor)
     if not len(boxes):
         return image
+    if "masks" in target:
+        palette = [_color(number) for number in range(1, 1 + len(boxes))]
+        image = draw_segmentation_masks(image, target["masks"].bool(), alpha=0.5, colors=palette)
     # torchvision refuses boxes thinner than a pixel.
     boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], 1)
     names = [class_text(label, class_names) for label in target["labels"].tolist()]
-    colors = ["red" if difficult else "yellow" for difficult in target["difficult"].tolist()]
+    is_apart = (
+        target["difficult"] | target.get("iscrowd", torch.zeros_like(target["labels"])).bool()
+    )
+    colors = ["red" if apart else "yellow" for apart in is_apart.tolist()]
     drawn: torch.Tensor = draw_bounding_boxes(image, boxes, names, colors=colors, width=2)
     return drawn
 

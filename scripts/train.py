@@ -5,12 +5,13 @@
     python scripts/train.py fit --config configs/ssdlite_voc2007.yaml --ckpt_path last.ckpt
     python scripts/train.py validate --config … --ckpt_path …
     python scripts/train.py fit --model Segmenter --model.model lraspp --data.data_dir MASKS
+    python scripts/train.py fit --model InstanceSegmenter --data.task instances --data.data_dir DIR
 
 Every argument of the model (`--model.*`; `--model.help Segmenter` lists them), of `VOCDataModule`
 (`--data.*`) and of Lightning's Trainer (`--trainer.*`) is an option; `--print_config` prints all.
 The number of classes is that of the data; `--model.num_classes` may confirm it.
-The model is a `Detector` unless `--model` names another LightningModule: `Segmenter`, or
-`package.module.Class` of your own.
+The model is a `Detector` unless `--model` names another LightningModule: `InstanceSegmenter`,
+`Segmenter`, or `package.module.Class` of your own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningModule
@@ -33,7 +34,7 @@ from datamodules.evaluation import DetectionEvaluator
 from scripts.requeue import Requeue
 from scripts.scored import Scored
 from scripts.segmenter import Segmenter  # noqa: F401  (the command line finds it by name)
-from scripts.tiny_detector import tiny_ssd
+from scripts.tiny_detector import tiny_maskrcnn, tiny_ssd
 from shard_tool.storage.location import public_url
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "tiny_ssd": tiny_ssd,
 }
 """Functions that make a model, by name; each is called with num_classes."""
+MASK_MODELS: dict[str, Callable[..., torch.nn.Module]] = {
+    "maskrcnn": partial(detection.maskrcnn_resnet50_fpn, **_UNTRAINED),
+    "tiny_maskrcnn": tiny_maskrcnn,
+}
+"""The same of models that learn masks, too."""
 
 
 class Detector(Scored):
@@ -71,6 +77,7 @@ class Detector(Scored):
 
     task = "detection"
     evaluator_type = DetectionEvaluator
+    models: ClassVar[dict[str, Callable[..., torch.nn.Module]]] = MODELS
 
     def __init__(
         self,
@@ -82,10 +89,10 @@ class Detector(Scored):
         warmup_steps: int = 50,
     ) -> None:
         super().__init__()
-        if model not in MODELS:
-            message = f"model {model!r} is not one of {', '.join(MODELS)}"
+        if model not in self.models:
+            message = f"model {model!r} is not one of {', '.join(self.models)}"
             raise ValueError(message)
-        if input_size is not None and "ssd" not in model:
+        if input_size is not None and self.models is MODELS and "ssd" not in model:
             message = f"input_size is for ssdlite320, ssd300 and tiny_ssd, not for {model!r}"
             raise ValueError(message)
         self.save_hyperparameters()
@@ -96,17 +103,23 @@ class Detector(Scored):
 
     def make_network(self, num_classes: int) -> None:
         """Make the detector with random weights."""
-        self.detector = MODELS[self.model](num_classes=num_classes)
+        self.detector = self.models[self.model](num_classes=num_classes)
         if self.input_size is not None:
-            self.detector.transform.fixed_size = (self.input_size, self.input_size)
+            self._scale_to(self.detector.transform, self.input_size)
+
+    def _scale_to(self, transform: Any, size: int) -> None:
+        """Let the network's own transform scale pictures to a size."""
+        transform.fixed_size = (size, size)
 
     def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Boxes, labels and scores of float pictures [3, H, W] in [0, 1]."""
         return self.detector(images)  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
-        """Sum of the detector's losses."""
+        """Sum of the detector's losses; crowds are neither objects nor background to learn."""
         images, targets = batch
+        if batch.iscrowd.any():
+            targets = [without_crowds(target) for target in targets]
         losses: Mapping[str, torch.Tensor] = self.detector(images, targets)
         loss = torch.stack(list(losses.values())).sum()
         self.log("train_loss", loss, prog_bar=True, batch_size=len(images))
@@ -145,6 +158,44 @@ class Detector(Scored):
             optimizer, lambda step: min(1.0, (step + 1) / warmup)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class InstanceSegmenter(Detector):
+    """A torchvision detector that finds masks, too: from scratch, and scored by its boxes.
+
+    Args:
+        model: maskrcnn, or tiny_maskrcnn (which learns a little in a minute on a CPU).
+        num_classes: Labels, background included; None: those of the data.
+        input_size: Pixels that the model scales the shorter side of pictures to, the longer one to
+            5/3 of it at most; None: the model's own 800 or 160. Smaller is faster.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Of AdamW.
+        warmup_steps: Steps over which the learning rate rises from 0.
+    """
+
+    task = "instances"
+    models = MASK_MODELS
+
+    def __init__(
+        self,
+        model: str = "maskrcnn",
+        num_classes: int | None = None,
+        input_size: int | None = None,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 1e-4,
+        warmup_steps: int = 50,
+    ) -> None:
+        super().__init__(model, num_classes, input_size, learning_rate, weight_decay, warmup_steps)
+
+    def _scale_to(self, transform: Any, size: int) -> None:
+        transform.min_size, transform.max_size = (size,), size * 5 // 3
+
+
+def without_crowds(target: dict[str, Any]) -> dict[str, Any]:
+    """The target without its crowds."""
+    is_single = target["iscrowd"] == 0
+    names = {"boxes", "labels", "difficult", "iscrowd", "area", "masks"} & target.keys()
+    return {**target, **{name: target[name][is_single] for name in names}}
 
 
 def without_secrets(config: Any) -> Any:

@@ -16,6 +16,7 @@ from hypothesis import settings
 from scripts.mini_voc import draw_archive
 from shard_tool import ConvertOptions, convert
 from shard_tool.cli.app import main
+from tests.kit.processes.warm_python import warm_python
 from tests.kit.servers.s3 import S3, make_bucket, s3_server
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
 
-# The fork server of this process imports these once, and not each of its children again.
-multiprocessing.set_forkserver_preload(
-    ["s3fs", "datamodules.loading.loader", "datamodules.presets", "tests.kit.processes.killed"]
-)
+# Processes that are spawned, and fork servers, begin with torch imported.
+multiprocessing.set_executable(warm_python())
 
 _OF_A_GROUP = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "RANK")
 

@@ -22,7 +22,12 @@ from datamodules.evaluation.inputs import array_of, check_rows, sample_id_array
 from datamodules.evaluation.ranks import Records
 from datamodules.evaluation.saving import Saving
 from datamodules.evaluation.scores import PrecisionScores, class_keys
-from datamodules.evaluation.truth_rows import as_target, object_rows, picture_rows
+from datamodules.evaluation.truth_rows import (
+    as_target,
+    object_rows,
+    picture_rows,
+    truth_as_labelled,
+)
 from datamodules.evaluation.voc_metrics import DETECTION, TRUTH, detection_precisions
 from shard_tool.errors import EvaluationError, OptionError
 
@@ -130,7 +135,7 @@ class DetectionEvaluator:
                 [1, num_classes), a box is not finite or a score not a number.
         """
         ids = sample_id_array(sample_ids, predictions=predictions, targets=targets)
-        truths_of = [target.get("truth") for target in targets]
+        truths_of = [truth_as_labelled(target) for target in targets]
         if in_original_pixels:
             targets = [
                 as_target(truth, sample_id) for truth, sample_id in zip(truths_of, ids, strict=True)

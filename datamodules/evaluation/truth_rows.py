@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from datamodules.evaluation.coco_metrics import OBJECT, PICTURE
+from datamodules.evaluation.inputs import array_of
 from shard_tool.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +38,21 @@ def as_target(truth: Truth | None, sample_id: int) -> dict[str, torch.Tensor]:
         "labels": torch.from_numpy(truth.labels),
         "difficult": torch.from_numpy(truth.are_ignored),
     }
+
+
+def truth_as_labelled(target: Mapping[str, Any]) -> Truth | None:
+    """The truth of a target, with the labels that the target has now.
+
+    A caller may have given its objects other labels. Where it has left some out, the target's own
+    boxes are all that counts, and the way back is unknown.
+    """
+    truth: Truth | None = target.get("truth")
+    if truth is None or "labels" not in target:
+        return truth
+    labels = array_of(target["labels"])
+    if len(labels) != len(truth.labels):
+        return truth._replace(to_original=None)
+    return truth._replace(labels=labels)
 
 
 def no_truth(sample_id: int) -> EvaluationError:

@@ -25,6 +25,7 @@ from datamodules.lightning.preparation import (
     make_missing_datasets,
 )
 from datamodules.lightning.recipe_options import RecipeOptions
+from datamodules.lightning.world_of import world_of
 from datamodules.loading.batch import Batch
 from datamodules.loading.classes import names_by_label, num_classes_of
 from datamodules.loading.dataset import DEFAULT_WINDOW, ShardDataset
@@ -32,7 +33,6 @@ from datamodules.loading.items import Transform  # noqa: TC001  (LightningCLI re
 from datamodules.loading.joined import Joined
 from datamodules.loading.loader import ShardLoader
 from datamodules.loading.on_device import check_decoder, finish
-from datamodules.order.world import World
 from datamodules.preview import sheet
 from datamodules.profiling.device_clock import DeviceCopy, DeviceEvent
 from shard_tool.errors import OptionError
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from PIL import Image
-    from pytorch_lightning import Trainer
 
 STAGES = ("train", "val", "test")
 _NOT_SAVED = {"self", "__class__", "storage_options", "collate_fn"} | {
@@ -52,7 +51,7 @@ _NOT_SAVED = {"self", "__class__", "storage_options", "collate_fn"} | {
 """Arguments that are not saved as hyperparameters: secrets, and objects that need pickle."""
 _READING = (
     *("lanes", "window", "cache_dir", "cache_limit", "on_bad_sample", "max_bad_samples"),
-    *("check_crc", "fetch_timeout_s", "classes"),
+    *("check_crc", "fetch_timeout_s", "classes", "unmasked"),
 )
 """Arguments that go to `ShardDataset` unchanged."""
 
@@ -81,12 +80,13 @@ class VOCDataModule(LightningDataModule):
         prepare_data_per_node: Whether one process of each node makes the dataset, or one of all
             alone. None: one of each node if `data_dir` is a local folder. Nodes that share a folder
             make one dataset in any case: the second one waits.
-        task: 'detection', 'segmentation' or 'classification': the task whose targets samples get,
-            as for `ShardDataset`, and for which `prepare_data` converts. None: the task of the
-            shards; 'detection' if they are made here.
+        task: 'detection', 'segmentation', 'classification' or 'instances': the task whose targets
+            samples get, as for `ShardDataset`, and for which `prepare_data` converts. None: the
+            task of the shards; 'detection' if they are made here.
         transforms: Name of a recipe of `presets.RECIPES` ('ssd', 'ssdlite', 'retinanet', …), for
             stages whose transforms are not given. None: 'ssdlite' for detection,
-            'random_resized_crop' for segmentation, 'imagenet' for classification.
+            'random_resized_crop' for segmentation, 'imagenet' for classification, 'retinanet' for
+            instances.
         decode: How the recipe decodes: 'exact'; 'fast': quicker, with slightly different pixels
             (docs/concepts/pixels.md gives the differences); 'cuda': on the GPU, with the rest of
             the recipe.
@@ -113,6 +113,8 @@ class VOCDataModule(LightningDataModule):
         storage_options: fsspec's options for `data_dir`; never saved.
         collate_fn: Makes a batch of generic samples, as for `ShardLoader`.
         classes: Names of all classes in the order of their labels, as for `ShardDataset`.
+        unmasked: What becomes of objects without an outline in task 'instances', as for
+            `ShardDataset`.
     """
 
     def __init__(  # the first twelve in the order of lightning-bolts
@@ -154,6 +156,7 @@ class VOCDataModule(LightningDataModule):
         storage_options: dict[str, Any] | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         classes: list[str] | None = None,
+        unmasked: str = "fail",
     ) -> None:
         given = dict(locals())
         super().__init__()
@@ -394,7 +397,7 @@ class VOCDataModule(LightningDataModule):
         trainer: Any = self.trainer
         overfits = trainer is not None and trainer.overfit_batches > 0
         shuffle = stage == "train" and self.shuffle and not overfits
-        world = None if trainer is None else _world_of(trainer)
+        world = None if trainer is None else world_of(trainer)
         try:
             dataset = ShardDataset(
                 self.roots,
@@ -438,13 +441,3 @@ class VOCDataModule(LightningDataModule):
 def _check_stage(stage: str) -> None:
     if stage not in STAGES:
         raise OptionError("stage", f"{stage!r} is not one of train, val, test")
-
-
-def _world_of(trainer: Trainer) -> World:
-    return World(
-        rank=trainer.global_rank,
-        world_size=trainer.world_size,
-        node=trainer.node_rank,
-        num_nodes=trainer.num_nodes,
-        local_rank=trainer.local_rank,
-    )

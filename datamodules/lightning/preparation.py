@@ -52,6 +52,8 @@ def make_missing_datasets(
 
     Raises:
         ObjectMissing: A dataset is missing, and there is nothing to make it from.
+        OptionError: The task is 'instances', and only the user knows what `source` has to be made
+            for, because that depends on where its outlines are.
         ShardToolError: As `make_dataset` raises.
     """
     for root in roots:
@@ -67,9 +69,22 @@ def make_missing_datasets(
                 root,
                 source=making.source,
                 year=making.year,
-                task=task or "detection",
+                task=_made_for(task, making),
                 storage_options=storage_options,
             )
+
+
+def _made_for(task: str | None, making: DatasetSource) -> str:
+    """The task for which `convert` makes a dataset that serves `task`."""
+    if task != "instances":
+        return task or "detection"
+    if making.source:
+        problem = "says nothing of where the outlines of objects are in the source"
+        hint = (
+            "convert it first: --task segmentation for VOC's SegmentationObject, --task detection"
+        )
+        raise OptionError("task 'instances'", problem, f"{hint} for outlines in annotations")
+    return "segmentation"
 
 
 def is_needed_on_each_node(roots: Sequence[str]) -> bool:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from datamodules.loading.outlines import UNMASKED, outlines_of
+from datamodules.loading.tasks import BOXED
 from datamodules.loading.truths import truth_of
 from datamodules.pixels.decode import picture_size
 from datamodules.pixels.upright import turned_size
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from datamodules.evaluation.truth import Truth
+    from datamodules.pixels.instances import Outlines
     from datamodules.reading.samples import RawSample
     from datamodules.transforms.fused import Planned
     from shard_tool.format.sample import Sample, SampleObject
@@ -38,22 +41,29 @@ class Boxes(NamedTuple):
     """int64 [N], 1 … K."""
     difficult: NDArray[np.bool_]
     """bool [N]; False where the source says nothing."""
+    iscrowd: NDArray[np.int64]
+    """int64 [N]: 1 for a group of objects that nobody told apart, else 0."""
 
     @classmethod
     def of(
-        cls, sample: Sample, classes: Mapping[str, int], *, place: str, names_only: bool = False
+        cls,
+        objects: Sequence[SampleObject],
+        classes: Mapping[str, int],
+        *,
+        place: str,
+        names_only: bool = False,
     ) -> Boxes:
-        """The objects of a sample that have a box.
+        """The boxes of objects that have one.
 
         Raises:
             SampleError: One of them has no class: see `labels_of`.
         """
-        objects = [item for item in sample.objects if item.bbox is not None]
         labels = labels_of(objects, classes, place=place, names_only=names_only)
         return cls(
             np.array([item.bbox for item in objects], np.float32).reshape(-1, 4),
             np.array(labels, np.int64),
             np.array([bool(item.difficult) for item in objects], np.bool_),
+            np.array([bool(item.crowd) for item in objects], np.int64),
         )
 
 
@@ -68,7 +78,7 @@ class Annotated:
     size_hw: tuple[int, int]
     """(height, width) of the upright picture, by the annotation if it says it."""
     boxes: Boxes | None
-    """None but for detection."""
+    """None but for detection and instances."""
     planned: Planned | None = None
     """What a recipe will do to it; None: nothing is drawn yet, or there is no recipe."""
     labels: NDArray[np.float32] | None = None
@@ -77,6 +87,8 @@ class Annotated:
     """Extension of its picture, one of `PICTURES`."""
     orientation: int = 1
     """EXIF orientation by which the stored picture has to be turned."""
+    outlines: Outlines | None = None
+    """Of the objects of `boxes`; None but for instances."""
     truth: Truth | None = None
     """What evaluation compares with; None: nobody asked for it."""
 
@@ -89,7 +101,7 @@ class Annotated:
 
     @property
     def has_mask(self) -> bool:
-        """Whether its target is a mask."""
+        """Whether its target is a mask of classes."""
         return self.task == "segmentation"
 
 
@@ -100,6 +112,7 @@ def annotated(
     task: str,
     classes: Mapping[str, int] = VOC_LABELS,
     names_only: bool = False,
+    unmasked: str = UNMASKED[0],
     categories: tuple[int | str, ...] | None = None,
 ) -> Annotated:
     """Parse a sample's annotation.
@@ -110,11 +123,12 @@ def annotated(
         task: What its target is for.
         classes: Class to label, from 1; classification has a column for each.
         names_only: Whether labels in the JSON may mean other classes, as in joined datasets.
+        unmasked: For instances, one of `UNMASKED`.
         categories: For evaluation of detectors: COCO's id of each class. None: no truth is kept.
 
     Raises:
-        SampleError: A member the task needs is missing, the JSON is not a sample's, or an object
-            has a class that `classes` does not have.
+        SampleError: A member the task needs is missing, the JSON is not a sample's, an object has
+            a class that `classes` does not have, or for instances no outline.
     """
     picture = _picture_of(raw, task)
     for needed in ("json", "class.png") if task == "segmentation" else ("json",):
@@ -126,12 +140,15 @@ def annotated(
     if size_hw == (0, 0):
         stored_hw = picture_size(raw.members[picture], place=f"{raw.place}.{picture}")
         size_hw = turned_size(stored_hw, sample.orientation)
-    boxes, labels, truth = None, None, None
-    if task == "detection":
-        boxes = Boxes.of(sample, classes, place=place, names_only=names_only)
+    boxes, labels, outlines, truth = None, None, None, None
+    if task in BOXED:
+        objects = [item for item in sample.objects if item.bbox is not None]
+        if task == "instances":
+            objects, outlines = outlines_of(raw, sample, size_hw, unmasked=unmasked)
+        boxes = Boxes.of(objects, classes, place=place, names_only=names_only)
         if categories is not None:
             truth = truth_of(
-                sample, boxes.labels, key=raw.key, size_hw=size_hw, categories=categories
+                sample, objects, boxes.labels, key=raw.key, size_hw=size_hw, categories=categories
             )
     elif task == "classification":
         labels = picture_labels(sample, classes, place=place, names_only=names_only)
@@ -144,6 +161,7 @@ def annotated(
         labels=labels,
         picture=picture,
         orientation=sample.orientation,
+        outlines=outlines,
         truth=truth,
     )
 

@@ -1,8 +1,8 @@
 """Packs samples into a `Batch` of a few flat tensors, however many pictures and boxes there are.
 
-Pictures of any size lie end to end in one tensor, boxes in another. Only pixels go from worker to
-parent through shared memory. Small tensors travel inside the message, which is cheaper than a file
-descriptor for each.
+Pictures of any size lie end to end in one tensor, boxes in another. Only pixels and masks go from
+worker to parent through shared memory. Small tensors travel inside the message, which is cheaper
+than a file descriptor for each.
 
 Pictures are channels last, as decoders give them, so packing a picture is a plain copy, made while
 it is still in the processor's caches.
@@ -10,12 +10,14 @@ it is still in the processor's caches.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from datamodules.loading.targets import with_areas
+from datamodules.loading.tasks import BOXED
 from datamodules.profiling.batch_cost import Cost
 from shard_tool.errors import OptionError, SampleError
 
@@ -27,12 +29,15 @@ if TYPE_CHECKING:
     from datamodules.transforms.device_work import DeviceWork
 
 _SMALL_BYTES = 1 << 14
+_PER_BOX = ("boxes", "labels", "difficult", "iscrowd")
+"""Fields of a target that have a row for each box, as tensors of a batch have for all boxes."""
 
 
 class Batch:
     """One rank's samples of a global batch. Unpacks: ``images, targets = batch``.
 
-    Detection: images is a list of [3, H, W] (views of one tensor), targets a list of dicts.
+    Detection and instances: images is a list of [3, H, W] (views of one tensor), targets a list of
+    dicts; those of instances have masks uint8 [N, H, W] (views, too).
     Segmentation: images [B, 3, H, W], masks int64 [B, H, W], 255 = void. Classification: images
     [B, 3, H, W], labels float32 [B, classes]: 1 where the picture shows the class of label k + 1
     in column k, 0 where not, -1 where only difficult ones. Images are channels last in memory.
@@ -41,15 +46,16 @@ class Batch:
     round boxes to 8 bits of mantissa.
 
     Attributes:
-        task: 'detection', 'segmentation' or 'classification'.
+        task: One of `tasks.TASKS`.
         pixels: uint8 (or float, after scaling) [sum of H·W·3]: all pictures, each [H, W, 3], end
             to end.
         sizes: int64 [B, 2]: (height, width) of each picture.
-        masks: uint8 [sum of H·W]; empty but for segmentation.
-        boxes: float32 [sum of N, 4]: xyxy pixels; empty but for detection.
+        masks: uint8: for segmentation [sum of H·W], for instances [sum of N·H·W], else empty.
+        boxes: float32 [sum of N, 4]: xyxy pixels; empty but for detection and instances.
         labels: int64 [sum of N]; float32 [B, classes] for classification; empty for segmentation.
-        difficult: bool [sum of N]; empty but for detection.
-        num_boxes: int64 [B]; empty but for detection.
+        difficult: bool [sum of N]; empty but for detection and instances.
+        iscrowd: int64 [sum of N], 0 or 1; empty but for detection and instances.
+        num_boxes: int64 [B]; empty but for detection and instances.
         sample_ids: int64 [B].
         orig_sizes: int64 [B, 2]: (height, width) of each upright picture, before transforms.
         keys: The samples' keys.
@@ -73,6 +79,7 @@ class Batch:
         boxes: torch.Tensor,
         labels: torch.Tensor,
         difficult: torch.Tensor,
+        iscrowd: torch.Tensor,
         num_boxes: torch.Tensor,
         sample_ids: torch.Tensor,
         orig_sizes: torch.Tensor,
@@ -86,7 +93,8 @@ class Batch:
         truths: tuple[Truth, ...] = (),
     ) -> None:
         self.task, self.pixels, self.sizes, self.masks = task, pixels, sizes, masks
-        self.boxes, self.labels, self.difficult = boxes, labels, difficult
+        self.boxes, self.labels = boxes, labels
+        self.difficult, self.iscrowd = difficult, iscrowd
         self.num_boxes, self.sample_ids, self.orig_sizes = num_boxes, sample_ids, orig_sizes
         self.keys, self.epoch, self.start, self.stop = keys, epoch, start, stop
         self.cost, self.bad_samples = cost or Cost(), bad_samples or {}
@@ -117,7 +125,7 @@ class Batch:
 
     @property
     def images(self) -> Any:
-        """Detection: list of [3, H, W]; other tasks: [B, 3, H, W]. Views, no copies.
+        """List of [3, H, W] where targets have boxes; else [B, 3, H, W]. Views, no copies.
 
         Raises:
             OptionError: `device_work` is not done yet.
@@ -127,7 +135,7 @@ class Batch:
             hint = "call datamodules.finish(batch) first, as VOCDataModule does"
             raise OptionError("batch", f"its pictures are not {what} yet", hint)
         sizes = self.sizes.tolist()
-        if self.task != "detection":
+        if self.task not in BOXED:
             rows = self.pixels.view(len(self), *self._common_size(sizes), 3)
             return rows.permute(0, 3, 1, 2)
         flat = torch.split(self.pixels, [3 * height * width for height, width in sizes])
@@ -138,28 +146,34 @@ class Batch:
 
     @property
     def targets(self) -> Any:
-        """Detection: list of dicts; segmentation: masks int64 [B, H, W]; classification: labels."""
+        """Dicts; masks int64 [B, H, W] for segmentation, labels for classification."""
         if self.task == "classification":
             return self.labels
         if self.task == "segmentation":
             height, width = self._common_size(self.sizes.tolist())
             return self.masks.view(len(self), height, width).to(torch.int64)
         counts = self.num_boxes.tolist()
-        columns = [torch.split(x, counts) for x in (self.boxes, self.labels, self.difficult)]
+        columns = {name: torch.split(getattr(self, name), counts) for name in _PER_BOX}
+        if self.task == "instances":
+            columns["masks"] = self._instance_masks(counts)
         return [
             with_areas(
                 {
-                    "boxes": boxes,
-                    "labels": labels,
-                    "difficult": difficult,
+                    **{name: column[i] for name, column in columns.items()},
                     "image_id": self.sample_ids[i],
                     "orig_size": self.orig_sizes[i],
                     "key": self.keys[i],
                     **({"truth": self.truths[i]} if self.truths else {}),
                 }
             )
-            for i, (boxes, labels, difficult) in enumerate(zip(*columns, strict=True))
+            for i in range(len(self))
         ]
+
+    def _instance_masks(self, counts: list[int]) -> tuple[torch.Tensor, ...]:
+        """uint8 [N, H, W] for each picture."""
+        shapes = [(count, *size) for count, size in zip(counts, self.sizes.tolist(), strict=True)]
+        flat = torch.split(self.masks, [math.prod(shape) for shape in shapes])
+        return tuple(masks.view(shape) for masks, shape in zip(flat, shapes, strict=True))
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory, for asynchronous copies to a GPU."""
@@ -177,9 +191,10 @@ class Batch:
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
         return Batch(**{**vars(moved), **stay})
 
-    def with_pixels(self, pixels: torch.Tensor) -> Batch:
-        """The same batch with other pixels in the same layout."""
-        return Batch(**{**vars(self), "pixels": pixels})
+    def with_pixels(self, pixels: torch.Tensor, *, masks: torch.Tensor | None = None) -> Batch:
+        """The same batch with other pixels, and other masks if given, in the same layout."""
+        masks = self.masks if masks is None else masks
+        return Batch(**{**vars(self), "pixels": pixels, "masks": masks})
 
     def finished(self, pixels: torch.Tensor) -> Batch:
         """The same batch with these pixels and no device work."""
@@ -207,10 +222,10 @@ class Packing:
 
     Args:
         num_samples: Samples of the batch.
-        task: 'detection', 'segmentation' or 'classification'.
-        memory: `(num_bytes) -> uint8 [at least num_bytes]`, memory for the pixels; called again if
-            that is too small. None: memory of this process, just enough.
-        usual_bytes: Bytes of pixels of the batch before, as a first guess.
+        task: One of `tasks.TASKS`.
+        memory: `(num_bytes) -> uint8 [at least num_bytes]`, memory for the pixels and, behind them,
+            the masks; called again if that is too small. None: memory of this process, just enough.
+        usual_bytes: Bytes of it that the batch before took, as a first guess.
     """
 
     def __init__(
@@ -225,6 +240,8 @@ class Packing:
         self._memory, self._usual_bytes = memory, usual_bytes
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._used = 0
+        self._mask_bytes = 0
+        self._masks: list[torch.Tensor] = []
         self._dtype: torch.dtype | None = None
         self._sizes: list[tuple[int, int]] = []
         self._targets: list[Any] = []
@@ -245,8 +262,12 @@ class Packing:
         if image.dtype != self._dtype:
             problem = f"one batch holds pictures of {self._dtype} and {image.dtype}"
             raise SampleError(f"sample {item.key!r}", problem)
+        masks = _masks_of(item.target)
+        if masks is not None:
+            self._masks.append(masks.reshape(-1))
+            self._mask_bytes += masks.nbytes
         stop = self._used + image.nbytes
-        if stop > len(self._buffer):
+        if stop + (self._mask_bytes if self._memory else 0) > len(self._buffer):
             self._grow(image.nbytes)
         place = self._buffer[self._used : stop].view(self._dtype)
         work = item.device_work
@@ -268,14 +289,11 @@ class Packing:
         """The packed batch of positions `start` to `stop`; nothing can be added afterwards."""
         begun, targets = time.perf_counter(), self._targets
         sample_ids, keys, orig_sizes = zip(*self._names, strict=True)
-        is_detection = self._task == "detection"
-        boxes, labels, difficult = (
-            [target[name] for target in targets] if is_detection else []
-            for name in ("boxes", "labels", "difficult")
+        boxes, labels, difficult, iscrowd = (
+            [target[name] for target in targets] if self._task in BOXED else [] for name in _PER_BOX
         )
         if self._task == "classification":
             labels = [torch.stack(targets)]
-        masks = [target.reshape(-1) for target in targets if self._task == "segmentation"]
         pixels = self._buffer[: self._used]
         if self._memory is None and len(self._buffer) > self._used:
             pixels = pixels.clone()  # pickling a view would pickle the whole buffer
@@ -283,10 +301,11 @@ class Packing:
             task=self._task,
             pixels=pixels.view(self._dtype or torch.uint8),
             sizes=torch.tensor(self._sizes, dtype=torch.int64),
-            masks=torch.cat(masks) if masks else torch.empty(0, dtype=torch.uint8),
+            masks=self._packed_masks(),
             boxes=torch.cat(boxes) if boxes else torch.empty(0, 4),
             labels=torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64),
             difficult=torch.cat(difficult) if difficult else torch.empty(0, dtype=torch.bool),
+            iscrowd=torch.cat(iscrowd) if iscrowd else torch.empty(0, dtype=torch.int64),
             num_boxes=torch.tensor([len(part) for part in boxes], dtype=torch.int64),
             sample_ids=torch.tensor(sample_ids, dtype=torch.int64),
             orig_sizes=torch.tensor(orig_sizes, dtype=torch.int64),
@@ -296,11 +315,20 @@ class Packing:
             stop=stop,
             device_work=tuple(self._device_work),
             truths=tuple(
-                [target["truth"] for target in targets if is_detection and "truth" in target]
+                [its["truth"] for its in targets if isinstance(its, dict) and "truth" in its]
             ),
         )
         batch.cost.collate_s = self.seconds + time.perf_counter() - begun
         return batch
+
+    def _packed_masks(self) -> torch.Tensor:
+        """The masks of all samples, behind the pixels if their memory is shared."""
+        if not self._masks:
+            return torch.empty(0, dtype=torch.uint8)
+        if self._memory is None:
+            return torch.cat(self._masks)
+        packed = self._buffer[self._used : self._used + self._mask_bytes]
+        return torch.cat(self._masks, out=packed)
 
     def _grow(self, num_bytes: int) -> None:
         """Take a larger buffer: for one more picture, and for the rest at the mean size so far.
@@ -309,11 +337,19 @@ class Packing:
         others, and containers have little shared memory.
         """
         used, count = self._used + num_bytes, len(self._sizes) + 1
+        used += self._mask_bytes if self._memory else 0
         expected = used * self._num_samples // count
         size = max(used, min(expected, max(2 * used, self._usual_bytes)))
         buffer = self._memory(size) if self._memory else torch.empty(size, dtype=torch.uint8)
         buffer[: self._used].copy_(self._buffer[: self._used])
         self._buffer = buffer
+
+
+def _masks_of(target: Any) -> torch.Tensor | None:
+    """What a target has of masks: of classes uint8 [H, W], of objects [N, H, W]."""
+    if isinstance(target, dict):
+        return target.get("masks")
+    return target if target.dtype == torch.uint8 else None
 
 
 def _pickled(value: Any) -> Any:

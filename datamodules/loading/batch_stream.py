@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from datamodules.loading.dataset import Reading, ShardDataset
+    from datamodules.loading.dataset import ShardDataset
+    from datamodules.loading.reading_pass import Reading
     from datamodules.loading.shared_cursor import SharedCursor
     from datamodules.loading.shared_memory import (
         BatchMemory,
@@ -178,7 +179,7 @@ class BatchStream(IterableDataset[Any]):
         packed = packing.batch(epoch=reading.epoch.number, start=bounds[0], stop=bounds[1])
         packed.bad_samples = bad
         packed.cost = packed.cost + self.dataset.take_cost()
-        self._usual_bytes = packed.pixels.nbytes
+        self._usual_bytes = packed.pixels.nbytes + (packed.masks.nbytes if memory else 0)
         return packed
 
     def _collated(self, reading: Reading, positions: NDArray[np.int64], start: int) -> Collated:

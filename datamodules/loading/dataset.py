@@ -10,7 +10,7 @@ import logging
 import math
 import operator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -23,6 +23,8 @@ from datamodules.loading.bad_samples import (
 from datamodules.loading.classes import names_by_label, num_classes_of
 from datamodules.loading.items import load_item, planned_samples
 from datamodules.loading.joined import Joined
+from datamodules.loading.outlines import check_unmasked
+from datamodules.loading.reading_pass import Reading
 from datamodules.loading.shared_cursor import SharedCursor
 from datamodules.loading.targets import with_areas
 from datamodules.loading.tasks import TASKS
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from datamodules.loading.items import Prepared, Transform
-    from datamodules.order.canonical import EpochOrder
     from datamodules.profiling.batch_cost import Cost
 
 log = logging.getLogger(__name__)
@@ -74,10 +75,11 @@ class ShardDataset(IterableDataset[Any]):
             `(sample) -> anything`, where sample is the dict that `decode=False` yields; None leaves
             it as it is. A `presets.multi_scale` draws a size for each batch of a `ShardLoader`;
             where the dataset is iterated by itself, for each sample.
-        task: What targets are for: 'detection', 'segmentation' or 'classification'. None: what the
-            shards were made for. Shards made for another task can serve too: for detection all
-            whose annotations have boxes, for classification those made for detection or
-            segmentation, for segmentation only those with masks.
+        task: What targets are for: 'detection', 'segmentation', 'classification' or 'instances'.
+            None: what the shards were made for. Shards made for another task can serve too: for
+            detection all whose annotations have boxes, for classification those made for detection
+            or segmentation, for segmentation only those with masks, for instances those whose
+            objects have outlines.
         classes: Names of all classes in the order of their labels, from 1. None: as the manifests
             say. Several roots are joined by name: labels are those of the root with most classes.
         decode: False yields what webdataset yields before decoding:
@@ -99,6 +101,8 @@ class ShardDataset(IterableDataset[Any]):
         check_crc: Compare every sample of a local shard with its CRC-32. Samples of remote shards
             are always compared.
         fetch_timeout_s: Seconds for which a request to storage is repeated before it fails.
+        unmasked: What becomes of an object without an outline in task 'instances': 'fail', 'box'
+            (its box is filled) or 'drop'.
 
     Raises:
         OptionError: An argument cannot be used.
@@ -127,9 +131,11 @@ class ShardDataset(IterableDataset[Any]):
         fetch_timeout_s: float = TIMEOUT_S,
         task: str | None = None,
         classes: Sequence[str] | None = None,
+        unmasked: str = "fail",
     ) -> None:
         super().__init__()
         check_on_bad_sample(on_bad_sample, max_bad_samples)
+        check_unmasked(unmasked)
         if fetch_timeout_s <= 0:
             raise OptionError("fetch_timeout_s", f"{fetch_timeout_s} is not above 0")
         lanes = None if lanes is None else operator.index(lanes)  # a NumPy integer is no plain type
@@ -138,7 +144,7 @@ class ShardDataset(IterableDataset[Any]):
             raise OptionError("order", f"lanes {lanes} and window {window} must be at least 1")
         joined = Joined.of(roots, task, classes, storage_options, timeout_s=fetch_timeout_s)
         folders, manifests, self.task, self.classes, _ = joined
-        self._parse = joined.parser(for_evaluation=not shuffle)
+        self._parse = joined.parser(for_evaluation=not shuffle, unmasked=unmasked)
         self.is_generic = self.task not in TASKS
         check_callable(transform, is_generic=self.is_generic)
         splits = chosen_splits(folders, manifests, split)
@@ -436,12 +442,3 @@ class ShardDataset(IterableDataset[Any]):
             raise OptionError("transform", problem, f"{hint}, or take a recipe that does not")
         target = item.target
         return item.image, with_areas(target) if isinstance(target, dict) else target
-
-
-class Reading(NamedTuple):
-    """One worker's pass over an epoch."""
-
-    epoch: EpochOrder
-    node_shards: NodeShards
-    share: float
-    """In [0, 1): where in a window the worker starts to fetch."""

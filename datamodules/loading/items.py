@@ -6,9 +6,10 @@ samples at once: that is twice as fast as between two pictures, which push their
 processor's caches.
 
 A transform takes `(image, target)`: the image uint8 [3, H, W]; for detection the target is a dict,
-for segmentation a mask [H, W], for classification labels float32 [K] (see `targets`). Pictures,
-boxes and masks are tv_tensors, so any `torchvision.transforms.v2` works on them, and so does
-anything callable as `(image, target) -> (image, target)`.
+for instances also with masks [N, H, W], for segmentation a mask [H, W], for classification labels
+float32 [K] (see `targets`). Pictures, boxes and masks are tv_tensors, so any
+`torchvision.transforms.v2` works on them, and so does anything callable as
+`(image, target) -> (image, target)`.
 
 A generic sample is a dict, as webdataset yields it before decoding. Its transform takes that dict
 and may return anything: its result is not checked.
@@ -26,6 +27,7 @@ import torch
 from torchvision import tv_tensors
 
 from datamodules.loading.annotated import Annotated, annotated
+from datamodules.loading.outlines import UNMASKED
 from datamodules.loading.targets import for_transform, target_of
 from datamodules.loading.truths import seen_by_plan, seen_by_transform
 from datamodules.pixels.decode import decode_mask, decode_scaled, picture_size
@@ -75,22 +77,19 @@ def annotated_samples(
     classes: Mapping[str, int],
     cost: Cost,
     names_only: bool = False,
+    unmasked: str = UNMASKED[0],
     categories: tuple[int | str, ...] | None = None,
 ) -> list[Prepared]:
     """Parse the annotation of each sample (see `annotated`); the time is added to `cost`."""
+    options: dict[str, Any] = {
+        "names_only": names_only,
+        "unmasked": unmasked,
+        "categories": categories,
+    }
     begun, found = time.perf_counter(), list[Prepared]()
     for raw, sample_id in zip(raws, sample_ids, strict=True):
         try:
-            found.append(
-                annotated(
-                    raw,
-                    sample_id=sample_id,
-                    task=task,
-                    classes=classes,
-                    names_only=names_only,
-                    categories=categories,
-                )
-            )
+            found.append(annotated(raw, sample_id=sample_id, task=task, classes=classes, **options))
         except SampleError as exc:
             found.append(exc)
     cost.decode_s += time.perf_counter() - begun
@@ -188,6 +187,8 @@ def _by_recipe(sample: Annotated, recipe: FusedTransform, random_key: bytes, cos
         image, mask, device_work = recipe.rendered(
             plan, pixels, mask, size_hw=size_hw, orientation=orientation
         )
+        if sample.outlines is not None:
+            mask = sample.outlines.masks(size_hw, plan.drawn.plan, plan.is_kept)
         target = target_of(sample, mask)
         if recipe.after:
             given = for_transform(target, plan.drawn.plan.size_hw)
@@ -220,6 +221,8 @@ def _by_transform(
     if sample.orientation != 1:
         pixels = upright(pixels, sample.orientation)
     mask = _stored_mask(sample)
+    if sample.outlines is not None:
+        mask = sample.outlines.masks(sample.size_hw)
     decoded = time.perf_counter()
     cost.decode_s += decoded - begun
     image, target = torch.from_numpy(pixels).permute(2, 0, 1), target_of(sample, mask)

@@ -80,17 +80,19 @@ class Joined(NamedTuple):
             raise OptionError("classes", problem, "convert the data again with the same --classes")
         return cls(folders, manifests, task, table, bool(changed))
 
-    def parser(self, *, for_evaluation: bool) -> Callable[..., Any]:
+    def parser(self, *, for_evaluation: bool, unmasked: str) -> Callable[..., Any]:
         """`annotated_samples` for these datasets.
 
         Args:
             for_evaluation: Whether samples keep the truth that evaluation compares with.
+            unmasked: For instances, one of `UNMASKED`.
         """
         return partial(
             annotated_samples,
             task=self.task,
             classes=self.classes,
             names_only=self.is_renumbered,
+            unmasked=unmasked,
             categories=category_ids_of(self.manifests, self.classes) if for_evaluation else None,
         )
 

@@ -193,22 +193,25 @@ class SentBatch:
         self._address = (number, worker, index, segment)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        pixels = self._batch.pixels
-        rest = self._batch.with_pixels(torch.empty(0, dtype=torch.uint8))
-        return _unpickled, (rest, pixels.dtype, pixels.nbytes, *self._address)
+        pixels, masks = self._batch.pixels, self._batch.masks
+        nothing = torch.empty(0, dtype=torch.uint8)
+        rest = self._batch.with_pixels(nothing, masks=nothing)
+        num_bytes = (pixels.nbytes, masks.nbytes)
+        return _unpickled, (rest, pixels.dtype, num_bytes, *self._address)
 
 
 def _unpickled(
     batch: Batch,
     dtype: torch.dtype,
-    num_bytes: int,
+    num_bytes: tuple[int, int],
     number: int,
     worker: int,
     index: int,
     segment: torch.Tensor | None,
 ) -> Batch:
-    content = _by_number[number].received(worker, index, segment, num_bytes)
-    return batch.with_pixels(content.view(dtype))
+    content = _by_number[number].received(worker, index, segment, sum(num_bytes))
+    pixels, masks = torch.split(content, [*num_bytes])
+    return batch.with_pixels(pixels.view(dtype), masks=masks)
 
 
 def _release(

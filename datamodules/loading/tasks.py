@@ -10,18 +10,22 @@ if TYPE_CHECKING:
     from shard_tool.format.manifest import Manifest
     from shard_tool.storage.location import Folder
 
-TASKS = ("detection", "segmentation", "classification")
+TASKS = ("detection", "segmentation", "classification", "instances")
 """Tasks that samples have a target for; shards of any other task hold generic samples."""
 
+BOXED = ("detection", "instances")
+"""Those whose targets are dicts with boxes; pictures of a batch may differ in size."""
+
 SERVED = {
-    "detection": ("detection", "classification"),
-    "segmentation": ("segmentation", "detection", "classification"),
+    "detection": ("detection", "classification", "instances"),
+    "segmentation": ("segmentation", "detection", "classification", "instances"),
     "classification": ("classification", "detection"),
     "layout": ("detection",),
     "action": ("detection",),
 }
 """Task that shards were made for, to the tasks they can serve. Layout and action mark only what
-their task is about: a picture may show other classes too, so they cannot serve classification."""
+their task is about: a picture may show other classes too, so they cannot serve classification. For
+instances objects need outlines, which no manifest tells: see `unmasked` of `ShardDataset`."""
 
 
 def common_task(folders: list[Folder], manifests: list[Manifest], task: str | None) -> str:
@@ -57,10 +61,11 @@ def _check_serves(folder: Folder, made_for: str, task: str) -> None:
     served = _served(made_for)
     if task in served:
         return
-    if task not in SERVED:
+    if task not in (*SERVED, *TASKS):
         raise OptionError("task", f"{task!r} is not one of {', '.join(TASKS)}")
     problem = f"its samples are for {made_for}, and cannot serve task {task!r}"
-    hint = f"give task {' or '.join(map(repr, served))}, or convert the source with --task {task}"
+    made = "detection" if task == "instances" else task
+    hint = f"give task {' or '.join(map(repr, served))}, or convert the source with --task {made}"
     if made_for not in SERVED:
         hint = "where they hold what `convert` writes, adopt them with `shard-tool index --task`"
     raise OptionError(str(folder), problem, hint)

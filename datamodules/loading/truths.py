@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from datamodules.pixels.geometry import Plan
     from shard_tool.format.manifest import Manifest
-    from shard_tool.format.sample import Sample
+    from shard_tool.format.sample import Sample, SampleObject
 
 _NEAR_PX = 0.05
 """Pixels by which a transform's boxes may differ from those of a plain resize."""
@@ -35,6 +35,7 @@ def category_ids_of(
 
 def truth_of(
     sample: Sample,
+    objects: Sequence[SampleObject],
     labels: NDArray[np.int64],
     *,
     key: str,
@@ -45,12 +46,12 @@ def truth_of(
 
     Args:
         sample: Its annotation.
-        labels: int64 [N], of the objects that have a box.
+        objects: Those of its objects that the target has; each has a box.
+        labels: int64 [N], of these objects.
         key: Its key.
         size_hw: (height, width) of its upright picture.
         categories: What `category_ids_of` returned.
     """
-    objects = [item for item in sample.objects if item.bbox is not None]
     boxes = [written_box(item, sample) for item in objects]
     areas = [area_of(item, box) for item, box in zip(objects, boxes, strict=True)]
     raws = [(item.raw or {}).get("id") for item in objects]

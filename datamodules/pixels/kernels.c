@@ -1,4 +1,4 @@
-/* Scales pictures and changes their colours.
+/* Scales pictures, changes their colours, and fills outlines.
  *
  * No Python.h: kernels.py calls this through ctypes, which lets other threads run meanwhile. Needs
  * x86-64 with AVX2: kernels.py checks that; elsewhere torch and OpenCV make the same pixels.
@@ -17,7 +17,7 @@
 
 /* Change this with the arguments or their meaning, so that a file compiled before an update is not
  * called. */
-PUBLIC int voc_version(void) { return 2; }
+PUBLIC int voc_version(void) { return 3; }
 
 /* One axis: decoded pixels [start, stop), which may reach beyond [0, stored), are scaled to `scaled`
  * pixels, of which [seen_start, seen_stop) are wanted. Pixels beyond the picture are filled, or repeat
@@ -388,6 +388,108 @@ AVX2 PUBLIC void voc_sums(const uint8_t *pixels, int64_t line_bytes, int64_t hei
             for (int c = 0; c < CHANNELS; c++) sums[c] += from[c];
     }
     fold(even, odd, sums);
+}
+
+/* Outlines ---------------------------------------------------------------------------------------
+ *
+ * A pixel lies in a polygon if a ray from its centre to the left crosses the polygon's edges an odd
+ * number of times. instances.py does the same in NumPy, with the same operations on doubles in the
+ * same order, so that no pixel differs. The compiler must not contract them. */
+
+/* The first whole number from `low` to `high` whose centre lies at or behind `at`; `high`: none. */
+AVX2 INLINE int64_t first_centre(double at, int64_t low, int64_t high) {
+    double found = ceil(at - 0.5);
+    if (!(found > (double)low)) return low; /* also for NaN */
+    return found < (double)high ? (int64_t)found : high;
+}
+
+/* ORs each row's running parity of `toggles` into `out`, `width` bytes a row. */
+static void add_parity(const uint8_t *toggles, size_t step, int64_t height, int64_t width,
+                       uint8_t *out, int64_t out_bytes) {
+    for (int64_t y = 0; y < height; y++, toggles += step, out += out_bytes) {
+        uint64_t parity = 0, eight, old;
+        int64_t x = 0;
+        for (; x + 8 <= width; x += 8) {
+            memcpy(&eight, toggles + x, sizeof eight); /* the lowest byte is the first pixel */
+            eight ^= eight << 8;
+            eight ^= eight << 16;
+            eight ^= eight << 32;
+            eight ^= parity;
+            memcpy(&old, out + x, sizeof old);
+            old |= eight;
+            memcpy(out + x, &old, sizeof old);
+            parity = (eight >> 56) * 0x0101010101010101u;
+        }
+        for (uint8_t odd = (uint8_t)parity; x < width; x++) out[x] |= odd ^= toggles[x];
+    }
+}
+
+/* points: the corners (x, y) of all polygons, end to end; stops: where each polygon ends, in points;
+ * planes: the plane of `out` that each is added to, below 0: none.
+ * view: left, top, and pixels of the output to one of the picture, across and down.
+ * seen: the first row that may be filled and the one after the last, then columns, before mirroring.
+ * mirror: width of the output if it is mirrored left to right, else 0.
+ * out: uint8 [planes, height, width], 0 or 1, to which 1s are added.
+ * Returns 0, or -1 without memory. */
+AVX2 PUBLIC int voc_fill(const double *points, const int64_t *stops, const int64_t *planes,
+                         int64_t polygons, const double *view, const int64_t *seen, int64_t mirror,
+                         uint8_t *out, int64_t height, int64_t width) {
+    int64_t most = 0, rows = seen[1] - seen[0], columns = seen[3] - seen[2];
+    if (rows <= 0 || columns <= 0) return 0;
+    for (int64_t i = 0; i < polygons; i++) {
+        int64_t count = stops[i] - (i ? stops[i - 1] : 0);
+        if (count > most) most = count;
+    }
+    double *moved = malloc(sizeof(double) * 2 * ((size_t)most + 1));
+    uint8_t *toggles = malloc((size_t)rows * ((size_t)columns + 1));
+    if (!moved || !toggles) {
+        free(moved);
+        free(toggles);
+        return -1;
+    }
+    for (int64_t i = 0; i < polygons; i++) {
+        int64_t begin = i ? stops[i - 1] : 0, count = stops[i] - begin;
+        if (planes[i] < 0 || count < 1) continue;
+        double low_x = 0, high_x = 0, low_y = 0, high_y = 0;
+        for (int64_t k = 0; k < count; k++) {
+            double x = (points[2 * (begin + k)] - view[0]) * view[2];
+            double y = (points[2 * (begin + k) + 1] - view[1]) * view[3];
+            if (!k || x < low_x) low_x = x;
+            if (!k || x > high_x) high_x = x;
+            if (!k || y < low_y) low_y = y;
+            if (!k || y > high_y) high_y = y;
+            moved[2 * k] = x;
+            moved[2 * k + 1] = y;
+        }
+        int64_t top = first_centre(low_y, seen[0], seen[1]);
+        int64_t bottom = first_centre(high_y, seen[0], seen[1]);
+        int64_t left = first_centre(low_x, seen[2], seen[3]);
+        int64_t right = first_centre(high_x, seen[2], seen[3]);
+        if (top >= bottom || left >= right) continue;
+        size_t step = (size_t)(right - left) + 1;
+        memset(toggles, 0, (size_t)(bottom - top) * step);
+        for (int64_t k = 0; k < count; k++) {
+            const double *a = moved + 2 * k, *b = moved + 2 * (k + 1 < count ? k + 1 : 0);
+            if (a[1] > b[1]) { /* from the upper end, so that neighbours share an edge exactly */
+                const double *other = a;
+                a = b;
+                b = other;
+            }
+            int64_t from = first_centre(a[1], top, bottom), to = first_centre(b[1], top, bottom);
+            double slope = (b[0] - a[0]) / (b[1] - a[1]);
+            for (int64_t y = from; y < to; y++) {
+                double x = a[0] + ((double)y + 0.5 - a[1]) * slope;
+                int64_t at = first_centre(x, left, right) - left;
+                toggles[(size_t)(y - top) * step + (size_t)(mirror ? right - left - at : at)] ^= 1;
+            }
+        }
+        int64_t first = mirror ? mirror - right : left;
+        add_parity(toggles, step, bottom - top, right - left,
+                   out + (planes[i] * height + top) * width + first, width);
+    }
+    free(moved);
+    free(toggles);
+    return 0;
 }
 
 #else

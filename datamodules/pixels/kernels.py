@@ -1,7 +1,7 @@
-"""Loads the compiled functions of `kernels.c`, which scale and recolour pixels.
+"""Loads the compiled functions of `kernels.c`, which scale, recolour and fill pixels.
 
-They are compiled at installation. Where that was not possible, or the processor lacks AVX2, torch
-and OpenCV do the same more slowly, with the same pixels to the last bit: nodes may differ.
+They are compiled at installation. Where that was not possible, or the processor lacks AVX2, torch,
+NumPy and OpenCV do the same more slowly, with the same pixels to the last bit: nodes may differ.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 """Version of the functions' arguments; kernels.c must have the same number."""
 
 Axis = ctypes.c_int64 * 8
 """The struct `Axis` of kernels.c."""
+Frame, Seen = ctypes.c_double * 4, ctypes.c_int64 * 4
+"""`view` and `seen` of its function `voc_fill`."""
 
 
 @cache
@@ -49,5 +51,7 @@ def _loaded(path: Path) -> ctypes.CDLL | None:
     found.voc_resample.argtypes = [*picture, Axis, Axis, ctypes.c_char_p, count, *picture]
     found.voc_recolor.argtypes = [*picture, *size, weights, offsets, count, *picture]
     found.voc_sums.argtypes = [*picture, *size, sums]
+    outlines = (pointer, pointer, pointer, number)
+    found.voc_fill.argtypes = [*outlines, Frame, Seen, number, pointer, *size]
     found.voc_recolor.restype = found.voc_sums.restype = None
     return found

@@ -163,7 +163,21 @@ def render_mask(mask: torch.Tensor, plan: Plan) -> torch.Tensor:
     Returns:
         uint8 [H, W] of the output.
     """
-    view, stored = plan.view, mask.numpy()
+    return torch.from_numpy(nearest(mask.numpy(), plan, beyond=VOID))
+
+
+def nearest(stored: NDArray[np.uint8], plan: Plan, *, beyond: int) -> NDArray[np.uint8]:
+    """The stored pixel under the middle of each output pixel.
+
+    Args:
+        stored: uint8 [H, W], as large as the upright picture.
+        plan: How it is rendered.
+        beyond: Value beyond the picture.
+
+    Returns:
+        uint8 [H, W] of the output.
+    """
+    view = plan.view
     (scaled_height, scaled_width), (height, width) = plan.scaled_hw, plan.size_hw
     rows = _nearest_pixels(view.top, view.height, scaled_height, height, len(stored))
     columns = _nearest_pixels(view.left, view.width, scaled_width, width, stored.shape[1])
@@ -173,8 +187,8 @@ def render_mask(mask: torch.Tensor, plan: Plan) -> torch.Tensor:
     for lines, places in ((found, rows), (found.T, columns)):
         is_beyond = places == _NOWHERE
         if is_beyond.any():
-            lines[is_beyond] = VOID
-    return torch.from_numpy(found)
+            lines[is_beyond] = beyond
+    return found
 
 
 def _nearest_pixels(

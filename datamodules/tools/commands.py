@@ -142,6 +142,13 @@ def preview_command(
     samples: Annotated[int, typer.Option(help="Number of samples: one row each.")] = 6,
     epochs: Annotated[int, typer.Option(help="Number of epochs: one column each.")] = 4,
     cell: Annotated[int, typer.Option(help="Side of each picture on the sheet in pixels.")] = 256,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Task whose targets are drawn, such as instances. [default: the data's]"),
+    ] = None,
+    unmasked: Annotated[
+        str, typer.Option(help="What becomes of objects without an outline: fail, box or drop.")
+    ] = "fail",
     split: Split = [],  # noqa: B006
     seed: Seed = 0,
     format_: FormatOption = Format.text,
@@ -159,6 +166,7 @@ def preview_command(
     _check_least(0, {"--epochs": epochs})
     _check_png(output)
     options: dict[str, Any] = {"seed": seed, "storage_options": storage_options(storage_option)}
+    options |= {"task": task, "unmasked": unmasked}
     stored = ShardDataset(dest, split or "train", **options)
     if stored.is_generic:
         problem = f"there is nothing to draw in a dataset for {stored.task}"

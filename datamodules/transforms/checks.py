@@ -8,7 +8,7 @@ import torch
 from torchvision import tv_tensors
 
 from datamodules.transforms.fused import FusedTransform
-from datamodules.transforms.linked_labels import linked_flags
+from datamodules.transforms.linked_labels import linked_flags, linked_masks
 from datamodules.transforms.multi_scale import MultiScale
 from shard_tool.errors import OptionError, SampleError
 
@@ -64,6 +64,9 @@ def checked(
     image, target = _checked_image(result[0], place), result[1]
     if task == "detection":
         return image, _checked_detection(target, place)
+    if task == "instances":
+        detected = _checked_detection(target, place)
+        return image, {**detected, "masks": _checked_masks(target, image, place)}
     if task == "classification":
         return image, _checked_labels(target, (num_labels,), transform, of_sample)
     return image, _checked_mask(target, image, place)
@@ -103,7 +106,7 @@ def _checked_detection(target: Any, place: str) -> dict[str, Any]:
     if labels.is_floating_point():
         problem = f"after the transform labels are {labels.dtype}, expected integers"
         raise SampleError(place, problem, "leave target['labels'] as they are, or index them")
-    flags = linked_flags(flags, labels)
+    flags, crowds = linked_flags(flags, labels), _checked_crowds(target, place)
     boxes, labels = _plain(boxes), _plain(labels)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         problem = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)} do not match"
@@ -118,7 +121,32 @@ def _checked_detection(target: Any, place: str) -> dict[str, Any]:
         value if value.dtype == dtype else value.to(dtype)
         for value, dtype in ((boxes, torch.float32), (labels, torch.int64), (flags, torch.bool))
     )
-    return {**target, "boxes": boxes, "labels": labels, "difficult": flags}
+    return {**target, "boxes": boxes, "labels": labels, "difficult": flags, "iscrowd": crowds}
+
+
+def _checked_crowds(target: dict[str, Any], place: str) -> torch.Tensor:
+    """Which labels are crowds, int64 [N]; none where a transform that makes labels says nothing."""
+    labels = target["labels"]
+    crowds = linked_flags(target.get("iscrowd"), labels, "iscrowd")
+    if crowds is None or (crowds.shape != labels.shape and not crowds.any()):
+        return torch.zeros_like(_plain(labels), dtype=torch.int64)
+    if crowds.shape != labels.shape:
+        hint = "index target['labels'] (or 'iscrowd') where you drop boxes"
+        raise SampleError(place, "after the transform 'iscrowd' does not match the labels", hint)
+    return crowds.to(torch.int64)
+
+
+def _checked_masks(target: dict[str, Any], image: torch.Tensor, place: str) -> torch.Tensor:
+    """A mask for each label, uint8 [N, H, W]."""
+    masks, labels = target.get("masks"), target["labels"]
+    expected, found = (len(labels), *image.shape[1:]), type(masks).__name__
+    if isinstance(masks, torch.Tensor):
+        masks = _plain(linked_masks(masks, labels) if masks.ndim else masks)
+        if tuple(masks.shape) == expected:
+            return masks.to(torch.uint8)
+        found = str(tuple(masks.shape))
+    hint = "index target['labels'] (or 'masks') where you drop boxes"
+    raise SampleError(place, f"after the transform 'masks' are {found}, not {expected}", hint)
 
 
 def _checked_labels(

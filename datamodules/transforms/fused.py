@@ -21,10 +21,10 @@ from torchvision.transforms.v2.functional import convert_bounding_box_format
 from datamodules.pixels.color import ColorChange
 from datamodules.pixels.decode import decode_scaled, is_for_device
 from datamodules.pixels.geometry import Plan, decode_factor, kept_boxes
-from datamodules.pixels.render import render, render_mask
+from datamodules.pixels.render import nearest, render, render_mask
 from datamodules.pixels.upright import turned_size
 from datamodules.transforms.device_work import DeviceWork, work_for_device
-from datamodules.transforms.linked_labels import LinkedLabels, linked_flags
+from datamodules.transforms.linked_labels import LinkedLabels, linked_flags, linked_masks
 from datamodules.transforms.seeding import seed_generators
 from shard_tool.errors import OptionError
 
@@ -335,7 +335,7 @@ def check_places(decode: str, recolor_on: str | None) -> None:
 
 
 def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
-    """The target of a decoded picture, with its boxes moved."""
+    """The target of a decoded picture, with its boxes and masks moved."""
     found, is_kept = dict(target), planned.is_kept
     found["boxes"] = tv_tensors.BoundingBoxes(
         torch.from_numpy(planned.boxes),
@@ -346,12 +346,26 @@ def _moved(target: dict[str, Any], planned: Planned) -> dict[str, Any]:
     labels = target.get("labels")
     if isinstance(labels, LinkedLabels):  # an earlier transform may have dropped boxes only
         found["difficult"] = linked_flags(target.get("difficult"), labels)
+        if "iscrowd" in found:
+            found["iscrowd"] = linked_flags(target["iscrowd"], labels, "iscrowd")
     for name in _PER_BOX:
         if name in found and len(found[name]) == len(is_kept):
             found[name] = found[name][rows]
+    if "masks" in found:
+        masks = linked_masks(found["masks"], labels)[rows]
+        found["masks"] = tv_tensors.Mask(_moved_masks(masks, planned.drawn.plan))
     if isinstance(labels, LinkedLabels):
         plain = found["labels"].as_subclass(torch.Tensor)
-        found["labels"] = LinkedLabels.of(plain, found["difficult"])
+        per_object = {name: found.get(name) for name in ("iscrowd", "masks")}
+        found["labels"] = LinkedLabels.of(plain, found["difficult"], **per_object)
+    return found
+
+
+def _moved_masks(masks: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """Masks uint8 [N, H, W] of the output, from those of the decoded picture; 0 beyond it."""
+    found = torch.empty(len(masks), *plan.size_hw, dtype=torch.uint8)
+    for moved, mask in zip(found, masks.as_subclass(torch.Tensor), strict=True):
+        moved.copy_(torch.from_numpy(nearest(mask.numpy(), plan, beyond=0)))
     return found
 
 
@@ -375,8 +389,10 @@ def _checked_target(target: dict[str, Any], size_hw: tuple[int, int]) -> dict[st
     if not isinstance(boxes, torch.Tensor):
         raise TypeError(f"the target's 'boxes' are {type(boxes).__name__}, expected a tensor")
     for name, value in target.items():
-        if isinstance(value, tv_tensors.Mask | tv_tensors.KeyPoints):
-            raise TypeError(f"a recipe moves pictures, boxes and one mask, not target[{name!r}]")
+        if isinstance(value, tv_tensors.Mask | tv_tensors.KeyPoints) and name != "masks":
+            raise TypeError(f"a recipe moves pictures, boxes and masks, not target[{name!r}]")
+    if "masks" in target:
+        _check_masks(target, size_hw)
     if isinstance(boxes, tv_tensors.BoundingBoxes):
         if boxes.format.value not in {"XYXY", "XYWH", "CXCYWH"}:
             raise TypeError(f"a recipe takes upright boxes, not {boxes.format.value}")
@@ -386,6 +402,22 @@ def _checked_target(target: dict[str, Any], size_hw: tuple[int, int]) -> dict[st
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise TypeError(f"the target's 'boxes' are {tuple(boxes.shape)}, expected [N, 4]")
     return {**target, "boxes": boxes}
+
+
+def _check_masks(target: dict[str, Any], size_hw: tuple[int, int]) -> None:
+    """Check the masks of objects, uint8 [N, H, W], of which an earlier transform may drop some."""
+    masks = target["masks"]
+    if not isinstance(masks, torch.Tensor) or masks.ndim != 3 or masks.dtype != torch.uint8:
+        found = tuple(masks.shape) if isinstance(masks, torch.Tensor) else type(masks).__name__
+        kind = f", {masks.dtype}" if isinstance(masks, torch.Tensor) else ""
+        raise TypeError(f"a recipe takes masks uint8 [N, H, W], not {found}{kind}")
+    if tuple(masks.shape[1:]) != size_hw:
+        message = f"masks {tuple(masks.shape)}, the picture's (H, W) is {size_hw}"
+        raise ValueError(message)
+    linked = linked_masks(masks, target.get("labels"))
+    if len(linked) != len(target["boxes"]):
+        message = f"{len(masks)} masks beside {len(target['boxes'])} boxes"
+        raise ValueError(message)
 
 
 def _is_labels(target: object) -> bool:

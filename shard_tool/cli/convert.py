@@ -123,6 +123,9 @@ class SourceFormat(StrEnum):
     masks = "masks"
     coco = "coco"
     yolo = "yolo"
+    labelme = "labelme"
+    cvat = "cvat"
+    imagefolder = "imagefolder"
 
 
 def convert_command(
@@ -130,9 +133,9 @@ def convert_command(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A folder, or a tar, tar.gz or zip (path or URL), of pictures with VOC's XML or "
-            "masks, or a name from voc2007 to voc2012, which is downloaded first. Several sources "
-            "become one dataset.",
+            help="A folder, or a tar, tar.gz or zip (path or URL), of pictures with annotations: "
+            "VOC's XML, masks, COCO, YOLO, labelme, CVAT, or folders of classes. Or a name from "
+            "voc2007 to voc2012, which is downloaded first. Several sources become one dataset.",
         ),
     ],
     dest: Dest,

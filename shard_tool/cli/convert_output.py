@@ -48,6 +48,9 @@ def classes_line(names: tuple[str, ...], counts: Mapping[str, int]) -> str:
 def boxes_lines(plan: ConversionPlan) -> list[str]:
     """The box convention and what speaks for or against it; of each source, if they differ."""
     rules, evidence = plan.rules, plan.surveyed.evidence
+    is_fixed = all(len(source.conventions) == 1 for source in plan.sources)
+    if is_fixed and not any(its.num_boxes for its in evidence.values()):
+        return []  # folders of classes have none
     if len(set(rules.conventions)) == 1:
         return [_boxes_line("boxes", list(evidence), plan)]
     return [
@@ -201,5 +204,6 @@ def print_conversion(
 
 
 def _objects(manifest: Manifest) -> Counter[str]:
-    """Objects of each class over all splits."""
-    return sum((Counter(split.objects) for split in manifest.splits.values()), Counter[str]())
+    """Objects of each class over all splits; pictures, where classes are of whole ones."""
+    its = (split.objects or split.counts.get("pictures", {}) for split in manifest.splits.values())
+    return sum(map(Counter, its), Counter[str]())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shard_tool.convert.turned import declared_size, tells_turned
 from shard_tool.convert.written import raw_of, run_lengths_of
-from shard_tool.errors import AnnotationError, BoxError, DataError, SourceError
+from shard_tool.errors import AnnotationError, BoxError, DataError
 from shard_tool.format.sample import Part, Sample, SampleObject, encode_sample
 from shard_tool.format.sample import Source as SampleSource
 from shard_tool.pictures.header import Header, read_header
@@ -23,7 +23,6 @@ from shard_tool.pictures.reencode import reencoded
 from shard_tool.pictures.size import picture_size
 from shard_tool.sources.boxes import DEVKIT, NORMALIZED, box_of, in_pixels, placed, scaled
 from shard_tool.sources.file_span import printable
-from shard_tool.sources.keys import MAX_KEY_BYTES
 from shard_tool.sources.report import Report
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from shard_tool.sources.archive import SourceFiles
     from shard_tool.sources.source import Record
 
-_MAX_FILE_BYTES = 1 << 29
-"""A larger picture or mask is refused before it is read."""
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",)}
 _SUFFIXES |= {"BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",)}
 
@@ -244,6 +241,8 @@ class Builder:
             self._note_annotation(annotation, place, is_normalized=is_normalized)
             scale = self._scale(annotation, size_wh, place)
             objects = dict(self._objects(record, annotation, size_wh, scale, place))
+            if record.object_mask is not None:
+                objects = _numbered(objects)
             self._check_listed(record, annotation, place)
         assert record.image is not None
         if annotation is None and record.expected_annotation is not None:
@@ -256,6 +255,7 @@ class Builder:
             segmented=None if annotation is None else annotation.segmented,
             image_sets=record.image_sets,
             source=SampleSource(year=self.rules.years[record.source], archive=record.source),
+            image_labels=self._shown(record, source.place(record.image)),
             listed_objects=_listed(record, objects),
             file=None if record.is_plain else printable(record.image.name),
             orientation=header.orientation if is_turned and not self._is_baked(header) else 1,
@@ -342,15 +342,10 @@ class Builder:
     ) -> SampleObject | None:
         """The object; None where it is of a class that the user drops."""
         rules, convention = self.rules, self.rules.conventions[source]
-        name = rules.classes.rename.get(item.name, item.name)
-        label = rules.classes.labels.get(name)
-        if label is None:
-            if not rules.classes.drops_others:
-                raise _no_class(item, place)
-            self.report.add("other-class-dropped", f"{place}: {name!r}")
+        if (its_class := self._class_of(item.name, place, f"object {item.index + 1}: ")) is None:
             return None
-        if name != item.name:
-            self.report.add("renamed", f"{item.name} to {name}")
+        name, label = its_class
+        rle = run_lengths_of(item, size_wh, place)
         bbox = None
         if item.corners is not None:
             found = placed(
@@ -389,10 +384,34 @@ class Builder:
             polygons=None
             if item.polygons is None
             else tuple([self._polygon(its, convention, size_wh, scale) for its in item.polygons]),
-            rle=run_lengths_of(item, size_wh, place),
+            rle=rle,
             crowd=item.crowd,
             raw=raw_of(item, bbox),
         )
+
+    def _class_of(self, written: str, place: str, whose: str = "") -> tuple[str, int] | None:
+        """Name and label of a class; None where it is one that the user drops."""
+        classes = self.rules.classes
+        name = classes.rename.get(written, written)
+        label = classes.labels.get(name)
+        if label is None:
+            if not classes.drops_others:
+                problem = f"{whose}{written!r} is not one of the dataset's classes"
+                hint = "use --classes, --rename or --other-classes drop"
+                raise AnnotationError(place, problem, hint)
+            self.report.add("other-class-dropped", f"{place}: {name!r}")
+            return None
+        if name != written:
+            self.report.add("renamed", f"{written} to {name}")
+        return name, label
+
+    def _shown(self, record: Record, place: str) -> dict[str, int] | None:
+        """VOC's 1 or -1 for each class, where the record says those of the whole picture."""
+        if record.shown_classes is None:
+            return None
+        found = [self._class_of(name, place) for name in record.shown_classes]
+        shown = {its[0] for its in found if its}
+        return {name: 1 if name in shown else -1 for name in self.rules.classes.names}
 
     @staticmethod
     def _polygon(
@@ -421,45 +440,9 @@ def _listed(record: Record, objects: Mapping[int, SampleObject]) -> tuple[int, .
     return tuple(numbers[listed] for listed in record.listed_objects if listed in numbers)
 
 
-def check_files(source: SourceFiles, record: Record, task: str) -> None:
-    """Refuse a record whose files cannot make a sample, before any is read.
-
-    Raises:
-        DataError: The key is too long, or a file is missing or too large; names it.
-    """
-    length = len(record.key.encode("utf-8", "surrogateescape"))
-    if length > MAX_KEY_BYTES:
-        problem = f"cannot be a sample's key: {length} bytes (most: {MAX_KEY_BYTES})"
-        raise DataError(source.place(record.expected_image), problem, "rename the picture")
-    lacks_annotation = record.annotation is None and record.expected_annotation is not None
-    if record.image is not None and task == "segmentation" and record.class_mask is None:
-        place = source.place(record.expected_mask or record.expected_image)
-        problem = f"is missing: a picture without mask ({_naming(record)})"
-        raise SourceError(place, problem, "leave it out by --unlabelled drop")
-    if record.image is None or lacks_annotation:
-        raise _missing(source, record, lacks_annotation=lacks_annotation)
-    for span in record.pictures:
-        if span.size > _MAX_FILE_BYTES:
-            place = source.place(span)
-            raise DataError(place, f"{span.size} bytes are too many (most: {_MAX_FILE_BYTES})")
-
-
-def _missing(source: SourceFiles, record: Record, *, lacks_annotation: bool) -> SourceError:
-    """The error for a record without its picture, its annotation or both."""
-    if record.image is None:
-        what = "there is no such file" if lacks_annotation else "an annotation without its picture"
-        place = source.place(record.expected_image)
-        return SourceError(place, f"is missing: {what} ({_naming(record)})")
-    place = source.place(record.expected_annotation or "")
-    problem = f"is missing: a picture without its annotation ({_naming(record)})"
-    hint = "leave it out by --unlabelled drop, or take it by --unlabelled background"
-    return SourceError(place, problem, hint)
-
-
-def _naming(record: Record) -> str:
-    return f"{', '.join(record.image_sets) or 'a split list'} names {record.id!r}"
-
-
-def _no_class(item: ObjectAnnotation, place: str) -> AnnotationError:
-    problem = f"object {item.index + 1}: {item.name!r} is not one of the dataset's classes"
-    return AnnotationError(place, problem, "use --classes, --rename or --other-classes drop")
+def _numbered(objects: Mapping[int, SampleObject]) -> dict[int, SampleObject]:
+    """The objects with their numbers in the object mask, where their places no longer tell them."""
+    return {
+        index: item if index + 1 == place else replace(item, number=index + 1)
+        for place, (index, item) in enumerate(objects.items(), start=1)
+    }

@@ -56,7 +56,7 @@ class Look:
     report: Report = field(default_factory=Report)
     """What is dropped or read otherwise."""
     objects: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Split to class to number of good objects."""
+    """Split to class to number of good objects; of pictures, where classes are of whole ones."""
     num_bad: int = 0
 
     @property
@@ -71,7 +71,7 @@ class Look:
             self.num_bad += 1
             self.count(bad["error"], bad["hint"])
         its = self.objects.setdefault(found["split"], {})
-        for name, count in found["objects"].items():
+        for name, count in (found["objects"] or found["counts"].get("pictures", {})).items():
             its[name] = its.get(name, 0) + count
 
     def count(self, error: str, hint: str) -> None:

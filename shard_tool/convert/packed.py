@@ -40,7 +40,9 @@ def packed(read: Read) -> bytes:
     record, annotation, error = read
     if error is not None or (annotation and (annotation.bad_objects or annotation.notes)):
         return _PICKLED + pickle.dumps(tuple(read), pickle.HIGHEST_PROTOCOL)
-    plain = tuple([tuple(value) if type(value) is FileSpan else value for value in record])
+    plain: tuple[Any, ...] = tuple(
+        [tuple(value) if type(value) is FileSpan else value for value in record]
+    )
     return _PLAIN + marshal.dumps((plain, annotation and _plain_annotation(annotation)))
 
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shard_tool.convert.rules import Rules
-    from shard_tool.convert.spool import Spool
     from shard_tool.convert.survey import Columns, Surveyed
     from shard_tool.errors import DataError
     from shard_tool.sources.report import Report
     from shard_tool.sources.source import Source
+    from shard_tool.sources.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +247,10 @@ def _without_duplicates(
 
 
 def _objects_of(read: Read) -> set[tuple[str, Any]]:
-    """Name and corners of each object, as written."""
+    """Name and corners of each object, as written, and classes of the whole picture."""
     objects = () if read.annotation is None else read.annotation.objects
-    return {(item.name, item.corners) for item in objects}
+    shown = ((name, None) for name in read.record.shown_classes or ())
+    return {(item.name, item.corners) for item in objects}.union(shown)
 
 
 def _read(spool: Spool, offset: int, length: int) -> Read:

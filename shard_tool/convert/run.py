@@ -18,7 +18,6 @@ from shard_tool.convert.identity import identity, identity_of_manifest
 from shard_tool.convert.plan import ConversionPlan, plan_splits
 from shard_tool.convert.results import ConvertReport, Results
 from shard_tool.convert.source_digests import source_entries
-from shard_tool.convert.spool import Spool
 from shard_tool.convert.survey import survey
 from shard_tool.convert.write_shard import ShardJob, make_shard
 from shard_tool.dataset.disk_space import check_disk_space
@@ -26,6 +25,7 @@ from shard_tool.dataset.publication import BAD_RECORDS_NAME, check_shards_are_ow
 from shard_tool.errors import OptionError
 from shard_tool.sources.open import open_source, resolve_splits
 from shard_tool.sources.source import Source
+from shard_tool.sources.spool import Spool
 from shard_tool.storage.location import Folder
 from shard_tool.tasks.engines import LOCAL
 from shard_tool.tasks.pool import open_pool

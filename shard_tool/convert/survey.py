@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shard_tool.convert.build import check_files
+from shard_tool.convert.files_needed import check_files
 from shard_tool.convert.packed import Read, packed
 from shard_tool.convert.source_digests import ReadFiles
 from shard_tool.errors import DataError
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shard_tool.convert.rules import Unlabelled
-    from shard_tool.convert.spool import Spool
     from shard_tool.sources.annotation import Annotation
     from shard_tool.sources.archive import SourceFiles
     from shard_tool.sources.source import Record, Source
+    from shard_tool.sources.spool import Spool
 
 _AT_A_TIME = 512
 """Records of one task."""
@@ -225,6 +225,8 @@ def read_records(reader: Reader, records: Sequence[Record]) -> _Part:
         if read.annotation is not None:
             report.note(read.annotation.notes)
             _count(part, read)
+        if record.shown_classes is not None:
+            part.evidence.setdefault(record.source, Evidence()).names.update(record.shown_classes)
     part.report, part.files = report.as_json(), files.as_json()
     return part
 
@@ -253,6 +255,8 @@ def _contents(reader: Reader, records: Sequence[Record]) -> list[bytes | None]:
 def _read(reader: Reader, record: Record, content: bytes | None, report: Report) -> Read | None:
     """Parse a record's annotation; None for a picture that is left out."""
     source = reader.sources[record.source]
+    if record.problem is not None:
+        return Read(record._replace(document=None, problem=None), None, record.problem)
     choice = reader.unlabelled[record.source]
     lacks_mask = reader.task == "segmentation" and record.class_mask is None
     lacks_annotation = record.annotation is None and record.expected_annotation is not None

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 
 def raw_of(item: ObjectAnnotation, box: Box | None) -> dict[str, Any] | None:
-    """The raw values of an object; a `bbox` among them only if the sample's box is another one."""
-    if item.raw is None or "bbox" not in item.raw or box != item.corners:
+    """The raw values of an object; COCO's `bbox` only if the sample's box is another one."""
+    if item.raw is None or "bbox" not in item.raw:
+        return item.raw
+    x, y, width, height = map(float, item.raw["bbox"])
+    if box != (x, y, x + width, y + height):
         return item.raw
     return {name: value for name, value in item.raw.items() if name != "bbox"} or None
 

@@ -1,4 +1,4 @@
-"""Scales and re-encodes pictures on request, and scales masks, boxes, parts and points with them.
+"""Scales and re-encodes pictures on request, and scales masks and annotations with them.
 
 Nothing else changes the bytes of a picture; without a `Reencoding` a conversion does not call this
 module. The same bytes in give the same bytes out on every machine with the same encoder. Pillow and
@@ -21,10 +21,17 @@ import PIL
 from PIL import Image, UnidentifiedImageError, features
 
 from shard_tool.errors import DataError, OptionError
+from shard_tool.format.run_lengths import (
+    counts_of_pixels,
+    counts_string,
+    pixels_of_counts,
+    run_counts,
+)
 from shard_tool.format.sample import MAX_PIXELS, PICTURES, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from shard_tool.format.sample import Box, Sample, SampleObject
 
@@ -107,7 +114,8 @@ def reencoded(
     YCCK becomes CMYK), ICC profile and EXIF block and may lose other metadata. An EXIF rotation is
     not applied: the picture is upright already, or annotations are in the stored orientation. CMYK
     stays CMYK, since its profile would be wrong for RGB. A PNG stays a PNG, without loss, and keeps
-    its bytes unless it is scaled; a WebP is encoded at the quality.
+    its bytes unless it is scaled; a WebP is encoded at the quality. What the source says beside all
+    that (`raw`, such as COCO's `area`) stays as written.
 
     Args:
         reencoding: The options.
@@ -121,8 +129,8 @@ def reencoded(
 
     Raises:
         DataError: The picture is not what its extension says, damaged or larger than `MAX_PIXELS`,
-            or a mask is not a palette or grey PNG of the picture's size. Names the picture and the
-            mask.
+            a mask is not a palette or grey PNG of the picture's size, or run lengths are not of
+            that size. Names the picture, and the mask or the object.
         OptionError: This process has another encoder than the one that planned.
     """
     if reencoding.encoder != encoder():
@@ -142,7 +150,7 @@ def reencoded(
     for extension in _MASKS:
         if extension in members:
             made[extension] = _mask(members[extension], old, new, f"{place}: its {extension}")
-    return made, _scaled_sample(sample, new)
+    return made, _scaled_sample(sample, new, place)
 
 
 def _picture(
@@ -245,14 +253,17 @@ def _check_size(found: Size, expected: Size, place: str) -> None:
         raise DataError(place, problem)
 
 
-def _scaled_sample(sample: Sample, new: Size) -> Sample:
+def _scaled_sample(sample: Sample, new: Size, place: str) -> Sample:
     old = (sample.width, sample.height)
-    objects = [_scaled_object(item, old, new) for item in sample.objects]
+    objects = [
+        _scaled_object(item, old, new, f"{place}: object {number}")
+        for number, item in enumerate(sample.objects, start=1)
+    ]
     return replace(sample, width=new[0], height=new[1], objects=tuple(objects))
 
 
-def _scaled_object(item: SampleObject, old: Size, new: Size) -> SampleObject:
-    point, parts = item.point, item.parts
+def _scaled_object(item: SampleObject, old: Size, new: Size, place: str) -> SampleObject:
+    point, parts, polygons = item.point, item.parts, item.polygons
     return replace(
         item,
         bbox=None if item.bbox is None else scaled_box(item.bbox, old, new),
@@ -262,7 +273,32 @@ def _scaled_object(item: SampleObject, old: Size, new: Size) -> SampleObject:
         parts=None
         if parts is None
         else tuple(Part(name=part.name, bbox=scaled_box(part.bbox, old, new)) for part in parts),
+        polygons=None
+        if polygons is None
+        else tuple(
+            [
+                tuple([_scaled(value, at % 2, old, new) for at, value in enumerate(polygon)])
+                for polygon in polygons
+            ]
+        ),
+        rle=None if item.rle is None else _scaled_runs(item.rle, old, new, place),
     )
+
+
+def _scaled_runs(rle: dict[str, Any], old: Size, new: Size, place: str) -> dict[str, Any]:
+    """Scale run lengths as masks are scaled; a string stays a string, a list a list."""
+    height, width = rle["size"]
+    if (width, height) != old:
+        problem = f"its run lengths are of {width} x {height} px, its picture has"
+        raise DataError(place, f"{problem} {old[0]} x {old[1]}")
+    try:
+        pixels = pixels_of_counts(run_counts(rle), height)
+    except ValueError as exc:
+        raise DataError(place, f"its run lengths are wrong: {exc}") from exc
+    columns, rows = (_centres(*sides) for sides in zip(old, new, strict=True))
+    counts = counts_of_pixels(pixels[columns[:, None], rows].T.astype(bool))
+    written = counts_string(counts) if isinstance(rle["counts"], str) else counts.tolist()
+    return {**rle, "size": [new[1], new[0]], "counts": written}
 
 
 def scaled_box(box: Box, old: Size, new: Size) -> Box:

@@ -26,7 +26,8 @@ KIND_OF_SUFFIX = {
     ".txt": "list",
     ".json": "json",
     **dict.fromkeys((".yaml", ".yml"), "yaml"),
-    **dict.fromkeys((".data", ".names"), "darknet"),
+    ".data": "darknet",
+    ".names": "names",
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"), "picture"),
     **dict.fromkeys((".tif", ".tiff", ".gif"), "picture"),
 }

@@ -45,5 +45,13 @@ MEANINGS: dict[str, str] = {
     "keypoints-unread": "Keypoints were not read; the object's raw values hold them as written.",
     "object-twice": "An object that is there twice, with the same values, was taken once.",
     "shape-dropped": "A polygon or another shape beside the box was not read.",
+    "shape-without-area": "A point, a line or another shape without an area is no object; the "
+    "picture's raw has it.",
+    "picture-tag": "A tag of the whole picture is no object; the picture's raw has it.",
+    "region-ignored": "A region labelled __ignore__ is no object; the picture's raw has it.",
+    "shapes-joined": "Shapes of one label and one group_id were read as one object.",
+    "curve-as-polygon": "A circle or an ellipse was read as a polygon within 0.1 pixels of it.",
+    "mask-rounded": "A mask that does not begin at a whole pixel was moved to the nearest one.",
+    "mask-without-size": "A mask was not read, since its file does not say the picture's size.",
 }
 """Code to one sentence for the user."""

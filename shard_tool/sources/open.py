@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import OptionError, SourceError
 from shard_tool.sources.coco.open import find_coco
+from shard_tool.sources.cvat.source import find_cvat
+from shard_tool.sources.imagefolder.source import find_image_folder
+from shard_tool.sources.labelme.source import find_labelme
 from shard_tool.sources.listing import list_files
 from shard_tool.sources.voc.open import find_voc
 from shard_tool.sources.yolo.open import find_yolo
@@ -19,9 +22,15 @@ if TYPE_CHECKING:
 
     Finder = Callable[[Listing, Mapping[str, str]], Found | None]
 
-_FINDERS: dict[str, Finder] = {"coco": find_coco, "yolo": find_yolo}
-"""Format to what finds its data among the files of a source; VOC's come last."""
-FORMATS = (*_FINDERS, "voc", "voc-flat", "masks")
+_FINDERS: dict[str, Finder] = {
+    "coco": find_coco,
+    "yolo": find_yolo,
+    "labelme": find_labelme,
+    "cvat": find_cvat,
+}
+"""Format to what finds its data among the files of a source; VOC's come last, and then folders of
+classes, which are looked for where nothing else is found."""
+FORMATS = (*_FINDERS, "voc", "voc-flat", "masks", "imagefolder")
 SPLITS = ("train", "val", "trainval", "test")
 """The usual splits, in this order."""
 _MOST_SHOWN = 10
@@ -68,6 +77,10 @@ def _found(listing: Listing, split_files: Mapping[str, str], format_: str) -> Fo
         found.append(find_voc(listing, split_files))
     except SourceError as exc:
         nothing = exc
+    is_wanted = format_ == "imagefolder"
+    if is_wanted or not found:  # folders of classes are what nothing else annotates
+        folders = find_image_folder(listing, split_files, is_wanted=is_wanted)
+        found += [folders] if folders else []
     if format_ != "auto":
         wanted = [its for its in found if its.format == format_]
         if not wanted and found:

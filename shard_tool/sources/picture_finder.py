@@ -16,7 +16,7 @@ from shard_tool.sources.file_span import slashed
 from shard_tool.sources.file_table import stems_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from shard_tool.sources.file_span import FileSpan
     from shard_tool.sources.file_table import FileTable
@@ -56,14 +56,18 @@ class PictureFinder:
                         return span
         return None
 
-    def find_anywhere(self, written: str) -> FileSpan | None:
+    def find_anywhere(self, written: str, among: Collection[str] | None = None) -> FileSpan | None:
         """The same wherever it lies: where the most folders of the path are those written.
+
+        Args:
+            written: As for `find`.
+            among: The folders in which it may lie; None: any.
 
         Raises:
             SourceError: Several pictures have the name, and equally much of the path.
         """
         for names in _spellings(written):
-            if span := self._anywhere(names, written):
+            if span := self._anywhere(names, written, among):
                 return span
         return None
 
@@ -71,8 +75,12 @@ class PictureFinder:
         files = self.table.files.get((folder, "picture"))
         return None if files is None else files.find(_stem(name))
 
-    def _anywhere(self, names: Sequence[str], written: str) -> FileSpan | None:
+    def _anywhere(
+        self, names: Sequence[str], written: str, among: Collection[str] | None
+    ) -> FileSpan | None:
         known = self._folders_of.get(_stem(names[-1]), ())
+        if among is not None:
+            known = [folder for folder in known if folder in among]
         if not known:
             return None
         above = names[-2::-1]

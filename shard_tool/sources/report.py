@@ -16,9 +16,11 @@ MOST_EXAMPLES = 3
 
 MEANINGS: dict[str, str] = {
     # What was read otherwise than written, or left out
+    "annotation-twice": "an annotation says the same of a picture as another file; taken once",
     "annotation-without-picture": "an annotation has no picture; left out",
     "background": "an annotation without objects; the picture is background",
-    "box-clipped": "a box left its picture by a pixel at most; clipped",
+    "box-clipped": "a box left its picture by at most a pixel (in YOLO's labels 1 % of a side); "
+    "clipped",
     "category-parent": "a category has no objects and is only the parent of others; no class",
     "content-other-than-name": "a picture has another format than its suffix says; "
     "named by its content",
@@ -34,8 +36,9 @@ MEANINGS: dict[str, str] = {
     "in-other-list": "a picture is in lists of other names alone, which --split takes; left out",
     "json-beside-instances": "a JSON holds captions, key points or segments of pictures whose "
     "instances another one holds; not read",
-    "json-other": "a JSON is not of COCO's form; not read",
+    "json-other": "a JSON file is no annotation of its source's format; not read",
     "json-without-annotations": "a JSON lists pictures and has no annotations; left out",
+    "label-of-no-object": "a label is for tags, or for the points of skeletons; no class",
     "list-line-other": "a line of a list holds more than an id; understood",
     "list-name-twice": "a name is in a list twice; taken once",
     "mask-by-color": "a mask was read by its colours, and written as class ids",
@@ -46,7 +49,12 @@ MEANINGS: dict[str, str] = {
     "name-encoded": "a name holds what no key can; percent-encoded",
     "name-with-backslash": "a member has back-slashes in its name; read as slashes",
     "path-mended": "a path of another machine; what ends as it does was taken",
+    "xml-other": "an XML file is no annotation of its source's format; not read",
     "picture-apart": "a picture lies apart from all that is annotated; left out",
+    "picture-by-own-name": "an annotation's imagePath names no picture, or one of another "
+    "annotation; the picture of the annotation's own name was taken",
+    "picture-by-path": "an annotation's imagePath names a picture of another name than its own; "
+    "taken",
     "picture-recoded": "a picture is of a format that few readers know; written as PNG",
     "size-absent": "an annotation does not say the picture's size; the picture's was taken",
     "size-ignored": "an annotation says another size than its picture has; ignored "
@@ -82,6 +90,7 @@ LEFT_OUT = {
     "mask-without-picture",
     "object-elsewhere",
     "other-class-dropped",
+    "shape-without-area",
     "unlabelled",
 }
 """Codes that say that a picture or an object is not in the dataset."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from shard_tool.errors import DataError
     from shard_tool.pictures.masks import Color
     from shard_tool.sources.annotation import Annotation
     from shard_tool.sources.archive import FileSpan, SourceFiles
@@ -47,6 +48,10 @@ class Record(NamedTuple):
     document: bytes | None = None
     """The annotation itself, where a file holds those of many pictures; `annotation` then names its
     place in messages (``annotations/train.json#17``). Gone once it is parsed."""
+    shown_classes: tuple[str, ...] | None = None
+    """Classes of the picture as a whole, where its folder says them; None: lists or objects do."""
+    problem: DataError | None = None
+    """Why it cannot become a sample, as far as its source knows already."""
 
     @property
     def pictures(self) -> list[FileSpan]:

@@ -301,7 +301,7 @@ def test_a_recipe_for_another_task_is_refused(mini_masks: Path) -> None:
     data = VOCDataModule(str(mini_masks), transforms="ssd")
     with pytest.raises(OptionError) as caught:
         data.train_dataloader()
-    problem = "transforms: 'ssd' is for detection, the data is for segmentation"
+    problem = "transforms: 'ssd' is for detection and instances, the data is for segmentation"
     others = "letterbox or random_resized_crop or random_scale_crop"
     assert str(caught.value) == f"{problem}; take {others}"
 

@@ -149,3 +149,22 @@ def test_a_contact_sheet_has_the_names_it_is_given(tmp_path: Path) -> None:
     contact_sheet(batch, tmp_path / "numbers.png")
     contact_sheet(batch, tmp_path / "names.png", class_names=dataset.class_names)
     assert (tmp_path / "numbers.png").read_bytes() != (tmp_path / "names.png").read_bytes()
+
+
+def test_masks_of_objects_are_drawn_each_in_its_colour_and_crowds_in_red() -> None:
+    masks = torch.zeros(2, WH[1], WH[0], dtype=torch.uint8)
+    masks[0, 2:6, 2:6], masks[1, 10:14, 10:14] = 1, 1
+    target = {**target_of(1, 2), "iscrowd": torch.tensor([0, 1])}
+    plain = marked(GREY, target, THREE)
+    drawn = marked(GREY, {**target, "masks": masks}, THREE)
+    changed = (drawn != plain).any(0)
+    for mask in masks:
+        assert changed[mask.bool()].any()
+    assert not changed[(masks == 0).all(0)].any()
+    colors = {tuple(color) for color in plain.flatten(1).T.tolist()}
+    assert {(255, 255, 0), (255, 0, 0)} <= colors
+    side = 2 * max(WH)
+    assert cell(GREY, {**target, "masks": masks}, side=side).shape == (3, side, side)
+    nothing = {name: value[:0] for name, value in {**target, "masks": masks}.items()}
+    assert torch.equal(marked(GREY, nothing), GREY)
+    assert cell(GREY, nothing, side=side).shape == (3, side, side)

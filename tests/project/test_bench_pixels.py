@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks import contenders, loaders, measure, pixels
+from benchmarks import contenders, instances, loaders, measure, pixels
 from benchmarks.data import Size, make_data
 from benchmarks.harness import Row
 from benchmarks.pixels_contenders import Contender
@@ -51,6 +51,18 @@ def test_pixels_measures_every_kind_on_one_core_and_two(
         0 < found["bounds"]["resize 300 / decoding alone: 1 / (1 + decode rate / resize rate)"] < 1
     )
     assert found["verdicts"] == []  # a toy decides nothing
+
+
+@pytest.mark.slow
+def test_instances_compares_each_recipe_with_the_faster_of_torchvisions_decoders(
+    run_main: Callable[..., dict[str, Any]],
+) -> None:
+    found = run_main(instances)
+    assert found["ratios"].keys() == {"flip and resize", "ssdlite", "ssd"}
+    assert found["objects"] > found["pictures"]
+    for recipe, ratio in found["ratios"].items():
+        others = [us for name, us in found["cpu_us"].items() if name.startswith(f"{recipe}, torch")]
+        assert ratio == pytest.approx(min(others) / found["cpu_us"][f"{recipe}, ours"])
 
 
 def test_pixels_compares_with_the_fastest_of_torchvisions_own_decoders() -> None:

@@ -21,6 +21,7 @@ from scripts.segmenter import MODELS, VOID, Segmenter, _loss, stacks
 from scripts.train import Detector
 from shard_tool.errors import OptionError
 from tests.kit.datasets.converted import converted
+from tests.kit.datasets.instances import outlined
 from tests.kit.datasets.stored import stored
 from tests.kit.models.recorder import trainer
 
@@ -54,7 +55,8 @@ def toys(mini_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder = tmp_path_factory.mktemp("toys")
     boxes = stored(folder / "boxes", {"train": [6], "val": [3], "test": [3]})
     converted(mini_archive, folder / "masks", task="segmentation", resize=96)
-    return {"detection": boxes, "segmentation": folder / "masks"}
+    masks = outlined(folder / "outlines", {"train": [6], "val": [3]})
+    return {"detection": boxes, "segmentation": folder / "masks", "instances": masks}
 
 
 @pytest.mark.slow
@@ -70,7 +72,7 @@ def test_each_config_trains_and_validates_at_toy_size(
         *("--trainer.check_val_every_n_epoch", 1, "--trainer.enable_model_summary", "false"),
         *("--trainer.precision", "32-true"),  # bf16 is slow on a CPU
     ]
-    if task == "detection":
+    if task != "segmentation":
         arguments += ["--model.input_size", 64]
     commandline("fit", "--config", path, *arguments)
 

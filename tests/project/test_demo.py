@@ -30,7 +30,7 @@ def steps_of(run: Path) -> dict[int, float]:
 
 def test_the_demo_converts_trains_is_killed_and_resumes(tmp_path: Path) -> None:
     done = subprocess.run(
-        [warm_python(), str(ROOT / "scripts/demo.py"), "--seconds", "20", "--output", tmp_path],
+        [warm_python(), str(ROOT / "scripts/demo.py"), "--seconds", "1", "--output", tmp_path],
         capture_output=True,
         text=True,
         check=False,

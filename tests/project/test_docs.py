@@ -13,7 +13,11 @@ import pytest
 import typer
 
 from scripts.cli_reference import COMMAND, VERBS, reference
+from tests.kit.datasets.class_folders import class_folders
+from tests.kit.datasets.cvat_files import cvat_folder
+from tests.kit.datasets.labelme_files import labelme_folder
 from tests.kit.datasets.own_folder import messy_folder, tidy_folder
+from tests.kit.datasets.yolo_files import bugs_folder
 from tests.kit.processes.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +40,10 @@ def reader_s_folder(
     shutil.copytree(mini_dataset, tmp_path / "voc2012")
     tidy_folder(tmp_path / "foxes")
     messy_folder(tmp_path / "messy")
+    bugs_folder(tmp_path / "bugs")
+    labelme_folder(tmp_path / "leaves")
+    cvat_folder(tmp_path / "plates")
+    class_folders(tmp_path / "pets")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

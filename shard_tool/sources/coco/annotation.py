@@ -5,11 +5,17 @@ missing. One that cannot be read is a `BadObject` and leaves the others alone. W
 another way than written plainly makes a note (`shard_tool/sources/notes.py`). What has no place of
 its own in a sample stays in `raw`, with the numbers as written.
 
-Source: https://cocodataset.org/#format-data, and what exporters write (docs/guides/coco.md).
+CVAT writes a rotated box as it was before, and its degrees as the attribute `rotation`: it has no
+polygon then, and the box around it is taken.
+
+Sources: https://cocodataset.org/#format-data; cvat/apps/dataset_manager/formats/coco.py, which
+turns no boxes into polygons; datumaro/plugins/data_formats/coco/exporter.py, which writes the
+attributes.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,9 +26,10 @@ from shard_tool.sources.coco.categories import category_text
 from shard_tool.sources.coco.segmentation import box_around, polygons_of, run_lengths_of
 from shard_tool.sources.coco.values import are_numbers, shown
 from shard_tool.sources.notes import Note
+from shard_tool.sources.shapes import hull_of_turned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from shard_tool.sources.boxes import Corners
 
@@ -111,6 +118,8 @@ def _object(
     corners, bbox = _corners(item.get("bbox"), where)
     if corners is None:
         corners = box_around(polygons, rle, where, note)
+    elif "attributes" in item and polygons is None and rle is None:
+        corners = _turned(corners, item["attributes"], note)
     if item.get("keypoints"):
         note("keypoints-unread")
     raw = _without(item, _OBJECT_FIELDS)
@@ -144,6 +153,17 @@ def _corners(bbox: Any, where: str) -> tuple[Corners | None, list[float] | None]
     except OverflowError:
         raise AnnotationError(where, f"bbox is {shown(bbox)}: not finite", _HINT) from None
     return (x, y, x + width, y + height), bbox
+
+
+def _turned(corners: Corners, attributes: Any, note: Callable[[str, str], None]) -> Corners:
+    """The hull of a box that CVAT rotated; an inverted box stays, for its own error."""
+    degrees = attributes.get("rotation") if type(attributes) is dict else None
+    xmin, ymin, xmax, ymax = corners
+    if not degrees or not are_numbers((degrees,)) or xmin > xmax or ymin > ymax:
+        return corners
+    note("rotated-box", f"bbox turned by {degrees:g} degrees")
+    centre = ((xmin + xmax) / 2, (ymin + ymax) / 2)
+    return hull_of_turned(centre, (xmax - xmin, ymax - ymin), math.radians(degrees))
 
 
 def _crowd(value: Any, where: str) -> bool | None:

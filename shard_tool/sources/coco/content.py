@@ -7,6 +7,7 @@ object takes a hundred bytes beside the file itself.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,15 +56,6 @@ class _Annotation(Struct):
     category_id: Id = None
 
 
-class _Kind(Struct):
-    """What tells other files of COCO's from one of instances."""
-
-    segments_info: Raw | None = None
-    caption: Raw | None = None
-    bbox: Raw | None = None
-    segmentation: Raw | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class CocoJson:
     """One file: its three lists, each element not decoded yet."""
@@ -84,13 +76,13 @@ class CocoJson:
         if not self.annotations:
             return "instances"
         try:
-            first = msgspec.json.decode(self.annotations[0], type=_Kind)
-        except msgspec.DecodeError:
+            first = msgspec.json.decode(self.annotations[0], type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError):
             return "instances"  # what is wrong with it is said later
-        if first.segments_info is not None:
+        if "segments_info" in first:
             return "panoptic"
-        has_shape = first.bbox is not None or first.segmentation is not None
-        return "instances" if first.caption is None or has_shape else "captions"
+        is_text = "caption" in first and not first.keys() & {"bbox", "segmentation"}
+        return "captions" if is_text else "instances"
 
     @cached_property
     def categories(self) -> tuple[Category, ...]:
@@ -260,7 +252,7 @@ def _decoded(decode: Any, raw: Raw, place: str) -> Any:
         raise SourceError(place, f"cannot be read: {exc}") from exc
 
 
-_NO_NUMBERS = (b"NaN", b"Infinity", b"-Infinity")
+_NO_NUMBER = re.compile(rb"NaN|-?Infinity")
 
 
 def _malformed(content: Content, place: str, exc: Exception) -> SourceError:
@@ -271,13 +263,11 @@ def _malformed(content: Content, place: str, exc: Exception) -> SourceError:
         hint = "download or write it again" if "truncated" in told else ""
         return SourceError(place, f"is not JSON, or cut short: {told}", hint)
     at = int(digits)
-    # msgspec points behind a sign
-    found = bytes(content[max(at - 1, 0) : at + 32])
-    number = next((n.decode() for n in _NO_NUMBERS if found.lstrip(b":, [").startswith(n)), None)
     line = bytes(content[:at]).count(b"\n") + 1
-    where = f"line {line}, byte {at}"
-    if number is not None:
-        problem = f"holds {number} at {where}, and JSON knows no such number (Python writes it)"
-        return SourceError(place, problem, "write null there, or leave the object out")
-    shown = found[1:].decode("utf-8", "replace")
+    for begin in (max(at - 1, 0), at):  # msgspec points behind a sign
+        if found := _NO_NUMBER.match(bytes(content[begin : begin + 9])):
+            problem = f"holds {found[0].decode()} at line {line}, byte {begin}"
+            problem += ", and JSON knows no such number (Python writes it)"
+            return SourceError(place, problem, "write null there, or leave the object out")
+    shown = bytes(content[at : at + 32]).decode("utf-8", "replace")
     return SourceError(place, f"is not JSON: {told} in line {line}, at {shown!r}")

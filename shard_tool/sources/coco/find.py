@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,15 +14,16 @@ from shard_tool.sources.coco.splits import has_instances_beside
 from shard_tool.sources.coco.text import content_of, peeks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from shard_tool.sources.archive import FileSpan
     from shard_tool.sources.file_table import Files, FileTable
     from shard_tool.sources.listing import Listing
 
 _LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-_MOST_LOOKED_AT = 64
-"""Files of one folder: one of more holds a JSON a picture, as labelme writes them."""
+_FEW = 64
+"""Of so many files each is looked at, whatever it is called."""
+_MOST_LOOKED_AT = 1024
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class FoundJson:
     """Why one that looks like it cannot be read."""
     beside: tuple[FileSpan, ...] = ()
     """Captions, key points and the like, whose pictures' instances another file holds."""
+    other: FileSpan | None = None
+    """The first other one; None: there is none."""
     num_others: int = 0
-    others: tuple[FileSpan, ...] = field(default=(), repr=False)
-    """The first other one."""
 
 
 def find_json(listing: Listing) -> FoundJson:
@@ -63,31 +64,39 @@ def find_json(listing: Listing) -> FoundJson:
             broken = broken or exc
             continue
         read += [its] if its is not None else []
-    num_others = listing.table.count("json") - len(read) - len(beside)
     known = {*beside, *(its.span for its in read)}
-    others = tuple(span for span in spans if span not in known)[:1]
-    return FoundJson(tuple(read), broken, beside, num_others, others)
+    other = next((span for span in _every(listing.table) if span not in known), None)
+    num_others = listing.table.count("json") - len(known)
+    return FoundJson(tuple(read), broken, beside, other, num_others)
 
 
 def candidates(table: FileTable) -> list[FileSpan]:
     """The JSON files that may be COCO's, sorted by name.
 
-    COCO's JSON holds many pictures. So of a folder with many files the largest are taken that are
-    not named as a picture beside them.
+    COCO's JSON holds many pictures. So among many files the largest are taken, but for those that
+    are named as a picture beside them, as labelme names them.
     """
-    found: list[FileSpan] = []
-    for folder, files in table.of_kind("json").items():
-        rows = np.arange(len(files))
-        if len(rows) > _MOST_LOOKED_AT:
-            rows = _apart(files, table.files.get((folder, "picture")))
-            rows = rows[np.argsort(files.sizes[rows], kind="stable")[-_MOST_LOOKED_AT:]]
-        found += [files.span(row) for row in rows.tolist()]
-    return sorted(found)
+    every = table.of_kind("json")
+    is_many = table.count("json") > _FEW
+    found = [
+        (files, row, int(files.sizes[row]))
+        for folder, files in every.items()
+        for row in _rows(files, table.files.get((folder, "picture")) if is_many else None)
+    ]
+    found.sort(key=lambda its: its[2], reverse=True)
+    return sorted(files.span(row) for files, row, _ in found[:_MOST_LOOKED_AT])
 
 
-def _apart(files: Files, pictures: Files | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    rows = np.arange(len(files))
-    return rows if pictures is None else rows[pictures.rows(files.stems) < 0]
+def _rows(files: Files, pictures: Files | None) -> Sequence[int]:
+    """The rows of files that are not named as one of these pictures."""
+    if pictures is None:
+        return range(len(files))
+    return np.flatnonzero(pictures.rows(files.stems) < 0).tolist()
+
+
+def _every(table: FileTable) -> Iterator[FileSpan]:
+    for files in table.of_kind("json").values():
+        yield from map(files.span, range(len(files)))
 
 
 def told(spans: Sequence[FileSpan], most: int = 4) -> str:

@@ -26,6 +26,7 @@ _WAYS = (
     "name each as its split (train.json, val.json), give the folder of each as a SOURCE of its "
     "own, or name the pictures by --split-file train=LIST"
 )
+_NO_CATEGORIES = "name the classes there, each with an id"
 
 
 def find_coco(listing: Listing, split_files: Mapping[str, str]) -> Found | None:
@@ -63,6 +64,8 @@ def _open(
     splits = [""] * len(files) if split_files else _splits(listing, files)
     for its in files:
         its.check()
+    if not any(its.categories for its in files):
+        raise SourceError(files[0].place, "has no categories", _NO_CATEGORIES)
     order = sorted(range(len(files)), key=lambda at: (_ORDER.index(splits[at] or "train"), at))
     files, splits = [files[at] for at in order], [splits[at] for at in order]
     images = Images.of(listing, files, splits)
@@ -104,8 +107,8 @@ def _taken(listing: Listing, found: FoundJson) -> list[CocoJson]:
             report.add("json-beside-instances", its.place)
     for span in found.beside:
         report.add("json-beside-instances", place(span))
-    if found.others:
-        report.add("json-other", place(found.others[0]), found.num_others)
+    if found.other is not None:
+        report.add("json-other", place(found.other), found.num_others)
     return taken
 
 

@@ -132,15 +132,15 @@ class Pictures:
             SourceError: Several pictures have the name, and equally much of the path.
         """
         is_apart = bool((found < 0).all())
+        free = {f for f in self.folders if f not in taken and not says_other_split(f, split)}
         for at in np.flatnonzero(found < 0).tolist():
             path = paths[at]
             is_free = is_apart or is_absolute(path)
             span = self._finder.find_in(path, folders) if is_free else None
             if span is None and (is_free or len(names_in(path)) == 1):
-                span = self._finder.find_anywhere(path)
-                folder = "" if span is None else span.name.rpartition("/")[0]
-                if not is_apart and (folder in taken or says_other_split(folder, split)):
-                    span = None
+                span = self._finder.find_anywhere(path, free)
+                if span is None and is_apart:
+                    span = self._finder.find_anywhere(path)
             if span is not None:
                 found[at] = self._number(span)
 

@@ -9,6 +9,7 @@ import numpy as np
 from shard_tool.errors import AnnotationError
 from shard_tool.format.run_lengths import run_counts
 from shard_tool.sources.coco.values import are_numbers, shown
+from shard_tool.sources.shapes import hull_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,10 +90,9 @@ def box_around(
     if polygons:
         note("box-from-polygon", f"{len(polygons)} polygons")
         try:
-            xs, ys = ([float(v) for its in polygons for v in its[first::2]] for first in (0, 1))
+            return hull_of([float(value) for polygon in polygons for value in polygon])
         except OverflowError:
             raise AnnotationError(where, "segmentation has a number that is not finite") from None
-        return (min(xs), min(ys), max(xs), max(ys))
     if rle is not None and (box := _box_of_runs(rle)) is not None:
         note("box-from-mask", "")
         return box

@@ -78,7 +78,7 @@ class CocoSource(PlainSource):
         if self.chosen:
             its = self.chosen.items()
             return tuple(split for split, rows in its if any(len(rows[at]) for at in self.members))
-        return tuple(self.images.splits[at] for at in self.members)
+        return tuple(self.images.splits[at] for at in self.members if self.images.files[at].images)
 
     def check_split(self, task: str, split: str) -> None:
         """Check that there is a split of this name, in this source or another one of these files.

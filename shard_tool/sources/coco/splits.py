@@ -21,7 +21,7 @@ _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 _TOKEN = re.compile(r"[^\W\d_]+\d*")
 _PICTURES = ("images", "jpegimages", "data")
 """Usual folders of pictures, in lower case; 'data' is FiftyOne's."""
-_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:|[a-z]+://")
+_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:|[A-Za-z][\w+.-]*://")
 _BESIDE = re.compile(r"(person_keypoints|captions|stuff|panoptic|image_info)_(.+)")
 
 

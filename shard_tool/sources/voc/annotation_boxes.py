@@ -21,6 +21,7 @@ import math
 from typing import TYPE_CHECKING
 
 from shard_tool.errors import AnnotationError
+from shard_tool.sources.shapes import hull_of_turned
 from shard_tool.sources.voc.annotation_tags import (
     children,
     fields_of,
@@ -102,7 +103,7 @@ def _turned(corners: Corners, node: Element, reading: Reading) -> Corners:
         return corners
     reading.note("rotated-box", f"bndbox turned by {degrees:g} degrees")
     centre = ((xmin + xmax) / 2, (ymin + ymax) / 2)
-    return _hull(centre, (xmax - xmin, ymax - ymin), math.radians(degrees))
+    return hull_of_turned(centre, (xmax - xmin, ymax - ymin), math.radians(degrees))
 
 
 def _rotation(node: Element) -> float | None:
@@ -123,16 +124,7 @@ def _rotated(node: Element, where: str, reading: Reading) -> Corners:
         problem = f"<angle> is {text_of(fields, 'angle')}, expected radians within a turn"
         raise AnnotationError(where, problem)
     reading.note("rotated-box", f"robndbox turned by {angle:g} radians")
-    return _hull((cx, cy), (width, height), angle)
-
-
-def _hull(centre: tuple[float, float], size: tuple[float, float], angle: float) -> Corners:
-    """The upright box around a box that is turned about its centre by radians, either way."""
-    cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
-    half_width = (size[0] * cosine + size[1] * sine) / 2
-    half_height = (size[0] * sine + size[1] * cosine) / 2
-    (cx, cy) = centre
-    return (cx - half_width, cy - half_height, cx + half_width, cy + half_height)
+    return hull_of_turned((cx, cy), (width, height), angle)
 
 
 def _points(node: Element, where: str) -> list[tuple[float, float]]:

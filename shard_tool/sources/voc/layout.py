@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from os.path import commonpath
 from typing import TYPE_CHECKING
 
 from shard_tool.errors import SourceError
+from shard_tool.sources.split_folders import common_folder, split_of
 from shard_tool.sources.voc.pairs import pair_folders, parent, patterns
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ OBJECT_MASKS = ("segmentationobject", "segmentationobjectpng")
 _DRAWN = ("segmentationclassvisualization", "segmentationobjectvisualization")
 """Pictures with masks drawn on them, for people."""
 _LISTS = ("imagesets", "imageset")
-SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Folder name in lower case to the name of its split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,15 +235,15 @@ def _top(part: Part, root: str) -> str:
 
 def _by_folders(parts: Sequence[Part], place: str, *, needs_splits: bool) -> Layout:
     """The layout of pictures without lists."""
-    common = _common([part.images for part in parts])
+    common = common_folder([part.images for part in parts])
     root = (
         common
         if len(parts) > 1
-        else _common([parts[0].images, parts[0].annotations or parts[0].images])
+        else common_folder([parts[0].images, parts[0].annotations or parts[0].images])
     )
-    named = [replace(part, split=_split_of(part.images[len(root) :])) for part in parts]
+    named = [replace(part, split=split_of(part.images[len(root) :])) for part in parts]
     splits = {part.split for part in named}
-    if splits == {None} and (split := _split_of(common)):  # all lie in the folder of one split
+    if splits == {None} and (split := split_of(common)):  # all lie in the folder of one split
         named, splits = [replace(part, split=split) for part in named], {split}
     if needs_splits and None in splits and len(splits) > 1:
         rest = [
@@ -271,16 +265,6 @@ def _by_folders(parts: Sequence[Part], place: str, *, needs_splits: bool) -> Lay
     told += ", splits by folders" if splits != {None} else ", no lists"
     name = "masks" if not has_xml else "voc-flat" if beside or splits != {None} else "voc"
     return Layout(format=name, root=root, parts=_with_prefixes(named, common), evidence=told)
-
-
-def _common(folders: Sequence[str]) -> str:
-    """The deepest folder that holds all of these."""
-    return commonpath([f"/{folder}" for folder in folders]).strip("/")
-
-
-def _split_of(folder: str) -> str | None:
-    splits = [SPLIT_FOLDERS.get(name.casefold()) for name in folder.split("/")]
-    return next((split for split in splits if split), None)
 
 
 def _with_prefixes(parts: Sequence[Part], top: str) -> tuple[Part, ...]:
@@ -316,8 +300,11 @@ def _check_found(
         )
         hint = "name each XML as its picture, in the same folder or one beside it"
     else:
-        problem = f"holds pictures and neither VOC's XML nor masks ({told})"
-        hint = "give the folder above both, if the annotations lie beside this one"
+        problem = f"holds pictures and neither VOC's XML nor masks, nor another format's ({told})"
+        hint = (
+            "give the folder above both, if the annotations lie beside this one (known: VOC's XML, "
+            "masks, COCO, YOLO, labelme, CVAT for images, and folders of classes)"
+        )
     raise SourceError(place, problem, hint)
 
 

@@ -46,7 +46,7 @@ def dataset_by_names(listing: Listing, *, needs_splits: bool) -> Dataset | None:
     folders = _with_labels(listing)
     if not folders:
         return None
-    spans = [*_name_files(listing)]
+    spans = [span for span in _name_files(listing) if span.size <= _MAX_NAMES_BYTES]
     if not spans:
         _refuse_nameless(listing, folders)
         return None
@@ -69,16 +69,11 @@ def _with_labels(listing: Listing) -> dict[str, str]:
 
 def _name_files(listing: Listing) -> Iterator[FileSpan]:
     """Files of names: classes.txt, obj.names."""
-    for kind in ("darknet", "list"):
-        for files in listing.table.of_kind(kind).values():
-            stems = np.char.lower(files.stems)
-            rows = (
-                np.arange(len(files)) if kind == "darknet" else np.flatnonzero(stems == b"classes")
-            )
-            for span in files.spans(rows):
-                is_names = span and (kind == "list" or span.name.casefold().endswith(".names"))
-                if span and is_names and span.size <= _MAX_NAMES_BYTES:
-                    yield span
+    for files in listing.table.of_kind("names").values():
+        yield from filter(None, files.spans(np.arange(len(files))))
+    for files in listing.table.of_kind("list").values():
+        rows = np.flatnonzero(np.char.lower(files.stems) == b"classes")
+        yield from filter(None, files.spans(rows))
 
 
 def _data_of(span: FileSpan, listing: Listing) -> DataFile:

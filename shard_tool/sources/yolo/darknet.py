@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shard_tool.sources.file_span import FileSpan
+    from shard_tool.sources.yolo.places import TextFile
 
 MAX_BYTES = 1 << 16
 """A larger file is no obj.data."""
@@ -27,7 +28,7 @@ def parse_obj_data(
     content: bytes,
     span: FileSpan,
     place: str,
-    find: Callable[[str, str], tuple[FileSpan, bytes] | None],
+    find: Callable[[str, str], tuple[TextFile, bytes] | None],
 ) -> DataFile | None:
     """Parse a file ``*.data``.
 
@@ -68,4 +69,11 @@ def parse_obj_data(
     names = names_of_lines(text, f"{place}: names = {values['names']}")
     if count := values.get("classes"):
         check_count(count, names, place, "classes")
-    return DataFile(spans=(span, its), place=place, names=names, splits=splits_of(splits, place))
+    told = f"{place}: names: {values['names']!r} is {its.span.name}"
+    return DataFile(
+        spans=(span, its.span),
+        place=place,
+        names=names,
+        splits=splits_of(splits, place),
+        notes=(("path-mended", told),) if its.base is None else (),
+    )

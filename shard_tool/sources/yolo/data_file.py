@@ -32,6 +32,8 @@ class DataFile:
     """The folder that those are below."""
     num_keypoints: int = 0
     """How many numbers of keypoints follow each box."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Code and example of each thing that was read otherwise than written."""
 
     @property
     def name(self) -> str:

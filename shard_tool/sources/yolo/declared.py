@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posixpath import join, normpath
+from posixpath import join
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shard_tool.sources.file_table import FileTable
     from shard_tool.sources.listing import Listing
     from shard_tool.sources.yolo.data_file import DataFile
-    from shard_tool.sources.yolo.places import Places
+    from shard_tool.sources.yolo.places import Places, TextFile
 
 _MOST_SHOWN = 3
 
@@ -54,9 +54,9 @@ def data_files(listing: Listing, places: Places) -> Iterator[DataFile]:
     """
     files = listing.files
 
-    def find(written: str, folder: str) -> tuple[FileSpan, bytes] | None:
-        found = places.text_file(written, (folder, ""), kinds=("darknet", "list"))
-        return None if found is None else (found.span, files.read(found.span))
+    def find(written: str, folder: str) -> tuple[TextFile, bytes] | None:
+        found = places.text_file(written, (folder, ""), kinds=("names", "list"))
+        return None if found is None else (found, files.read(found.span))
 
     for span, content in _contents(listing, "yaml", MAX_YAML_BYTES):
         if its := parse_data_yaml(content, span, files.place(span)):
@@ -163,7 +163,7 @@ def _add(
         text_file = places.text_file(written, bases, split=split)
         if text_file is None:
             return
-        path, is_mended = text_file.span.name, text_file.is_mended
+        path, base = text_file.span.name, text_file.base
         pictures.lists.append(text_file.span)
         pictures.place = listing.files.place(text_file.span)
         content = listing.files.read(text_file.span)
@@ -173,8 +173,7 @@ def _add(
         folder = places.folder(written, bases, split)
         if folder is None:
             return
-        path, is_mended = folder
+        path, base = folder
         add_folder(pictures, path, listing.table)
-    meant = normpath(join(bases[0], written))
-    if is_mended or (meant != (path or ".") and not meant.startswith("/")):
+    if base != 0:
         pictures.note("path-mended", f"{data.place}: {split}: {written!r} is {path or '.'}")

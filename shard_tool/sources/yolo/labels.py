@@ -58,7 +58,7 @@ def parse_labels(
         AnnotationError: The file is no text. Lines that cannot be read are bad objects.
     """
     text = text_of(content, place, AnnotationError)
-    reading = _Reading(place, names, num_keypoints, is_odd="_" in text or not text.isascii())
+    reading = _Reading(place, names, num_keypoints, text)
     for number, line in enumerate(text.split("\n"), start=1):
         if fields := line.split():
             reading.add(fields, number)
@@ -80,11 +80,10 @@ def parse_labels(
 class _Reading:
     """What the lines so far gave."""
 
-    def __init__(
-        self, place: str, names: Mapping[int, str], num_keypoints: int, *, is_odd: bool
-    ) -> None:
+    def __init__(self, place: str, names: Mapping[int, str], num_keypoints: int, text: str) -> None:
         self.place, self.names, self.num_keypoints = place, names, num_keypoints
-        self.is_odd = is_odd
+        self.has_commas = "," in text
+        self.is_odd = "_" in text or not text.isascii()
         """Whether the text may hold what Python takes for numbers and nobody else does: 1_0."""
         self.objects: list[ObjectAnnotation] = []
         self.bad_objects: list[BadObject] = []
@@ -101,7 +100,7 @@ class _Reading:
         self._index += 1
         where = f"{self.place}: line {number}"
         try:
-            if any("," in its for its in fields):
+            if self.has_commas and any("," in its for its in fields):
                 fields = without_commas(fields, where)
                 self.num_commas += 1
             row = parse_row(fields, where, self.num_keypoints, is_odd=self.is_odd)

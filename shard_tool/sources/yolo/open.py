@@ -49,7 +49,7 @@ def find_yolo(listing: Listing, split_files: Mapping[str, str]) -> Found | None:
 def _evidence(dataset: Dataset) -> str:
     data, count = dataset.data, len(dataset.data.names)
     told = f"{data.name} names {count} {'class' if count == 1 else 'classes'}"
-    notes = [note for its in dataset.pictures.values() for note in its.notes]
+    notes = [*data.notes, *(note for its in dataset.pictures.values() for note in its.notes)]
     if mended := sum(code == "path-mended" for code, _ in notes):
         told += f"; {mended} paths were found by how they end"
     return told
@@ -71,6 +71,8 @@ def _open(
             add_listed(its, content, places, bases=bases_of(dataset.data), split=split)
             if not len(its):
                 raise OptionError(f"--split-file {split}={its.place}", "names no picture")
+    for code, example in dataset.data.notes:
+        listing.report.add(code, example)
     for its in pictures.values():
         for code, example in its.notes:
             # The manifest must not say where a local list lay.

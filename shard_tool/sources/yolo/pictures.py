@@ -96,7 +96,7 @@ def add_listed(
         stems.setdefault(f"{folder}{slash}", []).append(_stem(name))
     for written, its in stems.items():
         found = places.folder(written or ".", bases, split)
-        if found and found.is_mended:
+        if found and found.base is None:
             pictures.note("path-mended", f"{pictures.place}: {written!r} is {found.path}")
         folder = found.path if found else written.strip("/")
         for stem in _not_in(pictures, folder, its, places.table):

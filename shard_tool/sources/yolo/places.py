@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shard_tool.errors import SourceError
 from shard_tool.sources.file_span import slashed
-from shard_tool.sources.voc.layout import SPLIT_FOLDERS
+from shard_tool.sources.split_folders import SPLIT_FOLDERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from shard_tool.sources.file_span import FileSpan
     from shard_tool.sources.file_table import FileTable
@@ -29,15 +29,16 @@ class Folder(NamedTuple):
     """A folder that a path means."""
 
     path: str
-    is_mended: bool
-    """Whether the path is dead, so that it was found by its end."""
+    base: int | None
+    """From which of the bases it is seen; None: the path is dead, and it was found by its end."""
 
 
 class TextFile(NamedTuple):
     """A text file that a path means."""
 
     span: FileSpan
-    is_mended: bool
+    base: int | None
+    """As of a `Folder`."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Places:
         Raises:
             SourceError: The path is dead, and several folders end as it does.
         """
-        for path in self._literal(written, bases):
+        for base, path in self._literal(written, bases):
             if path in self._folders:
-                return Folder(path, is_mended=False)
+                return Folder(path, base)
         known = self._by_last
         tail = _tail(written, bases)
         alike = known.get(tail[-1].casefold(), ()) if tail else ()
-        best = self._best(written, alike, tail, split)
-        return None if best is None else Folder(best, is_mended=True)
+        best = self._best(written, alike, tail, bases, split)
+        return None if best is None else Folder(best, None)
 
     def text_file(
         self, written: str, bases: Sequence[str], kinds: Iterable[str] = ("list",), split: str = ""
@@ -85,17 +86,17 @@ class Places:
             SourceError: As `folder` does.
         """
         kinds = tuple(kinds)
-        for path in self._literal(written, bases):
+        for base, path in self._literal(written, bases):
             if span := self._file(path, kinds):
-                return TextFile(span, is_mended=False)
+                return TextFile(span, base)
         tail = _tail(written, bases)
         if not tail:
             return None
         folders = {folder for kind in kinds for folder in self.table.of_kind(kind)}
         known = [path for folder in folders if self._file(path := join(folder, tail[-1]), kinds)]
-        best = self._best(written, known, tail, split)
+        best = self._best(written, known, tail, bases, split)
         span = None if best is None else self._file(best, kinds)
-        return None if span is None else TextFile(span, is_mended=True)
+        return None if span is None else TextFile(span, None)
 
     @cached_property
     def _folders(self) -> set[str]:
@@ -124,23 +125,29 @@ class Places:
                 return span
         return None
 
-    def _literal(self, written: str, bases: Sequence[str]) -> list[str]:
+    def _literal(self, written: str, bases: Sequence[str]) -> Iterator[tuple[int, str]]:
         """The paths below the source that a path is, seen from each base."""
-        path = slashed(written)
-        if self.where and path.startswith(f"{self.where}/"):
-            return [normpath(path.removeprefix(f"{self.where}/"))]
-        if _is_absolute(path):
-            return []
-        found = dict.fromkeys(normpath(join(base, path)) for base in bases)
-        return ["" if its == "." else its for its in found if its.split("/")[0] != ".."]
+        path, own = slashed(written), f"{self.where}/"
+        if _is_absolute(path) and not (self.where and f"{path}/".startswith(own)):
+            return
+        for number, base in enumerate(bases):
+            seen = normpath(join(base, path))
+            if self.where and f"{seen}/".startswith(own):
+                seen = seen[len(own) :] or "."
+            if seen.split("/")[0] != "..":
+                yield number, "" if seen == "." else seen
 
     def _best(
-        self, written: str, known: Iterable[str], tail: Sequence[str], split: str
+        self,
+        written: str,
+        known: Iterable[str],
+        tail: Sequence[str],
+        bases: Sequence[str],
+        split: str,
     ) -> str | None:
         """The path that shares the longest tail with a dead one."""
-        scores = [
-            (score, path) for path in known if (score := _score(path.split("/"), tail, split))
-        ]
+        scored = ((_score(path.split("/"), tail, bases, split), path) for path in known)
+        scores = [(score, path) for score, path in scored if score]
         if not scores:
             return None
         best = sorted(path for score, path in scores if score == max(scores)[0])
@@ -165,8 +172,10 @@ def _tail(written: str, bases: Sequence[str]) -> list[str]:
     return [name for name in names if name not in ("", ".", "..") and name[1:2] != ":"]
 
 
-def _score(path: Sequence[str], tail: Sequence[str], split: str) -> tuple[int, bool] | None:
-    """How well the ends of two paths agree: names in common, and whether that is all of `path`.
+def _score(
+    path: Sequence[str], tail: Sequence[str], bases: Sequence[str], split: str
+) -> tuple[int, bool] | None:
+    """How well the ends of two paths agree: names in common, and whether the rest is a base.
 
     None if they do not, or if what they do not share tells that another split is meant.
     """
@@ -181,7 +190,7 @@ def _score(path: Sequence[str], tail: Sequence[str], split: str) -> tuple[int, b
     if dead and split_of(dead[-1]):
         return None
     others = {its for name in rest if (its := split_of(name))}
-    return None if others - {split} else (shared, not rest)
+    return None if others - {split} else (shared, "/".join(rest) in bases)
 
 
 def split_of(name: str) -> str | None:

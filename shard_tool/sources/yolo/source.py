@@ -88,13 +88,13 @@ class YoloSource(PlainSource):
 
     @cached_property
     def _labels(self) -> dict[str, str]:
-        """Folder of pictures to that of their labels."""
-        folders = dict.fromkeys(folder for its in self.pictures.values() for folder in its.rows)
-        return label_folders(folders, self.listing.table)
+        """Folder of pictures to that of their labels, of all splits and of none."""
+        return label_folders(self.listing.table.of_kind("picture"), self.listing.table)
 
     def folders(self) -> set[str]:
         """All folders whose files may be read."""
-        return {*self._labels, *self._labels.values()}
+        taken = {folder for its in self.pictures.values() for folder in its.rows}
+        return taken | {self._labels[folder] for folder in taken}
 
     def lists(self, task: str, splits: Sequence[str]) -> list[FileSpan]:
         """The files of names and the lists of splits."""

@@ -227,3 +227,23 @@ def test_predictions_may_be_in_pixels_of_the_stored_picture(tmp_path: Path, tran
         EvaluationError, match=r"^targets of sample 0: no 'truth'; give the targets"
     ):
         evaluator.update([0], found[:1], [{}], in_original_pixels=True)
+
+
+def test_labels_and_objects_that_the_caller_changed_count(tmp_path: Path) -> None:
+    """A class-agnostic detector is evaluated on targets of one class, or of large objects alone."""
+    root = stored_coco(tmp_path / "coco", coco_document(Random(2)))
+    dataset = ShardDataset(str(root), "val", shuffle=False, transform=detection_eval(100))
+    relabelled, reduced = DetectionEvaluator(2), DetectionEvaluator(dataset.num_classes)
+    for batch in ShardLoader(dataset, batch_size=2):
+        targets = [{**its, "labels": torch.ones_like(its["labels"])} for its in batch.targets]
+        found = [{**its, "scores": torch.ones(len(its["labels"]))} for its in targets]
+        relabelled.update(batch.sample_ids, found, targets)
+        per_box = ("boxes", "labels", "difficult", "iscrowd")
+        some = [
+            {name: value[:1] if name in per_box else value for name, value in its.items()}
+            for its in batch.targets
+        ]
+        found = [{**its, "scores": torch.ones(len(its["labels"]))} for its in some]
+        reduced.update(batch.sample_ids, found, some)
+    assert relabelled.compute().coco_ap50 == pytest.approx(1)
+    assert reduced.compute().coco_map == pytest.approx(1)

@@ -33,6 +33,7 @@ def item_of(
         "boxes": torch.rand(num_boxes, 4, generator=generator),
         "labels": torch.arange(num_boxes) + 1,
         "difficult": torch.arange(num_boxes) % 2 == 0,
+        "iscrowd": torch.arange(num_boxes) // 2,
     }
     return Item(image, target, 100 + number, f"k{number}", (size_hw[0] * 2, size_hw[1] * 2))
 
@@ -55,6 +56,14 @@ def segmentation_batch() -> tuple[list[Item], Batch]:
     return items, collate(items, task="segmentation", epoch=4, start=30, stop=36)
 
 
+def instances_batch() -> tuple[list[Item], Batch]:
+    items = [item_of(0, (6, 8), 3), item_of(1, (5, 7), 0), item_of(2, (9, 4), 2)]
+    for item in items:
+        shape = (len(item.target["boxes"]), *item.image.shape[1:])
+        item.target["masks"] = torch.randint(2, shape, dtype=torch.uint8)
+    return items, collate(items, task="instances", epoch=4, start=30, stop=36)
+
+
 def classification_batch() -> tuple[list[Item], Batch]:
     items = []
     for number in range(3):
@@ -68,6 +77,7 @@ BATCHES = [
     pytest.param(detection_batch, id="detection"),
     pytest.param(segmentation_batch, id="segmentation"),
     pytest.param(classification_batch, id="classification"),
+    pytest.param(instances_batch, id="instances"),
 ]
 
 
@@ -135,11 +145,26 @@ def test_detection_target_of_a_batch_has_the_fields_of_the_contract() -> None:
             "image_id": (torch.int64, ()),
             "orig_size": (torch.int64, (2,)),
         }
-        assert not target["iscrowd"].any()
+        assert target["iscrowd"].tolist() == [0, 0, 1][:count]
         x0, y0, x1, y1 = target["boxes"].unbind(1)
         assert torch.equal(target["area"], (x1 - x0) * (y1 - y0))
     assert [int(target["image_id"]) for target in targets] == [100, 101, 102]
     assert [target["orig_size"].tolist() for target in targets] == [[12, 16], [10, 14], [18, 8]]
+
+
+def test_instances_batch_unpacks_to_its_items() -> None:
+    """With the fields of detection, masks beside them, and their areas."""
+    items, batch = instances_batch()
+    images, targets = batch
+    assert batch.masks.numel() == 3 * 6 * 8 + 2 * 9 * 4
+    for item, image, target in zip(items, images, targets, strict=True):
+        assert torch.equal(image, item.image)
+        for name in ("boxes", "labels", "difficult", "iscrowd", "masks"):
+            assert target[name].dtype == item.target[name].dtype
+            assert torch.equal(target[name], item.target[name])
+        assert target["masks"].untyped_storage().data_ptr() == batch.masks.data_ptr(), "a view"
+        assert target["area"].dtype == torch.float32
+        assert target["area"].tolist() == item.target["masks"].sum((1, 2)).tolist()
 
 
 def test_segmentation_batch_unpacks_to_stacks() -> None:

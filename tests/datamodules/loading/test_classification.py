@@ -265,7 +265,8 @@ def test_a_task_that_shards_cannot_serve_is_refused_with_the_way_out(
         ShardDataset(str(root), task=task)
     problem = f"{root}: its samples are for {made_for}, and cannot serve task {task!r}; "
     served = " or ".join(map(repr, dict.fromkeys((made_for, *SERVED.get(made_for, ())))))
-    hint = f"give task {served}, or convert the source with --task {task}"
+    made = "detection" if task == "instances" else task  # for which `convert` makes nothing
+    hint = f"give task {served}, or convert the source with --task {made}"
     if made_for == "generic":
         hint = "where they hold what `convert` writes, adopt them with `shard-tool index --task`"
     assert str(caught.value) == problem + hint
@@ -279,13 +280,13 @@ def test_the_shards_own_task_can_always_be_given(tmp_path: Path) -> None:
         assert (given.task, given.is_generic) == (default.task, default.is_generic)
     with pytest.raises(OptionError) as caught:
         ShardDataset(str(root), task="panoptic")
-    problem = "'panoptic' is not one of detection, segmentation, classification"
+    problem = "'panoptic' is not one of detection, segmentation, classification, instances"
     assert str(caught.value) == f"task: {problem}"
 
 
 def test_roots_made_for_several_tasks_can_serve_one(mini_masks: Path, mini_dataset: Path) -> None:
     roots = [str(mini_dataset), str(mini_masks)]
-    hint = "give task 'detection' or 'classification', which both serve"
+    hint = "give task 'detection' or 'classification' or 'instances', which both serve"
     with pytest.raises(OptionError, match=f"made for task 'segmentation', .*; {hint}$"):
         ShardDataset(roots)
     data = ShardDataset(roots, task="classification")

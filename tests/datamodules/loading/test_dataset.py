@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing.spawn
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +20,7 @@ from tests.kit.datasets.opened import dataset
 from tests.kit.datasets.stored import stored
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -115,7 +118,17 @@ def test_set_epoch_reaches_persistent_workers_of_a_plain_loader(
     assert epochs[0] != epochs[1]
 
 
+@pytest.fixture
+def cold_spawn() -> Iterator[None]:
+    """What is spawned imports everything for itself, as a user's does."""
+    warm = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(sys.executable)
+    yield
+    multiprocessing.set_executable(warm)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("cold_spawn")
 def test_spawned_workers_use_the_given_world(
     mini_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

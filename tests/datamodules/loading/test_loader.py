@@ -47,7 +47,7 @@ def test_epochs_advance_and_differ(mini_dataset: Path, context: str, persistent:
     loader = ShardLoader(
         dataset(mini_dataset),
         batch_size=8,
-        num_workers=1 if context == "spawn" else 2,  # each imports torch for itself
+        num_workers=2,
         persistent_workers=persistent,
         multiprocessing_context=context,
     )

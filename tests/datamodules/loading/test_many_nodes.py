@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -146,15 +145,8 @@ def run_nodes(url: str, s3: S3) -> Iterator[Any]:
             done: dict[str, Any] = {"log": log, "checkpoints": str(checkpoints), **options}
             done["trainer"] = {**TRAINER, "devices": ranks, "num_nodes": nodes}
             done["trainer"]["strategy"] = "ddp"
-            # `processes_of` finds the workers of a killed rank by the command line of its Python.
-            python = sys.executable if max_restarts else warm_python()
             agents = [
-                Agent(
-                    {**done, "data": {**data, "cache_dir": str(cache)}},
-                    s3.through(proxy),
-                    ranks,
-                    python,
-                )
+                Agent({**done, "data": {**data, "cache_dir": str(cache)}}, s3.through(proxy), ranks)
                 for cache, proxy in zip(caches, proxies, strict=True)
             ]
             run_agents(agents, max_restarts=max_restarts)
@@ -172,16 +164,18 @@ class Agent:
     options: dict[str, Any]
     store: S3
     ranks: int
-    python: str
 
     def start(self, launch: Sequence[str]) -> subprocess.Popen[bytes]:
         more = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         # Else torch 2.15's restarted ranks find the dead ones' addresses in the agent's store.
         more["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-        more["PYTHON_EXEC"] = self.python
-        command = [self.python, "-m", "torch.distributed.run", *launch]
+        more["PYTHON_EXEC"] = warm_python()
+        command = [warm_python(), "-m", "torch.distributed.run", *launch]
         command += [f"--nproc-per-node={self.ranks}", SCRIPT, json.dumps(self.options)]
-        return subprocess.Popen(command, env=os.environ | self.store.environment | more)
+        with Path(f"{self.options['log']}.output").open("ab") as output:
+            return subprocess.Popen(
+                command, env=os.environ | self.store.environment | more, stdout=output
+            )
 
 
 def run_agents(agents: Sequence[Agent], *, max_restarts: int) -> None:
@@ -208,12 +202,12 @@ def run_agents(agents: Sequence[Agent], *, max_restarts: int) -> None:
 
 
 def processes_of(log: str) -> list[int]:
-    """Ranks and workers of a run that are still there."""
+    """Agents, ranks and workers of a run that are still there: all have the one output."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for stdout in Path("/proc").glob("[0-9]*/fd/1"):
         with suppress(OSError):  # it has ended since
-            if log.encode() in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
+            if stdout.readlink() == Path(f"{log}.output"):
+                found.append(int(stdout.parts[2]))
     return found
 
 

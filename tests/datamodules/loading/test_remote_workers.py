@@ -42,7 +42,7 @@ def seen(data: ShardDataset, **options: Any) -> list[tuple[list[int], str]]:
     "context",
     [
         "fork",
-        pytest.param("forkserver", marks=pytest.mark.slow),  # both import torch in each worker
+        pytest.param("forkserver", marks=pytest.mark.slow),
         pytest.param("spawn", marks=pytest.mark.slow),
     ],
 )

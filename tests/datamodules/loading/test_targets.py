@@ -43,7 +43,9 @@ def test_detection_target_has_the_fields_of_the_contract() -> None:
     assert (target["image_id"].dtype, target["image_id"].tolist()) == (torch.int64, 17)
     assert (target["orig_size"].dtype, target["orig_size"].tolist()) == (torch.int64, [48, 64])
     assert target["key"] == "a"
-    assert target.keys() == {"boxes", "labels", "difficult", "image_id", "orig_size", "key"}
+    assert (target["iscrowd"].dtype, target["iscrowd"].tolist()) == (torch.int64, [0] * 5)
+    names = {"boxes", "labels", "difficult", "iscrowd", "image_id", "orig_size", "key"}
+    assert target.keys() == names
 
 
 def test_detection_target_skips_objects_without_a_box() -> None:

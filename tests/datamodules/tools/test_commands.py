@@ -305,6 +305,18 @@ def test_preview_draws_samples_stored_and_epoch_after_epoch(
     assert again.read_bytes() == sheet.read_bytes(), "and the same each time"
 
 
+def test_preview_draws_masks_of_objects(run_here: Run, mini_masks: Path, tmp_path: Path) -> None:
+    sheet, options = tmp_path / "sheet.png", ("--samples", 2, "--cell", 90, "--image-size", 64)
+    status, out, _ = run_here(
+        "preview", mini_masks, sheet, *options, "--task", "instances", "--unmasked", "drop"
+    )
+    assert status == 0
+    assert "retinanet" in out
+    classes = tmp_path / "classes.png"
+    run_here("preview", mini_masks, classes, *options)
+    assert sheet.read_bytes() != classes.read_bytes()
+
+
 def test_preview_draws_masks(run_here: Run, mini_masks: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     status, out, _ = run_here("preview", mini_masks, sheet, "--samples", 2, "--cell", 90)

@@ -289,10 +289,25 @@ WRONG = {
     "int64 mask": (UINT8, torch.zeros(48, 64).long(), "mask of uint8, not torch.int64"),
     "mask of three": (UINT8, torch.zeros(1, 48, 64).byte(), r"not \(1, 48, 64\)"),
     "small mask": (UINT8, torch.zeros(24, 32).byte(), r"a mask \(24, 32\), the picture's"),
-    "masks": (
+    "another mask": (
+        UINT8,
+        {"boxes": BOXES, "parts": tv_tensors.Mask(torch.zeros(1, 48, 64))},
+        r"not target\['parts'\]",
+    ),
+    "float masks": (
         UINT8,
         {"boxes": BOXES, "masks": tv_tensors.Mask(torch.zeros(1, 48, 64))},
-        r"not target\['masks'\]",
+        r"masks uint8 \[N, H, W\], not \(1, 48, 64\), torch.float32",
+    ),
+    "small masks": (
+        UINT8,
+        {"boxes": BOXES, "masks": torch.zeros(1, 24, 32).byte()},
+        r"masks \(1, 24, 32\), the picture's \(H, W\) is \(48, 64\)",
+    ),
+    "masks of others": (
+        UINT8,
+        {"boxes": BOXES, "masks": torch.zeros(3, 48, 64).byte()},
+        "3 masks beside 1 boxes",
     ),
     "another canvas": (
         UINT8,

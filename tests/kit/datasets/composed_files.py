@@ -15,6 +15,7 @@ from PIL import Image
 from tests.kit.datasets.voc_tree import write
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.kit.datasets.compositions import Composition, Habit, Shot, Size, Thing
@@ -24,14 +25,18 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def written(composition: Composition, root: Path) -> Path:
-    """Write a composition below `root`; returns its folder or tar."""
-    files = files_of(composition)
-    if composition.packing == "folder":
+    """Write a composition below `root`; returns its folder or archive."""
+    return packed(files_of(composition), root, composition.packing)
+
+
+def packed(files: Mapping[str, bytes], root: Path, packing: str) -> Path:
+    """Write files below `root`, as a folder, a zip, a tar or a tar.gz; returns where."""
+    if packing == "folder":
         for name, content in files.items():
             write(root / "source" / name, content)
         return root / "source"
-    path = root / f"source.{composition.packing}"
-    if composition.packing == "zip":
+    path = root / f"source.{packing}"
+    if packing == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
                 archive.writestr(name, content)

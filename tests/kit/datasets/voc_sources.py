@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shard_tool.sources.voc.open import open_voc
+from shard_tool.sources.open import open_source
+from shard_tool.sources.voc.source import VocSource
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from shard_tool.sources.archive import FileSpan
-    from shard_tool.sources.voc.source import VocSource
 
 
 def opened(path: Path) -> VocSource:
     """The only dataset of a source."""
-    (source,) = open_voc(str(path))
+    (source,) = open_source(str(path))
+    assert isinstance(source, VocSource)
     return source
 
 

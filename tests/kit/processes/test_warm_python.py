@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LIMIT_S = 60
-_IMPORTS_NOTHING = "from tests.kit.processes import warm_python as w; w._IMPORTED = (); w.main()"
+_IMPORTS_NOTHING = "from tests.kit.processes import warm_server as w; w._IMPORTED = (); w.main()"
 
 
 class Server:
@@ -29,8 +29,9 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._address, pipe = str(folder / "server"), subprocess.PIPE
-        command = [sys.executable, "-c", _IMPORTS_NOTHING, self._address]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe)
+        self.owner = subprocess.Popen(["sleep", "infinity"])
+        command = [sys.executable, "-c", _IMPORTS_NOTHING, self._address, str(self.owner.pid)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=pipe)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"ready\n"
 
@@ -41,7 +42,7 @@ class Server:
         connection.connect(self._address)
         cores = [*os.sched_getaffinity(0)]
         call = {"argv": ["-c", code], "executable": sys.executable, "env": {}, "cwd": str(ROOT)}
-        call["cores"] = cores
+        call |= {"cores": cores, "files": [0, 1, 2]}
         content = json.dumps(call).encode()
         socket.send_fds(connection, [len(content).to_bytes(8, "little")], [stdin, 1, 2])
         connection.sendall(content[part])
@@ -67,7 +68,9 @@ class Server:
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
     yield server
-    server.process.communicate(timeout=_LIMIT_S)  # ends its standard input
+    server.owner.kill()
+    server.owner.wait()
+    server.process.communicate(timeout=_LIMIT_S)
     assert server.process.returncode == 0
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kit.processes.shard_tool_process import eventually
+from tests.kit.processes.warm_python import warm_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[3]
 _COMMON = ("--no-dashboard",)
+_LOGGING_ALL = """
+import logging
+from dask.__main__ import main
+logging.getLogger("distributed").setLevel("DEBUG")
+main()
+"""
+"""`python -m dask` that logs everything that could show a secret."""
 
 
 @dataclass(slots=True)
@@ -54,8 +61,9 @@ def dask_cluster(
     with ExitStack() as stack:
         scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", *_COMMON]
         scheduler += _preload(folder / "scheduler_preload.py", scheduler_preload)
-        cluster.scheduler_pid = stack.enter_context(_dask(scheduler, folder / "scheduler.log"))
+        stack.enter_context(_dask(scheduler, folder / "scheduler.log"))
         cluster.address = _said(folder / "scheduler.log", r"Scheduler at:\s+(tcp://\S+)")
+        cluster.scheduler_pid = _pid_of(folder / "scheduler.log")
         for number in range(workers):
             stack.enter_context(add_worker(cluster, f"worker-{number}", preload=preload))
         yield cluster
@@ -68,11 +76,11 @@ def add_worker(cluster: DaskCluster, name: str, *, preload: str = "") -> Iterato
     command = ["worker", cluster.address, "--nthreads", "1", "--no-nanny", "--name", name]
     command += ["--local-directory", str(folder), "--death-timeout", "60", *_COMMON]
     command += _preload(folder / f"{name}_preload.py", preload)
-    with _dask(command, folder / f"{name}.log") as pid:
-        cluster.pids.append(pid)
+    with _dask(command, folder / f"{name}.log"):
         _said(folder / f"{name}.log", r"Registered to:\s+(tcp://\S+)")
         cluster.addresses[name] = _said(folder / f"{name}.log", r"Start worker at:\s+(tcp://\S+)")
-        yield pid
+        cluster.pids.append(_pid_of(folder / f"{name}.log"))
+        yield cluster.pids[-1]
 
 
 def _preload(path: Path, code: str) -> list[str]:
@@ -83,15 +91,11 @@ def _preload(path: Path, code: str) -> list[str]:
 
 
 @contextmanager
-def _dask(command: list[str], log: Path) -> Iterator[int]:
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),  # workers import the tests' functions
-        "DASK_CONFIG": str(log.parent / "none"),  # nothing that this machine has configured
-        "DASK_LOGGING__DISTRIBUTED": "debug",  # everything that could show a secret
-    }
+def _dask(command: list[str], log: Path) -> Iterator[None]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # workers import the tests' functions
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dask", *command],
+            [warm_python(), "-c", _LOGGING_ALL, *command, "--pid-file", log.with_suffix(".pid")],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -100,9 +104,14 @@ def _dask(command: list[str], log: Path) -> Iterator[int]:
         )
     with process:
         try:
-            yield process.pid
+            yield
         finally:
             process.kill()
+
+
+def _pid_of(log: Path) -> int:
+    """The process that has this log."""
+    return int(log.with_suffix(".pid").read_text())
 
 
 def _said(log: Path, pattern: str) -> str:

@@ -59,7 +59,8 @@ def test_ctrl_c_exits_130_commits_nothing_and_prints_the_resuming_command(
         assert eventually(lambda: group_is_gone(process), deadline_s=200), "workers are left"
     assert process.returncode == 130
     assert out == ""
-    said, resuming = err.strip().splitlines()
+    assert err.count("\n") == 2, err
+    said, resuming = err.splitlines()
     assert said == "interrupted: nothing is committed; continue with"
     assert not (dest / "manifest.json").exists()
     with pytest.raises(ObjectMissing, match=r"conversion not finished \(\d+ shards"):

@@ -130,8 +130,9 @@ def test_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
 def test_source_without_annotations_is_refused(tree: Path, tmp_path: Path, packed: bool) -> None:
     shutil.rmtree(tree / "Annotations")
     problem = (
-        "holds pictures and neither VOC's XML nor masks (found 5 pictures, 2 .txt files); give the "
-        "folder above both, if the annotations lie beside this one"
+        "holds pictures and neither VOC's XML nor masks, nor another format's (found 5 pictures, 2 "
+        ".txt files); give the folder above both, if the annotations lie beside this one (known: "
+        "VOC's XML, masks, COCO, YOLO, labelme, CVAT for images, and folders of classes)"
     )
     for source in (tree, tmp_path / "in"):
         shown = voc_tar(tmp_path / "voc.tar", source) if packed else source

@@ -378,8 +378,8 @@ def test_two_pictures_of_one_name_are_refused(tmp_path: Path, suffix: str) -> No
         ({"a.xml": xml((20, 10), ANT)}, "/in: holds no pictures (found 1 XML files); "),
         (
             {"a.jpg": picture(), "a.json": b"{}", "b": b""},
-            "/in: holds pictures and neither VOC's XML nor masks (found 1 pictures, 1 without "
-            "suffix, 1 .json); ",
+            "/in: holds pictures and neither VOC's XML nor masks, nor another format's (found 1 "
+            "pictures, 1 without suffix, 1 .json); ",
         ),
         (
             {"images/a.jpg": picture(), "xml/b.xml": xml((20, 10), ANT)},

@@ -321,6 +321,26 @@ def test_object_masks_keep_their_bytes_and_colours_are_refused(tmp_path: Path) -
     assert refusal(its, tmp_path).endswith("a mask of objects has mode 'P' or 'L', not 'RGB'")
 
 
+def test_objects_keep_their_numbers_in_the_object_mask_where_others_are_left_out(
+    tmp_path: Path,
+) -> None:
+    """Only where their places no longer tell them: VOC's own sets keep their bytes."""
+    things = [(name, (1, 1, 5, 5)) for name in ("road", "tree", "car", "road")]
+    more: Files = {
+        "SegmentationObject/a.png": grey(0, 1, 2, 255),
+        "Annotations/a.xml": xml((20, 10), *things),
+    }
+    its = source(tmp_path, grey(0, 1, 2, 255), more=more)
+    names = ClassOptions(classes=("road", "car"), other_classes="drop")
+    converted(its, tmp_path / "out", task="segmentation", classes=names)
+    (document,) = documents(tmp_path / "out").values()
+    assert [(item["name"], item.get("number")) for item in document["objects"]] == [
+        ("road", None),
+        ("car", 3),
+        ("road", 4),
+    ]
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", png(DRAWN)[:60]])
 def test_mask_that_is_no_png_is_refused(tmp_path: Path, content: bytes) -> None:
     message = refusal(source(tmp_path, content), tmp_path)

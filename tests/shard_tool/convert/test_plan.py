@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_tool.convert import spool as spool_module
 from shard_tool.convert.duplicates import _of_shared_size
 from shard_tool.convert.plan import ConversionPlan, plan_splits
 from shard_tool.convert.rules import Choices, Rules
-from shard_tool.convert.spool import Spool
 from shard_tool.convert.survey import survey
 from shard_tool.format.tar import BLOCK
+from shard_tool.sources import spool as spool_module
 from shard_tool.sources.archive import FileSpan, SourceFiles
 from shard_tool.sources.classes import ClassTable
 from shard_tool.sources.report import Report
 from shard_tool.sources.source import Record
+from shard_tool.sources.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

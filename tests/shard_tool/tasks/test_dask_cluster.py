@@ -40,7 +40,12 @@ OTHER_RELEASE = """
 import shard_tool.tasks.dask_cluster
 shard_tool.tasks.dask_cluster.RELEASE = "0.0.9"
 """
-NOT_INSTALLED = 'import sys; sys.modules["shard_tool"] = None'
+NOT_INSTALLED = """
+import sys
+for name in ["shard_tool", *sys.modules]:
+    if name.partition(".")[0] == "shard_tool":
+        sys.modules[name] = None
+"""
 STOPPED = "Run out-of-band function '_stop_here'"
 ONE_DEATH_IS_ENOUGH = """
 import dask

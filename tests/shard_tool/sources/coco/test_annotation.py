@@ -59,7 +59,7 @@ def test_a_plain_annotation() -> None:
 
 
 def test_an_image_without_annotations_has_no_objects() -> None:
-    assert parsed().objects == parsed().bad_objects == ()
+    assert parsed()[6:8] == ((), ())
 
 
 def test_what_an_image_says_beside_is_kept() -> None:
@@ -107,8 +107,10 @@ def test_boxes_are_corners_in_doubles_and_kept_as_written(bbox: Any, expected: A
 
 @pytest.mark.parametrize(
     "bbox",
-    [["1", "2", "3", "4"], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, None], [1, 2, 3, True]]
-    + [[[1, 2, 3, 4]], {"x": 1}, "1 2 3 4", 5, [10**400, 1, 2, 3]],
+    [
+        *(["1", "2", "3", "4"], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, None], [1, 2, 3, True]),
+        *([[1, 2, 3, 4]], {"x": 1}, "1 2 3 4", 5, [10**400, 1, 2, 3]),
+    ],
 )
 def test_a_box_without_four_numbers_is_a_bad_object(bbox: Any) -> None:
     told = problem(bbox=bbox)
@@ -150,8 +152,10 @@ def test_a_polygon_without_three_whole_corners_is_left_out(bad: list[int]) -> No
 
 @pytest.mark.parametrize(
     "bad",
-    [[[1, 2, 3, 4, 5, "6"]], [[[1, 2], [3, 4], [5, 6]]], "text", 5, True, [POLYGON, 5]]
-    + [[[1, 2, 3, 4, 5, None]], [None]],
+    [
+        *([[1, 2, 3, 4, 5, "6"]], [[[1, 2], [3, 4], [5, 6]]], "text", 5, True, [POLYGON, 5]),
+        *([[1, 2, 3, 4, 5, None]], [None]),
+    ],
 )
 def test_what_is_no_segmentation_is_a_bad_object(bad: Any) -> None:
     assert ": segmentation " in problem(segmentation=bad)
@@ -206,6 +210,20 @@ def test_crowds(value: Any, expected: bool | None) -> None:
 @pytest.mark.parametrize("value", [2, -1, "0", [], 0.5], ids=repr)
 def test_what_says_neither_crowd_nor_not_is_a_bad_object(value: Any) -> None:
     assert "iscrowd is" in problem(iscrowd=value)
+
+
+def test_a_box_that_cvat_rotated_is_the_hull() -> None:
+    its = one(bbox=[0, 0, 8, 4], attributes={"occluded": False, "rotation": 90.0})
+    assert its.corners == pytest.approx((2, -2, 6, 6))
+    assert its.raw is not None
+    assert its.raw["bbox"] == [0, 0, 8, 4]
+    assert codes(attributes={"rotation": 30}) == ["rotated-box"]
+    upright = (2, 3, 10, 8)
+    for attributes in ({"rotation": 0.0}, {}, None, {"rotation": "90"}, {"rotation": True}, []):
+        assert one(attributes=attributes).corners == upright
+        assert codes(attributes=attributes) == []
+    assert one(attributes={"rotation": 90}, segmentation=[POLYGON]).corners == upright
+    assert one(attributes={"rotation": 90}, bbox=[9, 8, -7, -5]).corners == (9, 8, 2, 3)
 
 
 def test_key_points_are_counted_and_kept() -> None:

@@ -9,6 +9,7 @@ import pytest
 from shard_tool.errors import SourceError
 from shard_tool.sources.file_span import FileSpan
 from shard_tool.sources.yolo.darknet import parse_obj_data
+from shard_tool.sources.yolo.places import TextFile
 
 if TYPE_CHECKING:
     from shard_tool.sources.yolo.data_file import DataFile
@@ -19,9 +20,9 @@ NAMES = FileSpan("x/obj.names", 0, 8)
 def parsed(text: str | bytes, names: bytes | None = b"cat\ndog\n") -> DataFile | None:
     content = text.encode() if isinstance(text, str) else text
 
-    def find(written: str, folder: str) -> tuple[FileSpan, bytes] | None:
+    def find(written: str, folder: str) -> tuple[TextFile, bytes] | None:
         assert (written, folder) == ("data/obj.names", "x")
-        return None if names is None else (NAMES, names)
+        return None if names is None else (TextFile(NAMES, None), names)
 
     span = FileSpan("x/obj.data", 0, len(content))
     return parse_obj_data(content, span, "in/x/obj.data", find)
@@ -54,6 +55,8 @@ def test_obj_data(text: str, names: bytes) -> None:
     assert found.names == {0: "cat", 1: "dog"}
     assert found.splits == {"train": ("data/train.txt",), "val": ("data/valid.txt",)}
     assert [span.name for span in found.spans] == ["x/obj.data", "x/obj.names"]
+    told = "in/x/obj.data: names: 'data/obj.names' is x/obj.names"
+    assert found.notes == (("path-mended", told),)
 
 
 @pytest.mark.parametrize(

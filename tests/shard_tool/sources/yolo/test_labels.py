@@ -76,7 +76,8 @@ def test_commas_between_numbers_are_counted(line: str) -> None:
 @pytest.mark.parametrize("text", ["", "\n", " \n\t\r\n", "\ufeff"])
 def test_a_file_without_lines_has_no_objects(text: str) -> None:
     assert parsed(text) == parsed("")
-    assert parsed(text).objects == parsed(text).bad_objects == ()
+    assert not parsed(text).objects
+    assert not parsed(text).bad_objects
 
 
 def test_a_polygon_is_kept_and_gives_its_box() -> None:
@@ -199,9 +200,9 @@ def test_any_file_is_read_or_refused(content: str | bytes) -> None:
         return
     count = len(found.objects) + len(found.bad_objects)
     twice = sum(note.code == "object-twice" for note in found.notes)
-    indexes = [its.index for its in (*found.objects, *found.bad_objects)]
-    assert len(set(indexes)) == count
-    assert all(0 <= index < count + twice for index in indexes)
+    indexes = {its.index for its in found.objects} | {its.index for its in found.bad_objects}
+    assert len(indexes) == count
+    assert indexes <= set(range(count + twice))
 
 
 SIDE = st.integers(1, 70000)

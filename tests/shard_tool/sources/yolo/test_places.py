@@ -53,6 +53,8 @@ NESTED = ("ds/train/images/a.jpg", "ds/valid/images/a.jpg")
         # The whole of a path is better than its end
         (("train/images/a.jpg", "old/train/images/a.jpg"), "/x/train/images", ("",), "train",
          "=train/images"),
+        (("ds/train.txt/a.jpg", "ds/all/train.txt/a.jpg"), "../train.txt", ("ds", ""), "train",
+         "=ds/train.txt"),
         # Not another split's
         (("train/images/a.jpg",), "/x/val/images", ("",), "val", None),
         (("train/images/a.jpg",), "../valid/images", ("",), "val", None),
@@ -72,8 +74,17 @@ def test_folder(
     files: tuple[str, ...], written: str, bases: tuple[str, ...], split: str, found: str | None
 ) -> None:
     its = places(*files).folder(written, bases, split)
-    shown = None if its is None else f"{'=' if its.is_mended else ''}{its.path}"
+    shown = None if its is None else f"{'=' if its.base is None else ''}{its.path}"
     assert shown == found
+
+
+def test_which_base_a_path_is_seen_from() -> None:
+    its = places(*COCO8)
+    for bases, base in ((("", "x"), 0), (("x", ""), 1), (("/mine/in", ""), 0), (("/x", ""), 1)):
+        assert its.folder("images/train", bases) == ("images/train", base)
+    assert its.folder("/mine/in", ("x",)) == its.folder("/mine/in/", ("x",)) == ("", 0)
+    assert its.folder("/mine", ("x",)) is None
+    assert its.folder(".", ("/mine/in",)) == ("", 0)
 
 
 def test_a_path_that_may_be_several_folders() -> None:
@@ -92,7 +103,7 @@ def test_a_path_that_may_be_several_folders() -> None:
 def test_the_path_of_an_archive_is_no_folder() -> None:
     its = places(*COCO8, where="").folder("/images/train", ("",), "train")
     assert its is not None
-    assert its.is_mended
+    assert its.base is None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +122,7 @@ def test_the_path_of_an_archive_is_no_folder() -> None:
 )
 def test_text_file(written: str, found: str | None) -> None:
     its = places("lists/train.txt", "obj.names", "images/train.jpg").text_file(
-        written, ("lists",), kinds=("darknet", "list")
+        written, ("lists",), kinds=("names", "list")
     )
-    shown = None if its is None else f"{'=' if its.is_mended else ''}{its.span.name}"
+    shown = None if its is None else f"{'=' if its.base is None else ''}{its.span.name}"
     assert shown == found

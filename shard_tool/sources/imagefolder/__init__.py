@@ -1,0 +1,1 @@
+"""Reads folders of classes: pictures whose folder says what they show."""

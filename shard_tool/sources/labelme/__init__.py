@@ -1,0 +1,1 @@
+"""Reads labelme's annotations: one JSON file for each picture."""
