@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # from; "·" is shard_tool, and an indented line goes on. Imports go down this list, so no two rooms
 # need each other.
 PICTURE = """
-cli: convert dataset sources storage tasks format units release errors
+cli: convert export dataset sources storage tasks format units release errors
+export: sources dataset pictures storage format errors
 convert: dataset sources pictures storage tasks format keyed_random release errors
 dataset: pictures storage tasks format release errors
 sources: pictures storage format release errors

@@ -39,7 +39,7 @@ class SavedPredictions:
     """COCO: 'source', or 'numbered' where pictures have no ids at the source, or two the same: the
     sample id + 1, as `shard-tool export` numbers them."""
     category_ids: str = ""
-    """COCO: 'source', or 'labels' where no source of the data has ids for all classes."""
+    """COCO: 'labels' where they are the labels, 1 … K; else 'source'."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,6 @@
 `app` is the entry point, `plugins` finds the verbs of other packages, `options` and `progress` are
 shared, and every other module holds the verb of its name.
 
-Imports `convert`, `dataset`, `sources`, `storage`, `tasks`, `format`, `units`, `errors`, `release`,
-and nothing else of ours.
+Imports `convert`, `export`, `dataset`, `sources`, `storage`, `tasks`, `format`, `units`, `errors`,
+`release`, and nothing else of ours.
 """

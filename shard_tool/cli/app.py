@@ -20,6 +20,7 @@ from rich.table import Table
 from shard_tool.cli.convert import convert_command
 from shard_tool.cli.copy import copy_command
 from shard_tool.cli.download import download_command
+from shard_tool.cli.export import export_command
 from shard_tool.cli.index import index_command
 from shard_tool.cli.options import (
     Dest,
@@ -137,6 +138,7 @@ def info_command(
 app.command("download")(download_command)
 app.command("copy")(copy_command)
 app.command("index")(index_command)
+app.command("export")(export_command)
 
 
 def main() -> None:

@@ -24,12 +24,15 @@ from datamodules.evaluation.coco_metrics import BACKENDS, CocoNumbers
 from datamodules.presets import detection_eval, letterbox, letterbox_eval, ssdlite
 from shard_tool.errors import EvaluationError
 from tests.kit.datasets.coco_sets import (
+    WH,
     by_pycocotools,
     coco_document,
     predictions_of,
     results_of,
     stored_coco,
 )
+from tests.kit.datasets.converted import converted
+from tests.kit.datasets.voc_tree import jpeg, write
 from tests.kit.processes.evaluate_coco import WORLDS
 from tests.kit.processes.warm_python import warm_python
 
@@ -119,6 +122,33 @@ def test_saved_predictions_have_these_numbers_whatever_size_the_model_saw(
     boxes = [[its["bbox"] for its in some] for some in (written, results)]
     np.testing.assert_allclose(*boxes, rtol=0, atol=0 if transform is None else 1e-3)
     assert_equal(numbers_of(scores), by_pycocotools(document, written))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_converted_files_have_these_numbers(tmp_path: Path, seed: int) -> None:
+    """By way of `convert`; with doubles of many digits, and boxes that are clipped."""
+    draw = Random(seed)
+    document = coco_document(draw, num_images=6)
+    for item in document["annotations"][:3]:
+        item["bbox"] = [-0.5, item["bbox"][1], item["bbox"][2] + 0.5, item["bbox"][3]]
+    for number, image in enumerate(document["images"]):
+        write(tmp_path / "coco/val2017" / image["file_name"], jpeg(WH, number))
+    text = json.dumps(document).encode()
+    write(tmp_path / "coco/annotations/instances_val2017.json", text)
+    converted(tmp_path / "coco", tmp_path / "set")
+    results = results_of(document, draw)
+    scores = evaluated(document, results, tmp_path / "set", saved=tmp_path / "saved.json")
+    assert_equal(numbers_of(scores), by_pycocotools(document, results))
+    key = ("image_id", "category_id", "score", "bbox")
+    written = json.loads((tmp_path / "saved.json").read_text())
+    assert sorted([str([its[name] for name in key]) for its in written]) == sorted(
+        [str([*map(float_of, (its[name] for name in key))]) for its in results]
+    )
+
+
+def float_of(value: Any) -> Any:
+    return [*map(float, value)] if isinstance(value, list) else value
 
 
 @pytest.mark.slow

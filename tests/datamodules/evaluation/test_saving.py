@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from pycocotools.coco import COCO
 from torchvision.transforms import v2
 
 from datamodules import ShardDataset, ShardLoader
 from datamodules.evaluation import DetectionEvaluator
 from datamodules.presets import detection_eval, ssdlite
 from shard_tool.errors import EvaluationError, OptionError
+from shard_tool.export.run import ExportOptions, export_dataset
 from tests.kit.datasets.coco_sets import coco_document, predictions_of, results_of, stored_coco
 from tests.kit.datasets.own_classes import THREE, WH, own_classes
 
@@ -129,6 +133,19 @@ def test_source_s_ids_are_written_where_all_samples_have_one(tmp_path: Path) -> 
     assert json.loads((tmp_path / "found.json").read_text()) == results
     update(forget=2)
     assert evaluator.save(tmp_path / "found.json").image_ids == "numbered"
+
+
+def test_an_export_of_the_dataset_has_the_ids_of_saved_predictions(tmp_path: Path) -> None:
+    root = own_classes(tmp_path / "own")
+    predicted(root).save(tmp_path / "found.json")
+    options = ExportOptions(dest=str(root), out=str(tmp_path / "out"), format="coco")
+    export_dataset(options)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truths = COCO(str(tmp_path / "out/annotations/instances_val.json"))
+        found = truths.loadRes(str(tmp_path / "found.json"))
+    assert [its["image_id"] for its in found.loadAnns(found.getAnnIds())] == [
+        number for number in truths.getImgIds() for _ in range(2)
+    ]
 
 
 # Refused ----------------------------------------------------------------------------------------
