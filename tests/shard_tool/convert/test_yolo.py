@@ -367,7 +367,7 @@ def test_labels_without_names_are_refused(tmp_path: Path) -> None:
         "write the names, one a line, into a file classes.txt beside the labels"
     )
     captions = pair("images/a", "1 bee in a garden")
-    assert "YOLO" not in refusal(tmp_path / "2", captions)
+    assert "labels of YOLO" not in refusal(tmp_path / "2", captions)
 
 
 def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
