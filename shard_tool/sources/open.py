@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 from shard_tool.errors import OptionError, SourceError
 from shard_tool.sources.coco.open import find_coco
 from shard_tool.sources.cvat.source import find_cvat
+from shard_tool.sources.files.listing import list_files
 from shard_tool.sources.imagefolder.source import find_image_folder
 from shard_tool.sources.labelme.source import find_labelme
-from shard_tool.sources.listing import list_files
 from shard_tool.sources.voc.open import find_voc
 from shard_tool.sources.yolo.open import find_yolo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from shard_tool.sources.files.listing import Listing
     from shard_tool.sources.found import Found
-    from shard_tool.sources.listing import Listing
     from shard_tool.sources.source import Source
 
     Finder = Callable[[Listing, Mapping[str, str]], Found | None]
