@@ -132,8 +132,13 @@ HINT = "give unmasked='box' to fill its box, or unmasked='drop' to leave such ob
             {"object_png": numbered((0, 0, 5, 5), (10, 8, 30, 20), void=2)},
             "object 2 has no pixel in object.png",
         ),
+        (
+            [thing(number=255)],
+            {"object_png": numbered((0, 0, 5, 5), (10, 8, 30, 20), void=2)},
+            "object 2 has no pixel in object.png",
+        ),
     ],
-    ids=["a box alone", "no polygons", "not in the mask", "all void"],
+    ids=["a box alone", "no polygons", "not in the mask", "all void", "void is no number"],
 )
 def test_an_object_without_an_outline_is_an_error_a_filled_box_or_dropped(
     objects: list[SampleObject], members: dict[str, bytes], problem: str
