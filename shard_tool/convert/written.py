@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import AnnotationError
+from shard_tool.format.coco_boxes import coco_box
 
 if TYPE_CHECKING:
     from shard_tool.format.sample import Box
@@ -12,11 +13,10 @@ if TYPE_CHECKING:
 
 
 def raw_of(item: ObjectAnnotation, box: Box | None) -> dict[str, Any] | None:
-    """The raw values of an object; COCO's `bbox` only if the sample's box is another one."""
+    """The raw values of an object; COCO's `bbox` only if the sample's box does not tell it."""
     if item.raw is None or "bbox" not in item.raw:
         return item.raw
-    x, y, width, height = map(float, item.raw["bbox"])
-    if box != (x, y, x + width, y + height):
+    if box is None or coco_box(box) != tuple(map(float, item.raw["bbox"])):
         return item.raw
     return {name: value for name, value in item.raw.items() if name != "bbox"} or None
 

@@ -27,12 +27,6 @@ def coco_box(box: Box) -> tuple[float, float, float, float]:
     return x0, y0, _length(x0, x1), _length(y0, y1)
 
 
-def is_exact(box: Box) -> bool:
-    """Whether `coco_box` gives the box back."""
-    x, y, width, height = coco_box(box)
-    return (x + width, y + height) == box[2:]
-
-
 def _length(start: float, stop: float) -> float:
     found = stop - start
     for decimals in range(_DECIMALS + 1):

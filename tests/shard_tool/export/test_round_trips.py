@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ import pytest
 from shard_tool.convert.rules import Choices
 from shard_tool.format.sample import VOC_CLASSES
 from shard_tool.sources.classes import ClassOptions
+from tests.kit.datasets.coco_sets import coco_document
 from tests.kit.datasets.converted import converted, manifest_of
 from tests.kit.datasets.exports import (
     CLASSES,
     WH,
+    coco_of,
     contents_of,
     dataset_of,
     exported,
@@ -23,6 +26,7 @@ from tests.kit.datasets.exports import (
     sample_of,
     thing,
 )
+from tests.kit.datasets.voc_tree import jpeg, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,6 +130,48 @@ def test_pictures_of_every_kind_keep_their_bytes_and_names(tmp_path: Path) -> No
         assert found == names
         converted(tmp_path / format_, tmp_path / f"{format_}-again")
         assert len(contents_of(tmp_path / f"{format_}-again")) == 4
+
+
+@pytest.mark.parametrize("digits", [0, 2, 15])
+def test_a_coco_file_s_own_numbers_come_back(tmp_path: Path, digits: int) -> None:
+    """Boxes, areas, ids, crowds and other fields are those that the file had, to the last bit."""
+    draw = Random(digits)
+    document = coco_document(draw, num_images=8)
+    for item in document["annotations"]:
+        x, y, width, height = item["bbox"]
+        item["bbox"] = [x, y, round(width * 0.97, digits) or 1, round(height * 0.97, digits) or 1]
+        item |= {"segmentation": [], "extra": {"of": [item["id"]]}}
+    document["annotations"][0]["bbox"][0] = -0.25
+    for number, image in enumerate(document["images"]):
+        write(tmp_path / "coco/train" / image["file_name"], jpeg((320, 240), number))
+    text = json.dumps(document).encode()
+    write(tmp_path / "coco/annotations/instances_train.json", text)
+    converted(tmp_path / "coco", tmp_path / "set")
+    exported(tmp_path / "set", tmp_path / "out", "coco")
+    found = coco_of(tmp_path / "out")
+    for name in ("images", "annotations"):
+        by_id = [{its["id"]: its for its in one[name]} for one in (found, document)]
+        assert by_id[0] == by_id[1]
+    used = {item["category_id"] for item in document["annotations"]}
+    assert {its["id"]: its["name"] for its in found["categories"]}.items() >= {
+        (its["id"], its["name"]) for its in document["categories"] if its["id"] in used
+    }
+
+
+def test_areas_are_of_the_pictures_that_are_written(tmp_path: Path) -> None:
+    square = (0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0)
+    said = {"id": 1, "area": 7.5}
+    things = [
+        thing(polygons=(square,), raw=said),
+        thing(raw={"area": 3}),
+        thing(polygons=(square,)),
+    ]
+    for resize, areas in ((None, [7.5, 3, 100]), (50, [100, 400, 100])):
+        samples, options = {"train": [sample_of("a", *things)]}, {"resize": resize}
+        dataset = dataset_of(tmp_path / f"set{resize}", samples, options=options)
+        exported(dataset, tmp_path / f"out{resize}", "coco")
+        found = coco_of(tmp_path / f"out{resize}")["annotations"]
+        assert [item["area"] for item in found] == areas
 
 
 def test_polygons_run_lengths_and_crowds_come_back_through_coco(tmp_path: Path) -> None:
