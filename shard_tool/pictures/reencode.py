@@ -287,7 +287,7 @@ def _scaled_object(item: SampleObject, old: Size, new: Size, place: str) -> Samp
 
 
 def _scaled_raw(raw: dict[str, Any], old: Size, new: Size) -> dict[str, Any] | None:
-    """Scale COCO's `area`, by which its scores tell small objects; a box of the larger picture goes.
+    """Scale COCO's `area`, by which its scores tell small objects; drop a box that was kept.
 
     Other values stay: what they mean is not known.
     """
