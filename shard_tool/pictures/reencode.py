@@ -21,6 +21,7 @@ import PIL
 from PIL import Image, UnidentifiedImageError, features
 
 from shard_tool.errors import DataError, OptionError
+from shard_tool.format.coco_boxes import with_scaled_area
 from shard_tool.format.run_lengths import (
     counts_of_pixels,
     counts_string,
@@ -282,6 +283,7 @@ def _scaled_object(item: SampleObject, old: Size, new: Size, place: str) -> Samp
             ]
         ),
         rle=None if item.rle is None else _scaled_runs(item.rle, old, new, place),
+        raw=with_scaled_area(item.raw, new[0] * new[1] / (old[0] * old[1])),
     )
 
 
