@@ -94,16 +94,15 @@ class PictureMatcher:
             return self._finder.find(
                 f"{id_of(span)}{suffix or '.jpg'}",
                 [folder],
-                self._of_split(folder),
+                self._of_split(split_of(folder)),
                 any_suffix=any_suffix,
             )
         except SourceError:  # several
             return None
 
     @lru_cache  # noqa: B019  (a matcher lives as long as a source is opened)
-    def _of_split(self, folder: str) -> Collection[str]:
-        """The folders of pictures but those of another split than a folder's."""
-        split = split_of(folder)
+    def _of_split(self, split: str | None) -> Collection[str]:
+        """The folders of pictures but those of another split; all for None."""
         return frozenset(
             its for its in self._folders if not split or split_of(its) in (split, None)
         )
@@ -119,7 +118,7 @@ class PictureMatcher:
             folders = [posixpath.dirname(whole), folder]
         for path in (written, f"{folder}/{posixpath.basename(written)}"):
             try:
-                among = self._of_split(folder)
+                among = self._of_split(split_of(folder))
                 return self._finder.find(path, folders, among, any_suffix=self._any_suffix)
             except SourceError:  # several: perhaps the file's own folder tells
                 continue
