@@ -386,7 +386,7 @@ class Builder:
             else tuple([self._polygon(its, convention, size_wh, scale) for its in item.polygons]),
             rle=rle,
             crowd=item.crowd,
-            raw=raw_of(item, bbox),
+            raw=raw_of(item, bbox, scale),
         )
 
     def _class_of(self, written: str, place: str, whose: str = "") -> tuple[str, int] | None:

@@ -309,7 +309,8 @@ def _shared_ids(
     splits = [plans[int(which[row])].split for row in rows]
     place = its[1].split_place(task, splits[1])
     problem = f"picture {records[0].id!r} is in split {splits[0]!r} as well{more}"
-    yield SourceError(place, problem, "convert splits that share no picture")
+    way = f"convert splits that share no picture, such as by --split {splits[0]}"
+    yield SourceError(place, problem, way)
 
 
 def _class_labels(

@@ -5,20 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import AnnotationError
-from shard_tool.format.coco_boxes import coco_box
+from shard_tool.format.coco_boxes import coco_box, with_scaled_area
 
 if TYPE_CHECKING:
     from shard_tool.format.sample import Box
     from shard_tool.sources.annotation import ObjectAnnotation
 
 
-def raw_of(item: ObjectAnnotation, box: Box | None) -> dict[str, Any] | None:
-    """The raw values of an object; COCO's `bbox` only if the sample's box does not tell it."""
-    if item.raw is None or "bbox" not in item.raw:
-        return item.raw
-    if box is None or coco_box(box) != tuple(map(float, item.raw["bbox"])):
-        return item.raw
-    return {name: value for name, value in item.raw.items() if name != "bbox"} or None
+def raw_of(
+    item: ObjectAnnotation, box: Box | None, scale: tuple[float, float] | None
+) -> dict[str, Any] | None:
+    """The raw values of an object; COCO's `bbox` only if the sample's box does not tell it.
+
+    Args:
+        item: The object.
+        box: Its box in the sample.
+        scale: What its numbers are multiplied by, along x and y; None: nothing.
+    """
+    raw = item.raw if scale is None else with_scaled_area(item.raw, scale[0] * scale[1])
+    if raw is None or "bbox" not in raw:
+        return raw
+    if box is None or coco_box(box) != tuple(map(float, raw["bbox"])):
+        return raw
+    return {name: value for name, value in raw.items() if name != "bbox"} or None
 
 
 def run_lengths_of(

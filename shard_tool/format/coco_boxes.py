@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shard_tool.format.sample import Box, Sample, SampleObject
@@ -67,6 +67,22 @@ def area_of(item: SampleObject, box: tuple[float, float, float, float]) -> float
         item: The object.
         box: What `written_box` returned.
     """
-    area = (item.raw or {}).get("area")
-    is_number = isinstance(area, int | float) and not isinstance(area, bool)
-    return float(area) if is_number and math.isfinite(area) else box[2] * box[3]  # type: ignore[arg-type]
+    area = _area((item.raw or {}).get("area"))
+    return box[2] * box[3] if area is None else area
+
+
+def with_scaled_area(raw: dict[str, Any] | None, factor: float) -> dict[str, Any] | None:
+    """The raw values of an object whose picture is scaled: its area is in the new pixels.
+
+    >>> with_scaled_area({"id": 7, "area": 230}, 0.25)
+    {'id': 7, 'area': 57.5}
+    """
+    area = _area((raw or {}).get("area"))
+    return raw if raw is None or area is None else {**raw, "area": area * factor}
+
+
+def _area(area: Any) -> float | None:
+    """An area as written; None where it is no finite number."""
+    if type(area) not in (int, float) or not math.isfinite(area):
+        return None
+    return float(area)

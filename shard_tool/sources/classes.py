@@ -117,9 +117,9 @@ def decide_classes(
         return ClassTable(options.classes, rename, drops)
     if declared:
         first = dict.fromkeys(rename.get(name, name) for name in declared)
-        if alike := _alike_declared(found, first):
-            raise _undecided(found, [], alike, place)
         others = sorted(name for name in found if name not in first)
+        if alike := _alike_declared(found, first):
+            raise _undecided(found, [], alike, place, (*first, *others))
         return ClassTable((*first, *others), rename, drops)
     if not found or all(name in VOC_CLASSES for name in found):
         return ClassTable(VOC_CLASSES, rename, drops)
@@ -130,7 +130,8 @@ def decide_classes(
     if is_mixture and drops:
         return ClassTable(VOC_CLASSES, rename, drops)
     if is_mixture or alike:
-        raise _undecided(found, strangers if is_mixture else [], alike, place)
+        order = tuple(found if is_ordered else sorted(found))
+        raise _undecided(found, strangers if is_mixture else [], alike, place, order)
     return ClassTable(tuple(found if is_ordered else sorted(found)), rename, drops)
 
 
@@ -222,8 +223,12 @@ def _undecided(
     strangers: Sequence[str],
     alike: Sequence[tuple[str, str]],
     place: str,
+    order: Sequence[str],
 ) -> DataError:
-    """The error for names that look like mistakes; gives both ways out as options to add."""
+    """The error for names that look like mistakes; gives both ways out as options to add.
+
+    `order` is that of the table if all names are taken as they are.
+    """
     told = [f"{name!r} ({counts[name]}) looks like {other!r}" for name, other in alike]
     others = [name for name in strangers if name not in {one for one, _ in alike}]
     told += [
@@ -237,7 +242,7 @@ def _undecided(
     else:
         purpose = "to merge them" if alike else "to leave them out"
     options = " ".join([*renames, *(["--other-classes drop"] if others else [])])
-    all_names = f"add {classes_option(sorted(counts))} to take all names as they are"
+    all_names = f"add {classes_option(order)} to take all names as they are"
     is_way = len(renames) == len(alike)  # --rename takes no name with an equals sign
     hint = f"add {options} {purpose}, or {all_names}" if is_way else all_names
     return DataError(place, problem, hint)

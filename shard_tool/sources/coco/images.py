@@ -57,7 +57,10 @@ class Images:
         written = self.files[at].paths[row]
         names = names_in(written) or [self.files[at].image_ids[row]]
         base = "" if is_absolute(written) else self._bases[at]
-        return "/".join([base, *names] if base else names)
+        path = "/".join([base, *names] if base else names)
+        if (self.pictures.find_usual([path], [""]) >= 0).any():  # that of another file's image
+            return "/".join([*self.files[at].span.name.split("/")[:-1], *names])
+        return path
 
     @cached_property
     def _bases(self) -> list[str]:

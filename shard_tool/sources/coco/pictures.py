@@ -114,12 +114,14 @@ class Pictures:
         folders: Sequence[str],
         split: str,
         taken: Collection[str],
+        listed: Collection[int],
     ) -> None:
         """Find those that do not lie where they usually do.
 
         Where none does, the written paths are of another machine or another layout, and any picture
         whose path ends alike is meant. Else only a plain name, or a path of another machine, can be
-        elsewhere, and not among the pictures of another split: those may have equal names.
+        elsewhere, and not among the pictures of another split: those may have equal names. The
+        suffix may be another one only where no picture at all has the one that is written.
 
         Args:
             paths: As written.
@@ -127,22 +129,29 @@ class Pictures:
             folders: The same.
             split: The split that they are of.
             taken: Folders in which other JSON files have their pictures.
+            listed: Numbers of those pictures, which no image of this file can be.
 
         Raises:
             SourceError: Several pictures have the name, and equally much of the path.
         """
         is_apart = bool((found < 0).all())
         free = {f for f in self.folders if f not in taken and not says_other_split(f, split)}
-        for at in np.flatnonzero(found < 0).tolist():
-            path = paths[at]
-            is_free = is_apart or is_absolute(path)
-            span = self._finder.find_in(path, folders) if is_free else None
-            if span is None and (is_free or len(names_in(path)) == 1):
-                span = self._finder.find_anywhere(path, free)
-                if span is None and is_apart:
-                    span = self._finder.find_anywhere(path)
-            if span is not None:
-                found[at] = self._number(span)
+        lost = np.flatnonzero(found < 0).tolist()
+        for any_suffix in (False, True):
+            for at in lost:
+                path = paths[at]
+                is_free = is_apart or is_absolute(path)
+                span = self._finder.find_in(path, folders) if is_free else None
+                if span is None and (is_free or len(names_in(path)) == 1):
+                    span = self._finder.find_anywhere(path, free, any_suffix=any_suffix)
+                    if span is None and is_apart:
+                        span = self._finder.find_anywhere(path, any_suffix=any_suffix)
+                        if span is not None and self._number(span) in listed:
+                            span = None
+                if span is not None:
+                    found[at] = self._number(span)
+            if (found >= 0).any():
+                return
 
     def _number(self, span: FileSpan) -> int:
         folder, _, name = span.name.rpartition("/")
@@ -179,5 +188,8 @@ def find_pictures(
     taken = [pictures.folders_of(numbers) for numbers in found]
     for at, (_, split, paths) in enumerate(files):
         others = {folder for other, its in enumerate(taken) if other != at for folder in its}
-        pictures.find_others(paths, found[at], folders[at], split, others)
+        listed = {
+            number for other, its in enumerate(found) if other != at for number in its.tolist()
+        }
+        pictures.find_others(paths, found[at], folders[at], split, others, listed)
     return found

@@ -65,7 +65,7 @@ def usual_folders(path: str, split: str, known: Collection[str]) -> list[str]:
         known: The folders that hold pictures.
 
     >>> usual_folders("annotations/instances_val2017.json", "val", ["train2017", "val2017"])
-    ['val2017']
+    ['val2017', 'annotations', '']
     """
     folder, _, name = path.rpartition("/")
     words = [token for token, _ in _words_in(name)]

@@ -115,16 +115,23 @@ class _Opening:
             self._report.add("label-of-no-object", told, len(file.other_labels))
         if file.guess:
             self._report.add("encoding-guessed", f"{place}: {file.guess}")
+        folder = posixpath.dirname(span.name)
+        is_apart = not any(
+            self._finder.find_written(image.name, _folders(folder, image.subset or file.subset))
+            for image in file.images
+        )
         for image in file.images:
-            self._add(span, file, image)
+            self._add(span, file, image, is_apart=is_apart)
 
-    def _add(self, span: FileSpan, file: CvatFile, image: CvatImage) -> None:
+    def _add(self, span: FileSpan, file: CvatFile, image: CvatImage, *, is_apart: bool) -> None:
         name, subset = f"{span.name}#{image.id}", image.subset or file.subset
         content = file.document(image)
         document = self.spool.add(content), len(content)
         place, problem = self._listing.files.place(name), None
         try:
-            picture = self._picture(posixpath.dirname(span.name), subset, image.name)
+            # Where some lie as written, one that does not is missing: another may have its name.
+            find = self._finder.find if is_apart else self._finder.find_written
+            picture = find(image.name, _folders(posixpath.dirname(span.name), subset))
         except SourceError as exc:
             picture, problem = None, SourceError(place, exc.problem, exc.hint)
         if picture is None:
@@ -139,11 +146,6 @@ class _Opening:
         self._found[picture.name] = Indexed(
             id_of(picture), subset, picture, name, document, problem=problem
         )
-
-    def _picture(self, folder: str, subset: str, written: str) -> FileSpan | None:
-        """The picture of an image: CVAT puts them into ``images``, and there into subsets."""
-        base = f"{folder}/images".lstrip("/")
-        return self._finder.find(written, [f"{base}/{subset}", base, folder])
 
     def pictures(self, *, needs_splits: bool) -> list[Indexed]:
         """All images with their splits.
@@ -188,6 +190,12 @@ class _Opening:
         others = list(names)
         if others:
             self._report.add("in-no-list", self._listing.files.place(others[0]), len(others))
+
+
+def _folders(folder: str, subset: str) -> list[str]:
+    """Where the pictures of a file lie: CVAT puts them into ``images``, and there into subsets."""
+    base = f"{folder}/images".lstrip("/")
+    return [f"{base}/{subset}", base, folder]
 
 
 def _split(subset: str) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from shard_tool.errors import SourceError
 from shard_tool.sources.files.file_span import slashed
-from shard_tool.sources.files.file_table import stems_of
+from shard_tool.sources.files.file_table import KIND_OF_SUFFIX, stems_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -32,19 +32,29 @@ class PictureFinder:
     place: str
     """The source, for messages."""
 
-    def find(self, written: str, folders: Sequence[str] = ()) -> FileSpan | None:
+    def find(
+        self,
+        written: str,
+        folders: Sequence[str] = (),
+        among: Collection[str] | None = None,
+        *,
+        any_suffix: bool = False,
+    ) -> FileSpan | None:
         r"""The picture that a written path means; None if there is none.
 
-        The suffix may be another one than written: a folder has one picture of each stem.
+        The suffix may be another one than written in `folders`: each has one picture of each stem.
 
         Args:
             written: As the annotation has it, such as ``C:\me\a.jpg`` or ``images/a%20b.jpg``.
             folders: Where to look first, in this order; then everywhere.
+            among: As for `find_anywhere`.
+            any_suffix: As for `find_anywhere`.
 
         Raises:
             SourceError: Several pictures elsewhere have the name, and equally much of the path.
         """
-        return self.find_in(written, folders) or self.find_anywhere(written)
+        found = self.find_in(written, folders)
+        return found or self.find_anywhere(written, among, any_suffix=any_suffix)
 
     def find_in(self, written: str, folders: Sequence[str]) -> FileSpan | None:
         """The same in these folders alone, and in those below that the written path names."""
@@ -56,19 +66,34 @@ class PictureFinder:
                         return span
         return None
 
-    def find_anywhere(self, written: str, among: Collection[str] | None = None) -> FileSpan | None:
+    def find_anywhere(
+        self, written: str, among: Collection[str] | None = None, *, any_suffix: bool = False
+    ) -> FileSpan | None:
         """The same wherever it lies: where the most folders of the path are those written.
+
+        A picture of another suffix than written is taken only if the caller says so: a mask or a
+        map of depths has its picture's name, in a folder of its own.
 
         Args:
             written: As for `find`.
             among: The folders in which it may lie; None: any.
+            any_suffix: Whether the suffix may be another one, where no picture has the written one.
 
         Raises:
             SourceError: Several pictures have the name, and equally much of the path.
         """
         for names in _spellings(written):
-            if span := self._anywhere(names, written, among):
+            if span := self._anywhere(names, written, among, any_suffix=any_suffix):
                 return span
+        return None
+
+    def find_written(self, written: str, folders: Sequence[str]) -> FileSpan | None:
+        """The picture at the whole written path below one of these folders, of any suffix."""
+        for names in _spellings(written):
+            for folder in folders:
+                inner = "/".join([folder, *names[:-1]])
+                if span := self._in(inner.strip("/"), names[-1]):
+                    return span
         return None
 
     def _in(self, folder: str, name: str) -> FileSpan | None:
@@ -76,11 +101,19 @@ class PictureFinder:
         return None if files is None else files.find(_stem(name))
 
     def _anywhere(
-        self, names: Sequence[str], written: str, among: Collection[str] | None
+        self,
+        names: Sequence[str],
+        written: str,
+        among: Collection[str] | None,
+        *,
+        any_suffix: bool,
     ) -> FileSpan | None:
         known = self._folders_of.get(_stem(names[-1]), ())
         if among is not None:
             known = [folder for folder in known if folder in among]
+        suffix = _suffix(names[-1])
+        of_suffix = [its for its in known if not suffix or self._has(its, names[-1], suffix)]
+        known = of_suffix or (known if any_suffix else ())
         if not known:
             return None
         above = names[-2::-1]
@@ -91,6 +124,11 @@ class PictureFinder:
             problem = f"{written!r} may be a picture in any of {told}"
             raise SourceError(self.place, problem, "give the folder of one split at a time")
         return self._in(best[0], names[-1])
+
+    def _has(self, folder: str, name: str, suffix: str) -> bool:
+        """Whether the picture of this stem in a folder has this suffix."""
+        span = self._in(folder, name)
+        return span is not None and _suffix(span.name) == suffix
 
     @cached_property
     def _folders_of(self) -> dict[str, list[str]]:
@@ -120,6 +158,12 @@ def _spellings(written: str) -> Iterator[list[str]]:
 def _stem(name: str) -> str:
     stem, dot, _ = name.rpartition(".")
     return stem if dot and stem else name
+
+
+def _suffix(name: str) -> str:
+    """The suffix of a picture's name, in lower case; '' for any other."""
+    suffix = name.rpartition("/")[2].rpartition(".")[2].lower()
+    return suffix if KIND_OF_SUFFIX.get(f".{suffix}") == "picture" else ""
 
 
 def _num_shared(one: Sequence[str], other: Sequence[str]) -> int:

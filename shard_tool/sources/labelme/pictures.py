@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from shard_tool.errors import SourceError
 from shard_tool.sources.files.file_span import FileSpan, slashed
 from shard_tool.sources.files.picture_finder import PictureFinder
 from shard_tool.sources.indexed_source import id_of
+from shard_tool.sources.split_folders import split_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from shard_tool.sources.files.file_table import FileTable
 
@@ -49,11 +51,17 @@ class PictureMatcher:
 
     def __init__(self, table: FileTable, place: str) -> None:
         self._finder = PictureFinder(table, place)
+        self._folders = [*table.of_kind("picture")]
+        self._any_suffix = False
+        """Whether pictures elsewhere may have another suffix: where none has the written one."""
 
     def matches(self, files: Sequence[JsonFile]) -> tuple[list[Match], list[JsonFile]]:
         """The annotated pictures, and the files without a picture."""
-        by_path = {its.span.name: self._by_path(its) for its in files}
-        own = {its.span.name: self.of_own_name(its.span) for its in files}
+        for self._any_suffix in (False, True):
+            by_path = {its.span.name: self._by_path(its) for its in files}
+            own = {its.span.name: self.of_own_name(its.span, its.image_path) for its in files}
+            if any(by_path.values()) or any(own.values()):
+                break
         pictures = dict[str, FileSpan]()
         about, alone = defaultdict[str, list[JsonFile]](list), list[JsonFile]()
         for its in files:
@@ -78,12 +86,26 @@ class PictureMatcher:
             for name, its in about.items()
         ], alone
 
-    def of_own_name(self, span: FileSpan) -> FileSpan | None:
+    def of_own_name(self, span: FileSpan, image_path: str = "") -> FileSpan | None:
         """The picture of a file's own name, in its folder or one like it."""
+        suffix = posixpath.splitext(image_path)[1]
+        folder, any_suffix = posixpath.dirname(span.name), self._any_suffix or not suffix
         try:
-            return self._finder.find(f"{id_of(span)}.jpg", [posixpath.dirname(span.name)])
+            return self._finder.find(
+                f"{id_of(span)}{suffix or '.jpg'}",
+                [folder],
+                self._of_split(split_of(folder)),
+                any_suffix=any_suffix,
+            )
         except SourceError:  # several
             return None
+
+    @lru_cache  # noqa: B019  (a matcher lives as long as a source is opened)
+    def _of_split(self, split: str | None) -> Collection[str]:
+        """The folders of pictures but those of another split; all for None."""
+        return frozenset(
+            its for its in self._folders if not split or split_of(its) in (split, None)
+        )
 
     def _by_path(self, its: JsonFile) -> FileSpan | None:
         """The picture that `imagePath` names."""
@@ -96,7 +118,8 @@ class PictureMatcher:
             folders = [posixpath.dirname(whole), folder]
         for path in (written, f"{folder}/{posixpath.basename(written)}"):
             try:
-                return self._finder.find(path, folders)
+                among = self._of_split(split_of(folder))
+                return self._finder.find(path, folders, among, any_suffix=self._any_suffix)
             except SourceError:  # several: perhaps the file's own folder tells
                 continue
         return None

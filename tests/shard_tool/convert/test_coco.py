@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shard_tool.convert.rules import Choices
+from shard_tool.errors import DataError
 from tests.kit.datasets.coco_files import ANT, BEE, coco, image, one_of_each, thing, written
 from tests.kit.datasets.converted import converted, manifest_of
 from tests.kit.datasets.wild import boxes, classes, counted, documents
@@ -292,3 +293,31 @@ def test_files_in_other_encodings(tmp_path: Path) -> None:
             written(tmp_path / name, {"x.json": content}, ["ü.jpg"]), tmp_path / f"{name}-out"
         )
         assert boxes(tmp_path / f"{name}-out") == {"ü": BOX}, name
+
+
+@pytest.mark.parametrize(
+    ("declared", "options", "area"),
+    [
+        ((20, 10), {"resize": 16}, 64),
+        ((40, 20), {"choices": Choices(size_mismatch="scale")}, 25),
+        ((20, 10), {}, 100),
+    ],
+)
+def test_the_area_of_an_object_follows_its_picture(
+    tmp_path: Path, declared: tuple[int, int], options: Any, area: float
+) -> None:
+    document = coco([image(1, "a.jpg", declared)], [thing(1, 1, area=100), thing(2, 1, area="big")])
+    source = written(tmp_path / "in", {"x.json": document}, ["a.jpg"])
+    converted(source, tmp_path / "out", **options)
+    (its,) = documents(tmp_path / "out").values()
+    areas = [item["raw"]["area"] for item in its["objects"]]
+    assert areas == [pytest.approx(area), "big"]
+
+
+def test_names_that_look_alike_are_offered_in_the_order_of_ids(tmp_path: Path) -> None:
+    names = [{"id": 1, "name": "ant"}, {"id": 2, "name": "Ant"}, {"id": 3, "name": "a nt"}]
+    document = coco([image(1, "a.jpg")], [thing(1, 1)], names)
+    source = written(tmp_path / "in", {"x.json": document}, ["a.jpg"])
+    with pytest.raises(DataError) as caught:
+        converted(source, tmp_path / "out")
+    assert "add --classes 'ant,Ant,a nt' to take all names as they are" in str(caught.value)

@@ -336,5 +336,5 @@ def test_bad_split_files_are_refused(
 def test_picture_in_two_splits_is_refused(tmp_path: Path) -> None:
     files = devkit({"Main/train": "a\nb\n", "Main/val": "JPEGImages/b.jpg\nc\n"})
     problem = "picture 'b' is in split 'train' as well"
-    way = "convert splits that share no picture"
+    way = "convert splits that share no picture, such as by --split train"
     assert refusal(tmp_path, files) == f"/ImageSets/Main/val.txt: {problem}; {way}"

@@ -239,7 +239,7 @@ def test_splits_that_share_a_picture_are_refused(tmp_path: Path) -> None:
         converted(tree, tmp_path / "out")
     assert str(caught.value) == (
         f"{tree}/ImageSets/Main/val.txt: picture '000002' is in split 'train' as well; "
-        "convert splits that share no picture"
+        "convert splits that share no picture, such as by --split train"
     )
     assert not (tmp_path / "out").exists()
 

@@ -234,7 +234,8 @@ def test_any_number_of_lists_are_splits_if_they_share_no_picture(
         merged(tmp_path / "out", trees[:1], splits=tuple(names))
     place = f"{trees[0]}/ImageSets/Main/part7.txt"
     problem = "picture '000001' is in split 'part0' as well (and 62 more)"
-    assert str(caught.value) == f"{place}: {problem}; convert splits that share no picture"
+    way = "convert splits that share no picture, such as by --split part0"
+    assert str(caught.value) == f"{place}: {problem}; {way}"
     tree = voc_tree(tmp_path / "many", pictures(70), year="2012")
     for number, name in enumerate(names):
         write(tree / f"ImageSets/Main/{name}.txt", b"%06d\n" % (number + 1))
