@@ -38,7 +38,7 @@ def count(
         raise ManifestError(dest, "has too few samples", "count less often")
     print_json({"samples": times * manifest.num_samples})
 '''
-VERBS = ["convert", "verify", "info", "download", "copy", "index", *OURS]
+VERBS = ["convert", "verify", "info", "download", "copy", "index", "export", *OURS]
 VOID = '''
 def void() -> None:
     """Do nothing."""

@@ -27,7 +27,7 @@ def test_memory_of_a_look_does_not_grow_with_the_problems(
         error = f"{task.split}: {'x' * _ERROR_BYTES}"
         bad = {"key": "1", "split": "train", "error": error, "hint": ""}
         its: dict[str, Any] = {"split": task.split, "num_records": len(task.records)}
-        return its | {"bad_records": [bad], "notes": {}, "objects": {}}
+        return its | {"bad_records": [bad], "notes": {}, "objects": {}, "counts": {}}
 
     monkeypatch.setattr(look_module, "check_records", bad)
     monkeypatch.setattr(look_module, "_AT_A_TIME", 1)
