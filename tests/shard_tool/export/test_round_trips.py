@@ -101,7 +101,9 @@ def test_other_classes_than_vocs_are_corners_and_vocs_own_count_from_1(tmp_path:
         ]
     ):
         folder = tmp_path / str(number)
-        samples = {"train": [sample_of("a", thing(box, label=classes["cat"]))]}
+        label = classes["cat"]
+        things = [thing(box, label=label), thing(None, label=label, point=(3.0, 4.5))]
+        samples = {"train": [sample_of("a", *things)]}
         dataset = dataset_of(folder / "set", samples, classes=classes, options={"boxes": boxes})
         report = exported(dataset, folder / "out", "voc")
         assert report.options == options
@@ -109,7 +111,8 @@ def test_other_classes_than_vocs_are_corners_and_vocs_own_count_from_1(tmp_path:
         first = "<xmin>1</xmin><ymin>1.5</ymin>" if boxes == "devkit" else "<xmin>0</xmin>"
         assert first in text
         shutil.rmtree(folder / "out")
-        assert contents_of(again(dataset, folder, "voc")) == contents_of(dataset)
+        found = contents_of(again(dataset, folder, "voc"), "point")
+        assert found == contents_of(dataset, "point")
 
 
 def test_pictures_of_every_kind_keep_their_bytes_and_names(tmp_path: Path) -> None:
