@@ -100,7 +100,7 @@ def _plan(folder: Path) -> int:
 
 def _index(folder: Path) -> int:
     from shard_tool.sources.coco.find import find_json
-    from shard_tool.sources.listing import list_files
+    from shard_tool.sources.files.listing import list_files
 
     (found,) = find_json(list_files(str(folder))).read
     found.check()

@@ -21,7 +21,7 @@ ROOT = Path(__file__).absolute().parents[1]
 PACKAGES = (
     *("torch", "torchvision", "numpy", "simplejpeg", "pillow", "fsspec", "s3fs"),
     *("webdataset", "litdata", "mosaicml-streaming", "boto3", "obstore", "opencv-python-headless"),
-    *("datasets", "albumentations", "kornia", "nvidia-dali-cuda130"),
+    *("datasets", "albumentations", "kornia", "nvidia-dali-cuda130", "msgspec", "ijson"),
 )
 TIMEOUT_S = 900
 

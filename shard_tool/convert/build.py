@@ -22,7 +22,7 @@ from shard_tool.pictures.recode import EXTENSIONS, stored_form
 from shard_tool.pictures.reencode import reencoded
 from shard_tool.pictures.size import picture_size
 from shard_tool.sources.boxes import DEVKIT, NORMALIZED, box_of, in_pixels, placed, scaled
-from shard_tool.sources.file_span import printable
+from shard_tool.sources.files.file_span import printable
 from shard_tool.sources.report import Report
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shard_tool.convert.rules import Rules
     from shard_tool.format.sample import Polygon
     from shard_tool.sources.annotation import Annotation, ObjectAnnotation
-    from shard_tool.sources.archive import SourceFiles
+    from shard_tool.sources.files.archive import SourceFiles
     from shard_tool.sources.source import Record
 
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",)}

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shard_tool.sources.archive import FileSpan
+from shard_tool.sources.files.archive import FileSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from shard_tool.sources.archive import SourceFiles
+    from shard_tool.sources.files.archive import SourceFiles
 
 _PROBE_BYTES = 256
 _AT_A_TIME = 64

@@ -8,7 +8,7 @@ from shard_tool.errors import DataError, SourceError
 from shard_tool.sources.keys import MAX_KEY_BYTES
 
 if TYPE_CHECKING:
-    from shard_tool.sources.archive import SourceFiles
+    from shard_tool.sources.files.archive import SourceFiles
     from shard_tool.sources.source import Record
 
 _MAX_FILE_BYTES = 1 << 29

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.release import RELEASE
-from shard_tool.sources.file_span import printable
+from shard_tool.sources.files.file_span import printable
 
 if TYPE_CHECKING:
     from shard_tool.convert.options import ConvertOptions

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shard_tool.sources.annotation import Annotation, ImageSource, ObjectAnnotation, Owner
 from shard_tool.sources.annotation import PartAnnotation as Part
-from shard_tool.sources.archive import FileSpan
+from shard_tool.sources.files.archive import FileSpan
 from shard_tool.sources.source import Record
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from shard_tool.convert.rules import Rules
     from shard_tool.convert.survey import Columns, Surveyed
     from shard_tool.errors import DataError
+    from shard_tool.sources.files.spool import Spool
     from shard_tool.sources.report import Report
     from shard_tool.sources.source import Source
-    from shard_tool.sources.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)

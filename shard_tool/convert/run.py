@@ -23,9 +23,9 @@ from shard_tool.convert.write_shard import ShardJob, make_shard
 from shard_tool.dataset.disk_space import check_disk_space
 from shard_tool.dataset.publication import BAD_RECORDS_NAME, check_shards_are_own, publishing
 from shard_tool.errors import OptionError
+from shard_tool.sources.files.spool import Spool
 from shard_tool.sources.open import open_source, resolve_splits
 from shard_tool.sources.source import Source
-from shard_tool.sources.spool import Spool
 from shard_tool.storage.location import Folder
 from shard_tool.tasks.engines import LOCAL
 from shard_tool.tasks.pool import open_pool

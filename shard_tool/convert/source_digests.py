@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from shard_tool.sources.archive import FileSpan, SourceFiles
+    from shard_tool.sources.files.archive import FileSpan, SourceFiles
     from shard_tool.sources.source import Source
 
 _MODULUS = 2**256

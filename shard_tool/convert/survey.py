@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from shard_tool.convert.rules import Unlabelled
     from shard_tool.sources.annotation import Annotation
-    from shard_tool.sources.archive import SourceFiles
+    from shard_tool.sources.files.archive import SourceFiles
+    from shard_tool.sources.files.spool import Spool
     from shard_tool.sources.source import Record, Source
-    from shard_tool.sources.spool import Spool
 
 _AT_A_TIME = 512
 """Records of one task."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shard_tool.convert.plan import ShardTask
     from shard_tool.convert.rules import Rules
     from shard_tool.dataset.journal import Journal
-    from shard_tool.sources.archive import FileSpan, SourceFiles
+    from shard_tool.sources.files.archive import FileSpan, SourceFiles
     from shard_tool.sources.source import Record
     from shard_tool.storage.location import Folder
 

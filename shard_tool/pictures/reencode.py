@@ -282,7 +282,20 @@ def _scaled_object(item: SampleObject, old: Size, new: Size, place: str) -> Samp
             ]
         ),
         rle=None if item.rle is None else _scaled_runs(item.rle, old, new, place),
+        raw=None if item.raw is None else _scaled_raw(item.raw, old, new),
     )
+
+
+def _scaled_raw(raw: dict[str, Any], old: Size, new: Size) -> dict[str, Any] | None:
+    """Scale COCO's `area`, by which its scores tell small objects; drop a box that was kept.
+
+    Other values stay: what they mean is not known.
+    """
+    found = {name: value for name, value in raw.items() if name != "bbox"}
+    area = found.get("area")
+    if isinstance(area, int | float) and not isinstance(area, bool):
+        found["area"] = area * (new[0] * new[1]) / (old[0] * old[1])
+    return found or None
 
 
 def _scaled_runs(rle: dict[str, Any], old: Size, new: Size, place: str) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from shard_tool.errors import OptionError, SourceError
-from shard_tool.sources.file_span import FileSpan, slashed
-from shard_tool.sources.file_table import KIND_OF_SUFFIX
+from shard_tool.sources.files.file_span import FileSpan, slashed
+from shard_tool.sources.files.file_table import KIND_OF_SUFFIX
+from shard_tool.sources.files.spool import Spool
 from shard_tool.sources.keys import key_of
 from shard_tool.sources.plain_source import PlainSource
 from shard_tool.sources.source import Record
-from shard_tool.sources.spool import Spool
 from shard_tool.sources.voc.imagesets import SPLITS
 from shard_tool.sources.voc.picture_index import PictureIndex
 

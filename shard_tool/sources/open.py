@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 from shard_tool.errors import OptionError, SourceError
 from shard_tool.sources.coco.open import find_coco
 from shard_tool.sources.cvat.source import find_cvat
+from shard_tool.sources.files.listing import list_files
 from shard_tool.sources.imagefolder.source import find_image_folder
 from shard_tool.sources.labelme.source import find_labelme
-from shard_tool.sources.listing import list_files
 from shard_tool.sources.voc.open import find_voc
 from shard_tool.sources.yolo.open import find_yolo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from shard_tool.sources.files.listing import Listing
     from shard_tool.sources.found import Found
-    from shard_tool.sources.listing import Listing
     from shard_tool.sources.source import Source
 
     Finder = Callable[[Listing, Mapping[str, str]], Found | None]
@@ -71,30 +71,40 @@ def open_source(
 
 def _found(listing: Listing, split_files: Mapping[str, str], format_: str) -> Found:
     """The data of the one format that a source has, or that the user insists on."""
+    if format_ != "auto":
+        return _wanted(listing, split_files, format_)
     found = [its for find in _FINDERS.values() if (its := find(listing, split_files))]
     nothing: SourceError | None = None
     try:
         found.append(find_voc(listing, split_files))
     except SourceError as exc:
         nothing = exc
-    is_wanted = format_ == "imagefolder"
-    if is_wanted or not found:  # folders of classes are what nothing else annotates
-        folders = find_image_folder(listing, split_files, is_wanted=is_wanted)
-        found += [folders] if folders else []
-    if format_ != "auto":
-        wanted = [its for its in found if its.format == format_]
-        if not wanted and found:
-            told = ", ".join(f"{its.format} ({its.evidence})" for its in found)
-            problem = f"{listing.files.shown} is not {format_}: found {told}"
-            raise OptionError("--source-format", problem)
-        found = wanted
+    if not found and (its := find_image_folder(listing, split_files)):
+        return its  # folders of classes are what nothing else annotates
+    if not found:
+        assert nothing is not None
+        raise nothing
     if len(found) > 1:
         told = " and ".join(f"{its.format} ({its.evidence})" for its in found)
         ways = " or ".join(f"--source-format {its.format}" for its in found)
         raise OptionError("--source-format", f"{listing.files.shown} holds {told}", f"add {ways}")
-    if nothing is not None and not found:
-        raise nothing
     return found[0]
+
+
+def _wanted(listing: Listing, split_files: Mapping[str, str], format_: str) -> Found:
+    """The data of a format that the user insists on; what else there is may even be broken."""
+    its: Found | None
+    if format_ == "imagefolder":
+        its = find_image_folder(listing, split_files, is_wanted=True)
+    elif format_ in _FINDERS:
+        its = _FINDERS[format_](listing, split_files)
+    else:
+        its = find_voc(listing, split_files)
+    if its is not None and its.format == format_:
+        return its
+    found = its or _found(listing, split_files, "auto")
+    problem = f"{listing.files.shown} is not {format_}: found {found.format} ({found.evidence})"
+    raise OptionError("--source-format", problem)
 
 
 def resolve_splits(sources: Sequence[Source], task: str, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shard_tool.pictures.masks import Color
-    from shard_tool.sources.archive import FileSpan, SourceFiles
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.archive import FileSpan, SourceFiles
+    from shard_tool.sources.files.listing import Listing
     from shard_tool.sources.report import Report
 
 

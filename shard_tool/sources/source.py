@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shard_tool.errors import DataError
     from shard_tool.pictures.masks import Color
     from shard_tool.sources.annotation import Annotation
-    from shard_tool.sources.archive import FileSpan, SourceFiles
+    from shard_tool.sources.files.archive import FileSpan, SourceFiles
     from shard_tool.sources.report import Report
 
 

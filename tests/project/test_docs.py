@@ -14,6 +14,7 @@ import typer
 
 from scripts.cli_reference import COMMAND, VERBS, reference
 from tests.kit.datasets.class_folders import class_folders
+from tests.kit.datasets.coco_files import orchard_folder, quarrels_folder
 from tests.kit.datasets.cvat_files import cvat_folder
 from tests.kit.datasets.labelme_files import labelme_folder
 from tests.kit.datasets.own_folder import messy_folder, tidy_folder
@@ -44,6 +45,8 @@ def reader_s_folder(
     labelme_folder(tmp_path / "leaves")
     cvat_folder(tmp_path / "plates")
     class_folders(tmp_path / "pets")
+    orchard_folder(tmp_path / "orchard")
+    quarrels_folder(tmp_path / "quarrels")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

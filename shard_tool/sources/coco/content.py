@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from shard_tool.sources.archive import FileSpan
     from shard_tool.sources.coco.text import Content
+    from shard_tool.sources.files.archive import FileSpan
 
 Id = int | float | str | None
 

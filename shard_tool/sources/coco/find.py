@@ -16,9 +16,9 @@ from shard_tool.sources.coco.text import content_of, peeks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from shard_tool.sources.archive import FileSpan
-    from shard_tool.sources.file_table import Files, FileTable
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.archive import FileSpan
+    from shard_tool.sources.files.file_table import Files, FileTable
+    from shard_tool.sources.files.listing import Listing
 
 _LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _FEW = 64

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shard_tool.sources.coco.content import CocoJson
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.listing import Listing
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shard_tool.errors import OptionError
-from shard_tool.sources.file_span import slashed
+from shard_tool.sources.files.file_span import slashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

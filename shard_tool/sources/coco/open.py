@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from shard_tool.sources.coco.content import CocoJson
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.listing import Listing
 
 _ORDER = ("train", "val", "trainval", "test")
 _WAYS = (

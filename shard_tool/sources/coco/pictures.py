@@ -11,15 +11,15 @@ from urllib.parse import unquote
 import numpy as np
 
 from shard_tool.sources.coco.splits import is_absolute, names_in, says_other_split, usual_folders
-from shard_tool.sources.picture_finder import PictureFinder
+from shard_tool.sources.files.picture_finder import PictureFinder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from shard_tool.sources.archive import FileSpan
-    from shard_tool.sources.file_table import Files, FileTable
+    from shard_tool.sources.files.archive import FileSpan
+    from shard_tool.sources.files.file_table import Files, FileTable
 
 
 @dataclass(frozen=True)

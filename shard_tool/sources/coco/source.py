@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.archive import FileSpan
 from shard_tool.sources.coco.annotation import parse_document
 from shard_tool.sources.coco.categories import digest_of
+from shard_tool.sources.files.archive import FileSpan
 from shard_tool.sources.keys import key_of
 from shard_tool.sources.plain_source import PlainSource
 from shard_tool.sources.source import Record

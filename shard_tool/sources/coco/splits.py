@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from shard_tool.sources.file_span import slashed
+from shard_tool.sources.files.file_span import slashed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

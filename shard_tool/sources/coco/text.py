@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.archive import os_errors_named
+from shard_tool.sources.files.archive import os_errors_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shard_tool.sources.archive import FileSpan, SourceFiles
+    from shard_tool.sources.files.archive import FileSpan, SourceFiles
 
 Content = bytes | memoryview
 

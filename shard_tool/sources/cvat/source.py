@@ -12,18 +12,18 @@ import numpy as np
 from shard_tool.errors import SourceError
 from shard_tool.sources.cvat.annotation import parse_cvat
 from shard_tool.sources.cvat.xml_file import MAX_XML_BYTES, is_cvat, read_cvat
-from shard_tool.sources.file_span import FileSpan
+from shard_tool.sources.files.file_span import FileSpan
+from shard_tool.sources.files.picture_finder import PictureFinder
+from shard_tool.sources.files.spool import Spool
 from shard_tool.sources.found import Found
 from shard_tool.sources.indexed_source import Indexed, IndexedSource, id_of, sorted_by_id
-from shard_tool.sources.picture_finder import PictureFinder
 from shard_tool.sources.split_folders import SPLIT_FOLDERS, split_of, splits_of
-from shard_tool.sources.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from shard_tool.sources.cvat.xml_file import CvatFile, CvatImage
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.listing import Listing
 
 _EVIDENCE = "XML as 'CVAT for images 1.1'"
 _LOOKED_AT = 64

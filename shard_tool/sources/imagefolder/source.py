@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from shard_tool.errors import AnnotationError, SourceError
-from shard_tool.sources.file_span import printable
+from shard_tool.sources.files.file_span import printable
 from shard_tool.sources.found import Found
 from shard_tool.sources.indexed_source import Indexed, IndexedSource, id_of, sorted_by_id
 from shard_tool.sources.split_folders import SPLIT_FOLDERS, common_folder, split_of
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shard_tool.sources.annotation import Annotation
-    from shard_tool.sources.file_table import Files, FileTable
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.file_table import Files, FileTable
+    from shard_tool.sources.files.listing import Listing
 
 _EVIDENCE = "folders of classes"
 _ANNOTATING = ("annotation", "json", "yaml", "darknet")

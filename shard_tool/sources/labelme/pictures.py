@@ -12,14 +12,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import FileSpan, slashed
+from shard_tool.sources.files.file_span import FileSpan, slashed
+from shard_tool.sources.files.picture_finder import PictureFinder
 from shard_tool.sources.indexed_source import id_of
-from shard_tool.sources.picture_finder import PictureFinder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.files.file_table import FileTable
 
 
 class JsonFile(NamedTuple):

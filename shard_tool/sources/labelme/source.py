@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shard_tool.errors import AnnotationError, SourceError
-from shard_tool.sources.file_span import FileSpan
+from shard_tool.sources.files.file_span import FileSpan
+from shard_tool.sources.files.spool import Spool
 from shard_tool.sources.found import Found
 from shard_tool.sources.indexed_source import Indexed, IndexedSource, id_of, sorted_by_id
 from shard_tool.sources.labelme.annotation import parse_labelme
 from shard_tool.sources.labelme.json_file import read_labelme
 from shard_tool.sources.labelme.pictures import JsonFile, Match, PictureMatcher
 from shard_tool.sources.split_folders import split_of, splits_of
-from shard_tool.sources.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.listing import Listing
 
 _EVIDENCE = "JSON files with shapes"
 _LOOKED_AT = 4

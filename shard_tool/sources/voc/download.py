@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from shard_tool.errors import OptionError, StoreError
-from shard_tool.sources.http_range import (
+from shard_tool.sources.files.http_range import (
     RefusedError,
     StartOverError,
     TransientError,
     is_web,
     open_body,
 )
-from shard_tool.sources.partial_file import PartialFile, disk_errors_named, md5_of, move_aside
+from shard_tool.sources.files.partial_file import PartialFile, disk_errors_named, md5_of, move_aside
 from shard_tool.sources.voc.official import OFFICIAL_HOSTS
 from shard_tool.storage.location import public_url
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from shard_tool.sources.http_range import Body
+    from shard_tool.sources.files.http_range import Body
     from shard_tool.sources.voc.official import Archive
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from shard_tool.errors import SourceError
 from shard_tool.pictures.masks import Color, voc_color
 
 if TYPE_CHECKING:
-    from shard_tool.sources.archive import SourceFiles
-    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.files.archive import SourceFiles
+    from shard_tool.sources.files.file_table import FileTable
     from shard_tool.sources.voc.layout import Layout
 
 _BACKGROUND = ("background", "_background_")

@@ -20,7 +20,7 @@ from shard_tool.sources.voc.pairs import pair_folders, parent, patterns
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from shard_tool.sources.file_table import Files, FileTable
+    from shard_tool.sources.files.file_table import Files, FileTable
 
 CLASS_MASKS = ("segmentationclass", "segmentationclasspng", "segmentationclassraw")
 OBJECT_MASKS = ("segmentationobject", "segmentationobjectpng")

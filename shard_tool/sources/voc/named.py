@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shard_tool.errors import StoreError
-from shard_tool.sources.partial_file import part_of
+from shard_tool.sources.files.partial_file import part_of
 from shard_tool.sources.voc.download import download_archive, sources_of
 from shard_tool.sources.voc.official import archives_of
 from shard_tool.storage.location import public_url

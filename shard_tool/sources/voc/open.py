@@ -15,7 +15,7 @@ from shard_tool.sources.voc.source import VocSource
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.listing import Listing
     from shard_tool.sources.voc.layout import Layout
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from shard_tool.sources.file_table import Files
+    from shard_tool.sources.files.file_table import Files
 
 _FEW = 64
 """Folders of one kind beside each other that are compared with each folder of XML."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
-from shard_tool.sources.file_table import KIND_OF_SUFFIX
+from shard_tool.sources.files.file_table import KIND_OF_SUFFIX
 from shard_tool.sources.voc.imagesets import listed_names
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from shard_tool.sources.archive import FileSpan
-    from shard_tool.sources.file_table import Files, FileTable
+    from shard_tool.sources.files.archive import FileSpan
+    from shard_tool.sources.files.file_table import Files, FileTable
     from shard_tool.sources.voc.imagesets import Line
     from shard_tool.sources.voc.layout import Layout, Part
 

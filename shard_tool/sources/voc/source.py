@@ -17,7 +17,7 @@ import numpy as np
 
 from shard_tool.errors import OptionError, SourceError
 from shard_tool.sources.boxes import CORNERS, DEVKIT
-from shard_tool.sources.file_table import stems_of
+from shard_tool.sources.files.file_table import stems_of
 from shard_tool.sources.keys import key_of
 from shard_tool.sources.report import Report
 from shard_tool.sources.source import Record
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from shard_tool.pictures.masks import Color
     from shard_tool.sources.annotation import Annotation
-    from shard_tool.sources.archive import FileSpan, SourceFiles
-    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.files.archive import FileSpan, SourceFiles
+    from shard_tool.sources.files.file_table import FileTable
     from shard_tool.sources.voc.labelmap import LabelMap
     from shard_tool.sources.voc.layout import Layout
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from shard_tool.sources.archive import FileSpan
-    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.files.archive import FileSpan
+    from shard_tool.sources.files.file_table import FileTable
     from shard_tool.sources.voc.layout import Layout
 
 

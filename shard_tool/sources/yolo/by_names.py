@@ -21,8 +21,8 @@ from shard_tool.sources.yolo.text import text_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from shard_tool.sources.file_span import FileSpan
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.file_span import FileSpan
+    from shard_tool.sources.files.listing import Listing
 
 _MAX_NAMES_BYTES = 1 << 22
 _LABELS = re.compile(rb"\s*\d+([ \t]+\d*\.?\d+){4}[\s\d.]*")

@@ -17,7 +17,7 @@ from shard_tool.sources.yolo.text import text_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shard_tool.sources.file_span import FileSpan
+    from shard_tool.sources.files.file_span import FileSpan
     from shard_tool.sources.yolo.places import TextFile
 
 MAX_BYTES = 1 << 16

@@ -10,7 +10,7 @@ from shard_tool.errors import SourceError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from shard_tool.sources.file_span import FileSpan
+    from shard_tool.sources.files.file_span import FileSpan
 
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 """Key of a file to the split that it means."""

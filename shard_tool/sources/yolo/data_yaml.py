@@ -24,7 +24,7 @@ from shard_tool.sources.yolo.text import text_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shard_tool.sources.file_span import FileSpan
+    from shard_tool.sources.files.file_span import FileSpan
 
 MAX_BYTES = 1 << 20
 """A larger file is no data.yaml."""

@@ -24,9 +24,9 @@ from shard_tool.sources.yolo.pictures import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from shard_tool.sources.file_span import FileSpan
-    from shard_tool.sources.file_table import FileTable
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.file_span import FileSpan
+    from shard_tool.sources.files.file_table import FileTable
+    from shard_tool.sources.files.listing import Listing
     from shard_tool.sources.yolo.data_file import DataFile
     from shard_tool.sources.yolo.places import Places, TextFile
 

@@ -16,7 +16,7 @@ from shard_tool.sources.yolo.source import YoloSource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shard_tool.sources.listing import Listing
+    from shard_tool.sources.files.listing import Listing
     from shard_tool.sources.yolo.declared import Dataset
 
 

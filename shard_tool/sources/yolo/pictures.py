@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import slashed
-from shard_tool.sources.file_table import KIND_OF_SUFFIX
+from shard_tool.sources.files.file_span import slashed
+from shard_tool.sources.files.file_table import KIND_OF_SUFFIX
 from shard_tool.sources.yolo.text import text_of
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from shard_tool.sources.file_span import FileSpan
-    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.files.file_span import FileSpan
+    from shard_tool.sources.files.file_table import FileTable
     from shard_tool.sources.yolo.places import Places
 
 SPLITS = ("train", "val", "test")

@@ -13,14 +13,14 @@ from posixpath import join, normpath
 from typing import TYPE_CHECKING, NamedTuple
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import slashed
+from shard_tool.sources.files.file_span import slashed
 from shard_tool.sources.split_folders import SPLIT_FOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from shard_tool.sources.file_span import FileSpan
-    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.files.file_span import FileSpan
+    from shard_tool.sources.files.file_table import FileTable
 
 _MOST_SHOWN = 3
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shard_tool.sources.annotation import Annotation
-    from shard_tool.sources.file_span import FileSpan
+    from shard_tool.sources.files.file_span import FileSpan
     from shard_tool.sources.yolo.data_file import DataFile
     from shard_tool.sources.yolo.pictures import Pictures
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from datamodules import ShardDataset, VOCDataModule
+from shard_tool.convert import make
 from shard_tool.dataset.verify import verify
-from shard_tool.errors import ObjectExists, ObjectMissing
+from shard_tool.errors import ObjectExists, ObjectMissing, OptionError
 from shard_tool.sources.voc import download, official
 from shard_tool.storage.location import Folder
 from tests.kit.processes.killed import killed_conversion
@@ -54,6 +55,22 @@ def test_prepare_data_downloads_and_converts_the_official_archive(
     assert len(server.paths) == 1
     assert (tmp_path / "voc.archives/VOCtrainval.tar").read_bytes() == content
     assert len(ShardDataset(str(tmp_path / "voc"), "trainval")) > 0
+
+
+def test_for_masks_of_objects_vocs_archive_is_made_for_segmentation_and_a_source_is_not_guessed(
+    mini_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows where the outlines of a source are before it is read."""
+    data = data_module(tmp_path / "no", source=str(mini_archive), task="instances")
+    with pytest.raises(OptionError) as caught:
+        data.prepare_data()
+    problem = "task 'instances': says nothing of where the outlines of objects are in the source"
+    assert str(caught.value).startswith(f"{problem}; convert it first: --task segmentation for")
+    assert not (tmp_path / "no").exists()
+    made = []
+    monkeypatch.setattr(make, "make_dataset", lambda _, **options: made.append(options["task"]))
+    data_module(tmp_path / "voc", download=True, task="instances").prepare_data()
+    assert made == ["segmentation"]
 
 
 def test_prepare_data_deletes_nothing(mini_archive: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from shard_tool.sources.archive import FileSpan, SourceFiles, scan_archive
+from shard_tool.sources.files.archive import FileSpan, SourceFiles, scan_archive
 from shard_tool.storage.location import StoredObject
 from tests.kit.datasets.tars import info
 from tests.kit.servers.range_store import StoreServer
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from shard_tool.sources.archive import ArchiveScan
+    from shard_tool.sources.files.archive import ArchiveScan
 
 Contents = dict[str, bytes]
 

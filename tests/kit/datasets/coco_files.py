@@ -65,3 +65,46 @@ def written(
     }
     shots = {name: picture(size_wh, shade=crc32(name.encode())) for name in pictures}
     return folder(root, {**contents, **shots})
+
+
+def orchard_folder(root: Path) -> Path:
+    """Apples and wasps in the official layout, with some of what real files hold beside."""
+    categories = [
+        {"id": 0, "name": "orchard", "supercategory": "none"},
+        {"id": 2, "name": "apple", "supercategory": "orchard"},
+        {"id": 7, "name": "wasp", "supercategory": "orchard"},
+    ]
+    files, pictures = dict[str, Json](), ["val2026/blurred.jpg"]
+    for split, count in (("train", 10), ("val", 4)):
+        names = [f"{number:06d}.jpg" for number in range(count)]
+        pictures += [f"{split}2026/{name}" for name in names]
+        images = [image(100 + n, name, (64, 48), license=1) for n, name in enumerate(names)]
+        things = [_fruit(n, n % count) for n in range(2 * count) if n != 3]
+        path = f"annotations/{{}}_{split}2026.json"
+        files[path.format("instances")] = coco(images, things, categories)
+        files[path.format("captions")] = coco(images, [{"id": 1, "caption": "apples"}], [])
+    return written(root, files, pictures, (64, 48))
+
+
+def _fruit(number: int, image_number: int) -> Json:
+    category, more = (7, {}) if number % 5 == 4 else (2, {"segmentation": [_OUTLINE]})
+    box = "absent" if number == 12 else [44.75 if number == 8 else 30.5, 10, 20, 25.25]
+    return thing(number + 1, 100 + image_number, category, box, iscrowd=0, area=505.0, **more)
+
+
+_OUTLINE = [32, 10, 50, 14.5, 44, 35, 31.5, 30]
+
+
+def quarrels_folder(root: Path) -> Path:
+    """The same with a box outside, an annotation without a box, and a picture that is not there."""
+    orchard_folder(root)
+    path = root / "annotations/instances_train2026.json"
+    document = json.loads(path.read_text())
+    document["annotations"] += [
+        thing(901, 100, 2, [40, 10, 60, 20]),
+        thing(902, 101, 7, []),
+        thing(903, 102, 9),
+    ]
+    document["images"].append(image(199, "000099.jpg", (64, 48)))
+    path.write_text(json.dumps(document))
+    return root

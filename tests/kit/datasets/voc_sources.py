@@ -10,7 +10,7 @@ from shard_tool.sources.voc.source import VocSource
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shard_tool.sources.archive import FileSpan
+    from shard_tool.sources.files.archive import FileSpan
 
 
 def opened(path: Path) -> VocSource:

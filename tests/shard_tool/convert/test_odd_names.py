@@ -13,8 +13,8 @@ import pytest
 
 from shard_tool.convert.rules import Choices
 from shard_tool.errors import DataError
-from shard_tool.sources.archive import FileSpan
-from shard_tool.sources.file_table import FileTableBuilder
+from shard_tool.sources.files.archive import FileSpan
+from shard_tool.sources.files.file_table import FileTableBuilder
 from shard_tool.sources.keys import id_of
 from tests.kit.datasets.converted import converted, manifest_of, samples_of
 from tests.kit.datasets.voc_tree import jpeg, pictures, voc_tar, voc_tree, write

@@ -15,12 +15,12 @@ from shard_tool.convert.plan import ConversionPlan, plan_splits
 from shard_tool.convert.rules import Choices, Rules
 from shard_tool.convert.survey import survey
 from shard_tool.format.tar import BLOCK
-from shard_tool.sources import spool as spool_module
-from shard_tool.sources.archive import FileSpan, SourceFiles
 from shard_tool.sources.classes import ClassTable
+from shard_tool.sources.files import spool as spool_module
+from shard_tool.sources.files.archive import FileSpan, SourceFiles
+from shard_tool.sources.files.spool import Spool
 from shard_tool.sources.report import Report
 from shard_tool.sources.source import Record
-from shard_tool.sources.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

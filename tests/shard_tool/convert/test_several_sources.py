@@ -13,7 +13,7 @@ from shard_tool import ConvertOptions, convert
 from shard_tool.convert.run import prepare
 from shard_tool.dataset.verify import verify
 from shard_tool.errors import ObjectMissing, SourceError
-from shard_tool.sources.archive import FileSpan
+from shard_tool.sources.files.archive import FileSpan
 from shard_tool.storage.location import Folder
 from tests.kit.clock import only_pauses_count
 from tests.kit.datasets.converted import converted, files_of, manifest_of, samples_of, shards_of

@@ -367,7 +367,7 @@ def test_labels_without_names_are_refused(tmp_path: Path) -> None:
         "write the names, one a line, into a file classes.txt beside the labels"
     )
     captions = pair("images/a", "1 bee in a garden")
-    assert "YOLO" not in refusal(tmp_path / "2", captions)
+    assert "labels of YOLO" not in refusal(tmp_path / "2", captions)
 
 
 def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
@@ -390,6 +390,25 @@ def test_voc_beside_yolo(tmp_path: Path) -> None:
     assert "holds yolo (data.yaml names 3 classes) and voc" in told
     assert "--source-format yolo or --source-format voc" in told
     assert keys(tmp_path / "3", both, format="yolo") == {"train": ["images/a"]}
+
+
+def test_voc_beside_labels_without_names(tmp_path: Path) -> None:
+    """ultralytics' script for VOC makes such a folder `labels`."""
+    voc = pairs("a", pictures="images/", annotations="annotations/")
+    assert keys(tmp_path, voc | {"labels/a.txt": BEE_LINE}) == {"train": ["a"]}
+
+
+def test_two_pictures_of_one_stem_are_refused(tmp_path: Path) -> None:
+    files = of({"train": "images"}, "images/a") | {"images/a.png": picture(kind="PNG")}
+    assert "has the name of 'images/a.jpg' but for the suffix" in refusal(tmp_path, files)
+
+
+def test_records_are_sorted_over_all_folders(tmp_path: Path) -> None:
+    paths = ["b/images/1", "a/images/2", "a.b/images/3", "a/images/1", "é/images/0"]
+    files = of({"train": "[b, a, a.b, é]"}, *paths)
+    (source,) = open_source(str(folder(tmp_path, files)))
+    found = [record.id for record in source.records("detection", "train")]
+    assert found == sorted(paths, key=str.encode)
 
 
 def test_several_sources_join_by_name(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_boxes_parts_and_points_are_scaled_and_the_rest_stays() -> None:
     assert replace(found, width=500, height=375, objects=back) == sample
 
 
+def test_coco_area_is_scaled_and_a_box_of_the_larger_picture_goes() -> None:
+    raw = {"id": 7, "area": 100, "bbox": [-1, 0, 9, 9], "score": 2}
+    item = SampleObject(name="cat", label=8, bbox=(0.0, 0.0, 8.0, 9.0), raw=raw)
+    content = encoded(scene(48, 64))
+    _, sample = reencoded(wanted(32), {"jpg": content}, sample_of(64, 48, item), place=PLACE)
+    assert sample.objects[0].raw == {"id": 7, "area": 25.0, "score": 2}
+
+
 def test_a_box_drawn_in_the_picture_lies_at_its_scaled_box() -> None:
     pixels = np.zeros((300, 400, 3), np.uint8)
     pixels[60:180, 100:260] = 255

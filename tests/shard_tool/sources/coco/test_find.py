@@ -12,13 +12,13 @@ import pytest
 from shard_tool.sources.coco import find
 from shard_tool.sources.coco.find import candidates, find_json
 from shard_tool.sources.coco.text import PEEKED_BYTES, content_of, peeks
-from shard_tool.sources.listing import list_files
+from shard_tool.sources.files.listing import list_files
 from tests.kit.datasets.coco_files import coco, image, one_of_each, thing, written
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shard_tool.sources.archive import SourceFiles
+    from shard_tool.sources.files.archive import SourceFiles
 
 
 def packed(kind: str, path: Path, folder: Path) -> Path:
@@ -105,8 +105,8 @@ def test_of_many_files_few_are_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_annotations_keep_their_order_within_an_image() -> None:
-    from shard_tool.sources.archive import FileSpan
     from shard_tool.sources.coco.content import read_json
+    from shard_tool.sources.files.archive import FileSpan
 
     things = [thing(n, n % 3, bbox=[n, 0, 1, 1]) for n in range(30)]
     content = json.dumps(coco([image(n, f"{n}.jpg") for n in range(4)], things)).encode()

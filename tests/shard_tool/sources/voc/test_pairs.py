@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shard_tool.sources.archive import FileSpan
-from shard_tool.sources.file_table import FileTableBuilder
+from shard_tool.sources.files.archive import FileSpan
+from shard_tool.sources.files.file_table import FileTableBuilder
 from shard_tool.sources.voc import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.files.file_table import FileTable
 
 
 def table_of(names: Iterable[str]) -> FileTable:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_tool.sources.archive import FileSpan, SourceFiles
-from shard_tool.sources.file_table import FileTable, FileTableBuilder
+from shard_tool.sources.files.archive import FileSpan, SourceFiles
+from shard_tool.sources.files.file_table import FileTable, FileTableBuilder
 from shard_tool.sources.voc import picture_index
 from shard_tool.sources.voc.layout import Layout, Part, find_layouts
 from shard_tool.sources.voc.picture_index import Found, PictureIndex

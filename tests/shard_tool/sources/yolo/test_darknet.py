@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import FileSpan
+from shard_tool.sources.files.file_span import FileSpan
 from shard_tool.sources.yolo.darknet import parse_obj_data
 from shard_tool.sources.yolo.places import TextFile
 

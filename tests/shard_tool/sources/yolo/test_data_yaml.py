@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import FileSpan
+from shard_tool.sources.files.file_span import FileSpan
 from shard_tool.sources.yolo.data_yaml import parse_data_yaml
 
 if TYPE_CHECKING:

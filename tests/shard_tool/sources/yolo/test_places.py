@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import FileSpan
-from shard_tool.sources.file_table import FileTableBuilder
+from shard_tool.sources.files.file_span import FileSpan
+from shard_tool.sources.files.file_table import FileTableBuilder
 from shard_tool.sources.yolo.places import Places
 
 

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard_tool.errors import SourceError, StoreError
-from shard_tool.sources.file_span import FileSpan
-from shard_tool.sources.zip_members import note_zip_members
+from shard_tool.sources.files.file_span import FileSpan
+from shard_tool.sources.files.zip_members import note_zip_members
 from tests.kit.clock import only_pauses_count
 from tests.kit.datasets.archives import SOME, contents_of, scanned, written, zip_with
 from tests.kit.servers.web_server import web_server

@@ -6,7 +6,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from shard_tool.format.tar import walk
-from shard_tool.sources.file_span import FileSpan, checked_name, damage_named, unsafe_member
+from shard_tool.sources.files.file_span import FileSpan, checked_name, damage_named, unsafe_member
 
 if TYPE_CHECKING:
     from collections.abc import Callable

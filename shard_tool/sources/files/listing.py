@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import ObjectMissing, SourceError
-from shard_tool.sources.archive import (
+from shard_tool.sources.files.archive import (
     ArchiveScan,
     FileSpan,
     SourceFiles,
@@ -15,7 +15,7 @@ from shard_tool.sources.archive import (
     scan_tree,
     unsafe_member,
 )
-from shard_tool.sources.file_table import KIND_OF_SUFFIX, FileTable, FileTableBuilder
+from shard_tool.sources.files.file_table import KIND_OF_SUFFIX, FileTable, FileTableBuilder
 from shard_tool.sources.report import Report
 from shard_tool.storage.location import StoredObject
 

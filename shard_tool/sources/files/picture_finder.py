@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import slashed
-from shard_tool.sources.file_table import stems_of
+from shard_tool.sources.files.file_span import slashed
+from shard_tool.sources.files.file_table import stems_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from shard_tool.sources.file_span import FileSpan
-    from shard_tool.sources.file_table import FileTable
+    from shard_tool.sources.files.file_span import FileSpan
+    from shard_tool.sources.files.file_table import FileTable
 
 _MOST_SHOWN = 3
 

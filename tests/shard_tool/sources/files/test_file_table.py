@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_tool.sources.archive import FileSpan
-from shard_tool.sources.file_table import KIND_OF_SUFFIX, FileTable, FileTableBuilder, Twice
+from shard_tool.sources.files.archive import FileSpan
+from shard_tool.sources.files.file_table import KIND_OF_SUFFIX, FileTable, FileTableBuilder, Twice
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=("Cs",)),

@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.archive_scan import ArchiveScan, scan_archive, scan_remote_zip, state_of
-from shard_tool.sources.file_span import (
+from shard_tool.sources.files.archive_scan import (
+    ArchiveScan,
+    scan_archive,
+    scan_remote_zip,
+    state_of,
+)
+from shard_tool.sources.files.file_span import (
     AGAIN,
     UNCHANGING,
     FileSpan,
@@ -25,15 +30,15 @@ from shard_tool.sources.file_span import (
     printable,
     unsafe_member,
 )
-from shard_tool.sources.folders import scan_tree
-from shard_tool.sources.zip_members import content_of
+from shard_tool.sources.files.folders import scan_tree
+from shard_tool.sources.files.zip_members import content_of
 from shard_tool.storage.location import StoredObject, public_url
 from shard_tool.storage.wrong_bytes import WrongBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from shard_tool.sources.unpacked import UnpackedTar
+    from shard_tool.sources.files.unpacked import UnpackedTar
 
 __all__ = [
     "ArchiveScan",

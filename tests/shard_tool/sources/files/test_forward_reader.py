@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_tool.sources.forward_reader import ForwardReader
+from shard_tool.sources.files.forward_reader import ForwardReader
 
 
 @given(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from shard_tool.sources.archive import FileSpan, is_clutter
+from shard_tool.sources.files.archive import FileSpan, is_clutter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.archive import FileSpan, SourceFiles, scan_tree
+from shard_tool.sources.files.archive import FileSpan, SourceFiles, scan_tree
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,13 @@ from stat import S_IFMT, S_ISDIR, S_ISLNK, S_ISREG
 from typing import IO, TYPE_CHECKING, cast
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import AGAIN, FileSpan, checked_name, damage_named, unsafe_member
+from shard_tool.sources.files.file_span import (
+    AGAIN,
+    FileSpan,
+    checked_name,
+    damage_named,
+    unsafe_member,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

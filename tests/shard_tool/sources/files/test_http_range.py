@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from urllib.error import URLError
 
-from shard_tool.sources.http_range import RefusedError, _error_of
+from shard_tool.sources.files.http_range import RefusedError, _error_of
 
 
 def test_a_server_whose_certificate_fails_to_verify_is_not_asked_twice() -> None:

@@ -8,7 +8,7 @@ import os
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from shard_tool.sources.file_span import FileSpan, is_clutter, os_errors_named
+from shard_tool.sources.files.file_span import FileSpan, is_clutter, os_errors_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,7 +23,7 @@ from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any
 
 from shard_tool.errors import ShardToolError, SourceError, StoreError
-from shard_tool.sources.file_span import AGAIN
+from shard_tool.sources.files.file_span import AGAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

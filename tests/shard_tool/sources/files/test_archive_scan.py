@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.archive import FileSpan, is_clutter, scan_archive
+from shard_tool.sources.files.archive import FileSpan, is_clutter, scan_archive
 from shard_tool.storage.location import StoredObject
 from tests.kit.datasets.archives import (
     SOME,

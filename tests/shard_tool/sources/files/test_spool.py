@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_tool.errors import StoreError
-from shard_tool.sources import spool as spool_module
-from shard_tool.sources.spool import Spool
+from shard_tool.sources.files import spool as spool_module
+from shard_tool.sources.files.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from shard_tool.errors import SourceError
-from shard_tool.sources.file_span import UNCHANGING, damage_named, os_errors_named
-from shard_tool.sources.forward_reader import ForwardReader
-from shard_tool.sources.tar_members import note_members
-from shard_tool.sources.unpacked import unpack
-from shard_tool.sources.zip_members import note_zip_members, remote_end
+from shard_tool.sources.files.file_span import UNCHANGING, damage_named, os_errors_named
+from shard_tool.sources.files.forward_reader import ForwardReader
+from shard_tool.sources.files.tar_members import note_members
+from shard_tool.sources.files.unpacked import unpack
+from shard_tool.sources.files.zip_members import note_zip_members, remote_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from shard_tool.sources.file_span import FileSpan
-    from shard_tool.sources.tar_members import Keep
-    from shard_tool.sources.unpacked import UnpackedTar
+    from shard_tool.sources.files.file_span import FileSpan
+    from shard_tool.sources.files.tar_members import Keep
+    from shard_tool.sources.files.unpacked import UnpackedTar
     from shard_tool.storage.location import StoredObject
 
 _KINDS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shard_tool.errors import SourceError, StoreError
-from shard_tool.sources.archive import FileSpan, SourceFiles
+from shard_tool.sources.files.archive import FileSpan, SourceFiles
 from shard_tool.storage.location import StoredObject
 from tests.kit.clock import PausesOnly, only_pauses_count
 
