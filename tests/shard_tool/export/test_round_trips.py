@@ -161,20 +161,12 @@ def test_a_coco_file_s_own_numbers_come_back(tmp_path: Path, digits: int) -> Non
     }
 
 
-def test_areas_are_of_the_pictures_that_are_written(tmp_path: Path) -> None:
+def test_areas_are_the_source_s_or_those_of_outlines_or_boxes(tmp_path: Path) -> None:
     square = (0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0)
-    said = {"id": 1, "area": 7.5}
-    things = [
-        thing(polygons=(square,), raw=said),
-        thing(raw={"area": 3}),
-        thing(polygons=(square,)),
-    ]
-    for resize, areas in ((None, [7.5, 3, 100]), (50, [100, 400, 100])):
-        samples, options = {"train": [sample_of("a", *things)]}, {"resize": resize}
-        dataset = dataset_of(tmp_path / f"set{resize}", samples, options=options)
-        exported(dataset, tmp_path / f"out{resize}", "coco")
-        found = coco_of(tmp_path / f"out{resize}")["annotations"]
-        assert [item["area"] for item in found] == areas
+    said = thing(polygons=(square,), raw={"area": 7.5})
+    samples = {"train": [sample_of("a", said, thing(polygons=(square,)), thing())]}
+    exported(dataset_of(tmp_path / "set", samples), tmp_path / "out", "coco")
+    assert [item["area"] for item in coco_of(tmp_path / "out")["annotations"]] == [7.5, 100, 400]
 
 
 def test_polygons_run_lengths_and_crowds_come_back_through_coco(tmp_path: Path) -> None:
