@@ -37,7 +37,6 @@ class CocoWriter:
         self._target, self._split = target, ""
         manifest = target.manifest
         self._category_ids = category_ids(manifest.classes, manifest.sources)
-        self._is_resized = manifest.options.get("resize") is not None
         self._turned: set[bool] = set()
 
     def begin(self, split: str) -> None:
@@ -85,21 +84,11 @@ class CocoWriter:
             "image_id": own_id,
             "category_id": self._category_ids[item.name],
             "segmentation": _segmentation(item),
-            "area": _plain(self._area(item, box)),
+            "area": _plain(_area(item, box)),
             "bbox": [_plain(value) for value in box],
             "iscrowd": int(bool(item.crowd)),
         }
         self._annotations.add({**annotation, **_others(item.raw, annotation)}, id_)
-
-    def _area(self, item: SampleObject, box: tuple[float, float, float, float]) -> float:
-        """The area of an object: the source's, else that of its polygons, else that of its box.
-
-        The source's is of pictures before they were made smaller.
-        """
-        is_said = "area" in (item.raw or {}) and not self._is_resized
-        if item.polygons and not is_said:
-            return sum(map(_area_of_polygon, item.polygons))
-        return area_of(item, box) if is_said else box[2] * box[3]
 
     def end(self) -> dict[str, Any]:
         """End the split: put the file together."""
@@ -197,6 +186,13 @@ def _segmentation(item: SampleObject) -> Any:
     if item.rle is not None:
         return item.rle
     return [[_plain(value) for value in polygon] for polygon in item.polygons or ()]
+
+
+def _area(item: SampleObject, box: tuple[float, float, float, float]) -> float:
+    """The area of an object: the source's, else that of its polygons, else that of its box."""
+    if "area" in (item.raw or {}) or not item.polygons:
+        return area_of(item, box)
+    return sum(map(_area_of_polygon, item.polygons))
 
 
 def _area_of_polygon(polygon: tuple[float, ...]) -> float:

@@ -43,9 +43,8 @@ class Exported:
     @property
     def picture_name(self) -> str:
         """Path of its picture; with the suffix that the source had, where that is right."""
-        stem, dot, suffix = (self.sample.file or "").rpartition(".")
-        suffix = f".{suffix}"
-        is_right = bool(stem and dot) and suffix.lower() in _SUFFIXES[self.extension]
+        suffix = "." + (self.sample.file or "").rpartition(".")[2]
+        is_right = suffix.lower() in _SUFFIXES[self.extension]
         return self.name + (suffix if is_right else f".{self.extension}")
 
     @property

@@ -23,6 +23,8 @@ MEANINGS = {
     "lists-lost": "a picture has labels or numbers of lists (classification, layout, action), and "
     "the format does not have them",
     "masks-lost": "a picture has masks, and the format does not have them",
+    "numbers-lost": "an object's value in the mask of objects is not its place among them, because "
+    "others were left out; readers of the format take another object for it",
     "object-twice": "two objects of a class have the same numbers; readers take one of them",
     "object-without-box": "an object has no box; left out",
     "outline-lost": "an object has polygons or run lengths that the format cannot hold; its box is "

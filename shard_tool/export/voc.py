@@ -98,6 +98,8 @@ class VocWriter:
                 losses.add("fields-lost", its.place)
             if item.crowd:
                 losses.add("crowd-as-difficult", its.place)
+            if item.number is not None and "object.png" in its.members:
+                losses.add("numbers-lost", its.place)
             self._used.add(item.name)
             yield "  <object>\n" + "".join(self._object(item)) + "  </object>\n"
 

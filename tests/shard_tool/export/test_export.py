@@ -122,7 +122,7 @@ def test_everything_that_a_format_cannot_hold_is_counted(tmp_path: Path) -> None
         thing(difficult=True, truncated=True, occluded=False),
         thing(parts=(Part(name="head", bbox=(1, 2, 3, 4)),), occluded=True),
         thing(crowd=True, rle={"size": [WH[1], WH[0]], "counts": [0, WH[0] * WH[1]]}),
-        thing(raw={"id": 3}),
+        thing(raw={"id": 3}, number=7),
         thing(None, point=(3.0, 4.0)),
         thing(None),
         thing((1, 2, 3, 4)),
@@ -142,6 +142,7 @@ def test_everything_that_a_format_cannot_hold_is_counted(tmp_path: Path) -> None
             "outline-lost": 1,
             "fields-lost": 2,
             "lists-lost": 1,
+            "numbers-lost": 1,
             "object-without-box": 1,
         },
     }
@@ -176,6 +177,12 @@ def test_ids_are_the_source_s_or_numbered_as_predictions_are(tmp_path: Path) -> 
     assert document("x", "y") == ("source", ["x", "y"], [(5, "x"), (4, "x"), (6, "y")])
     numbered = ("numbered", [2, 3], [(5, 2), (4, 2), (6, 3)])
     assert document(90, 90) == document(90, None) == document(90, 1.5) == numbered
+
+
+def test_numbers_are_the_same_whichever_splits_are_written(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path / "set", SPLITS)
+    exported(dataset, tmp_path / "out", "coco", splits=("val",))
+    assert [image["id"] for image in coco_of(tmp_path / "out", "val")["images"]] == [3]
 
 
 def test_annotations_without_ids_are_numbered_alone(tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def test_other_classes_than_vocs_are_corners_and_vocs_own_count_from_1(tmp_path:
         ]
     ):
         folder = tmp_path / str(number)
-        samples = {"train": [sample_of("a", thing(box, label=classes["cat"]))]}
+        label = classes["cat"]
+        things = [thing(box, label=label), thing(None, label=label, point=(3.0, 4.5))]
+        samples = {"train": [sample_of("a", *things)]}
         dataset = dataset_of(folder / "set", samples, classes=classes, options={"boxes": boxes})
         report = exported(dataset, folder / "out", "voc")
         assert report.options == options
@@ -109,7 +111,8 @@ def test_other_classes_than_vocs_are_corners_and_vocs_own_count_from_1(tmp_path:
         first = "<xmin>1</xmin><ymin>1.5</ymin>" if boxes == "devkit" else "<xmin>0</xmin>"
         assert first in text
         shutil.rmtree(folder / "out")
-        assert contents_of(again(dataset, folder, "voc")) == contents_of(dataset)
+        found = contents_of(again(dataset, folder, "voc"), "point")
+        assert found == contents_of(dataset, "point")
 
 
 def test_pictures_of_every_kind_keep_their_bytes_and_names(tmp_path: Path) -> None:
@@ -158,20 +161,12 @@ def test_a_coco_file_s_own_numbers_come_back(tmp_path: Path, digits: int) -> Non
     }
 
 
-def test_areas_are_of_the_pictures_that_are_written(tmp_path: Path) -> None:
+def test_areas_are_the_source_s_or_those_of_outlines_or_boxes(tmp_path: Path) -> None:
     square = (0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0)
-    said = {"id": 1, "area": 7.5}
-    things = [
-        thing(polygons=(square,), raw=said),
-        thing(raw={"area": 3}),
-        thing(polygons=(square,)),
-    ]
-    for resize, areas in ((None, [7.5, 3, 100]), (50, [100, 400, 100])):
-        samples, options = {"train": [sample_of("a", *things)]}, {"resize": resize}
-        dataset = dataset_of(tmp_path / f"set{resize}", samples, options=options)
-        exported(dataset, tmp_path / f"out{resize}", "coco")
-        found = coco_of(tmp_path / f"out{resize}")["annotations"]
-        assert [item["area"] for item in found] == areas
+    said = thing(polygons=(square,), raw={"area": 7.5})
+    samples = {"train": [sample_of("a", said, thing(polygons=(square,)), thing())]}
+    exported(dataset_of(tmp_path / "set", samples), tmp_path / "out", "coco")
+    assert [item["area"] for item in coco_of(tmp_path / "out")["annotations"]] == [7.5, 100, 400]
 
 
 def test_polygons_run_lengths_and_crowds_come_back_through_coco(tmp_path: Path) -> None:
