@@ -287,9 +287,9 @@ def test_a_missing_picture_is_an_error_or_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written_path", "place"),
     [
-        ("gone.jpg", "in/gone.jpg"),
-        ("images/gone.jpg", "in/images/gone.jpg"),
-        ("other/a.jpg", "in/other/a.jpg"),
+        ("gone.jpg", "in/set/gone.jpg"),
+        ("images/gone.jpg", "in/set/images/gone.jpg"),
+        ("other/a.jpg", "in/set/other/a.jpg"),
         ("/data/x/gone.jpg", "in/data/x/gone.jpg"),
     ],
 )
@@ -297,7 +297,7 @@ def test_a_missing_picture_is_named_where_it_is_looked_for(
     tmp_path: Path, written_path: str, place: str
 ) -> None:
     document = coco([image(1, "images/a.jpg"), image(2, written_path)], [])
-    source = written(tmp_path / "in", {"x.json": document}, ["images/a.jpg", "a.jpg"])
+    source = written(tmp_path / "in", {"set/x.json": document}, ["set/images/a.jpg", "set/a.jpg"])
     with pytest.raises(SourceError) as caught:
         converted(source, tmp_path / "out")
     assert caught.value.place.replace(f"{tmp_path}/", "") == place
