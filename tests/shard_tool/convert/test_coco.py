@@ -157,10 +157,11 @@ def test_written_paths(tmp_path: Path, form: str) -> None:
 
 
 def test_paths_encoded_as_in_urls(tmp_path: Path) -> None:
-    document = one_of_each("a%20b", "%C3%BC", "c")
-    source = written(tmp_path / "in", {"x.json": document}, ["a b.jpg", "ü.jpg", "c.jpg"])
+    document = one_of_each("x/a%20b", "x%2F%C3%BC", "x/c")
+    pictures = ["x/a b.jpg", "x/ü.jpg", "x/c.jpg", "y/a b.jpg"]
+    source = written(tmp_path / "in", {"x.json": document}, pictures)
     converted(source, tmp_path / "out")
-    assert set(boxes(tmp_path / "out")) == {"a%20b", "c", "ü"}
+    assert set(boxes(tmp_path / "out")) == {"x/a%20b", "x/c", "x/ü"}
 
 
 def test_images_without_a_file_name_are_found_by_their_url(tmp_path: Path) -> None:
@@ -233,6 +234,15 @@ def test_files_that_agree_on_ids_are_one_source(tmp_path: Path) -> None:
     assert classes(tmp_path / "out") == {"ant": 1, "bee": 2, "cow": 3}
     (entry,) = manifest_of(tmp_path / "out")["sources"]
     assert entry["class_ids"] == {"ant": 1, "bee": 2, "cow": 3}
+
+
+def test_one_id_for_two_names_is_no_agreement(tmp_path: Path) -> None:
+    val = coco([image(1, "b.jpg")], [thing(1, 1, 1)], [{"id": 1, "name": "cow"}])
+    files = dict(zip(OFFICIAL, (one_of_each("a"), val), strict=True))
+    converted(written(tmp_path / "in", files, ["a.jpg", "b.jpg"]), tmp_path / "out")
+    assert classes(tmp_path / "out") == {"ant": 1, "bee": 2, "cow": 3}
+    entries = manifest_of(tmp_path / "out")["sources"]
+    assert [its["class_ids"] for its in entries] == [{"ant": 1, "bee": 2}, {"cow": 1}]
 
 
 def test_files_with_other_ids_join_by_name_as_two_sources(tmp_path: Path) -> None:

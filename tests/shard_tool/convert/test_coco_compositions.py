@@ -40,7 +40,7 @@ FIELDS = ("name", "label", "bbox", "polygons", "rle", "crowd", "raw")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if COUNT else 300)]
 fuzzed = settings(
-    max_examples=COUNT or 200,
+    max_examples=COUNT or 150,
     derandomize=not COUNT,
     database=None,
     print_blob=True,

@@ -285,6 +285,40 @@ def test_a_missing_picture_is_an_error_or_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written_path", "place"),
+    [
+        ("gone.jpg", "in/set/gone.jpg"),
+        ("images/gone.jpg", "in/set/images/gone.jpg"),
+        ("other/a.jpg", "in/set/other/a.jpg"),
+        ("/data/x/gone.jpg", "in/data/x/gone.jpg"),
+    ],
+)
+def test_a_missing_picture_is_named_where_it_is_looked_for(
+    tmp_path: Path, written_path: str, place: str
+) -> None:
+    document = coco([image(1, "images/a.jpg"), image(2, written_path)], [])
+    source = written(tmp_path / "in", {"set/x.json": document}, ["set/images/a.jpg", "set/a.jpg"])
+    with pytest.raises(SourceError) as caught:
+        converted(source, tmp_path / "out")
+    assert caught.value.place.replace(f"{tmp_path}/", "") == place
+
+
+def test_a_picture_of_another_file_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:
+    files = {"one/train.json": one_of_each("a", "b"), "two/val.json": one_of_each("a", "b")}
+    source = written(tmp_path / "in", files, ["one/a.jpg", "one/b.jpg", "two/a.jpg"])
+    with pytest.raises(SourceError) as caught:
+        converted(source, tmp_path / "out")
+    assert caught.value.place.endswith("in/two/b.jpg")
+
+
+def test_pictures_of_one_name_but_for_the_suffix_are_refused(tmp_path: Path) -> None:
+    files = {"x.json": coco([image(1, "a.jpg")], [])}
+    source = written(tmp_path / "in", files, ["a.jpg", "a.jpeg"])
+    with pytest.raises(SourceError, match=r"has the name of 'a.jpe?g' but for the suffix"):
+        converted(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
     ("bbox", "expected"),
     [
         ([2, 3, 0, 5], "object 1 'ant': xmin 2 is xmax: the box is empty"),

@@ -125,6 +125,8 @@ def test_an_object_without_a_box_gets_that_of_its_shape(bbox: Any) -> None:
     assert codes(bbox=bbox, segmentation=[POLYGON]) == ["box-from-polygon"]
     assert one(bbox=bbox, segmentation=RLE).corners == (0, 0, 1, 3)
     assert codes(bbox=bbox, segmentation=RLE) == ["box-from-mask"]
+    some_empty = {"size": [10, 20], "counts": [3, 0, 10, 4, 100, 0, 83]}
+    assert one(bbox=bbox, segmentation=some_empty).corners == (1, 3, 2, 7)
     empty = {"size": [10, 20], "counts": [200]}
     for nothing in (None, [], {}, [[]], [[1, 2]], empty):
         told = problem(bbox=bbox, segmentation=nothing)
