@@ -30,6 +30,7 @@ class VocWriter:
     """Writes VOC's format; see `exported.Writer`."""
 
     blanks = True
+    shares_folders = True
 
     def __init__(self, target: Target) -> None:
         self._target, self._split = target, ""
