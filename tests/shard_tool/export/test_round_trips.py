@@ -44,6 +44,34 @@ def again(dataset: Path, folder: Path, format_: str, *, task: str = "detection")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format_", FORMATS)
+def test_splits_may_have_pictures_of_one_name(tmp_path: Path, format_: str) -> None:
+    """Roboflow's `train/images/0.jpg` and `valid/images/0.jpg`; VOC has one folder for both."""
+    keys = {"train": ("train/images/0", "1"), "val": ("valid/images/0", "1")}
+    boxes = iter([(1, 2, 30, 40), (2, 3, 30, 40), (3, 4, 30, 40), (4, 5, 30, 40)])
+    splits = {
+        split: [sample_of(key, thing(next(boxes))) for key in its] for split, its in keys.items()
+    }
+    dataset = dataset_of(tmp_path / "set", splits)
+    assert contents_of(again(dataset, tmp_path, format_)) == contents_of(dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", FORMATS)
+def test_folders_of_any_name_within_a_split_come_back(tmp_path: Path, format_: str) -> None:
+    folders = ("images", "site/images", "Images/x", "site/JPEGImages", "labels", "x/Annotations")
+    things = [thing((left, 2, 30, 40)) for left in range(len(folders))]
+    samples = [
+        sample_of(f"site/{folder}/{left}", one)
+        for left, (folder, one) in enumerate(zip(folders, things, strict=True))
+    ]
+    dataset = dataset_of(tmp_path / "set", {"train": samples})
+    assert contents_of(again(dataset, tmp_path, format_)) == contents_of(dataset)
+    if format_ == "yolo":  # ultralytics looks there, and nowhere else
+        assert (tmp_path / "out/images/train/site/labels/0.txt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", FORMATS)
 def test_voc_itself_comes_back(mini_dataset: Path, tmp_path: Path, format_: str) -> None:
     """COCO and YOLO have no flags, and YOLO nine decimals; VOC has them all."""
     flags = ("difficult", "truncated", "occluded", "pose") if format_ == "voc" else ()
