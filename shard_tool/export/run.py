@@ -69,6 +69,8 @@ class ExportOptions:
         ):
             if value not in choices:
                 raise OptionError(option, f"{value!r} is not one of {', '.join(choices)}")
+        if self.shapes != SHAPES[0] and self.format != "yolo":
+            raise OptionError("--shapes", f"is for YOLO; {self.format} has one kind of shape")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 FORMATS = ("coco", "yolo", "voc")
 
 
-def again(dataset: Path, folder: Path, format_: str, *, task: str = "detection") -> Path:
+def again(dataset: Path, folder: Path, format_: str) -> Path:
     """The dataset, exported and converted with the options that the export says."""
     report = exported(dataset, folder / "out", format_)
     chosen = dict(option.removeprefix("--").split(" ", 1) for option in report.options)
     classes = ClassOptions(
         classes=tuple(chosen.pop("classes").strip("'").split(",")) if "classes" in chosen else ()
     )
+    task = chosen.pop("task", "detection")
     choices: Any = Choices(**chosen)
     converted(folder / "out", folder / "again", choices=choices, classes=classes, task=task)
     return folder / "again"
@@ -86,7 +87,7 @@ def test_voc_itself_comes_back(mini_dataset: Path, tmp_path: Path, format_: str)
 
 @pytest.mark.slow
 def test_masks_come_back_through_voc(mini_masks: Path, tmp_path: Path) -> None:
-    found = contents_of(again(mini_masks, tmp_path, "voc", task="segmentation"), "difficult")
+    found = contents_of(again(mini_masks, tmp_path, "voc"), "difficult")
     assert found == contents_of(mini_masks, "difficult")
     assert all("class.png" in members for _, _, members in found.values())
 
