@@ -32,6 +32,7 @@ class CocoWriter:
     """Writes COCO's format; see `exported.Writer`."""
 
     blanks = True
+    shares_folders = False
 
     def __init__(self, target: Target) -> None:
         self._target, self._split = target, ""

@@ -35,7 +35,7 @@ def appearing(out: str, on_existing: str) -> Iterator[Path]:
     if "://" in out:
         problem = "is a URL, and files are exported to a folder of this machine"
         raise OptionError("OUT", problem, "copy it from there")
-    place = Path(out).absolute()
+    place = Path(out).resolve()  # a link stays one
     check_free(place, out, on_existing)
     partial = place.with_name(f".{place.name}{PARTIAL}{secrets.token_hex(4)}")
     try:

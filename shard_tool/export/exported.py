@@ -107,6 +107,8 @@ class Writer(Protocol):
 
     blanks: bool
     """Whether names of files may hold blanks."""
+    shares_folders: bool
+    """Whether files of all splits lie in the same folders."""
 
     def __init__(self, target: Target) -> None: ...
 

@@ -69,6 +69,8 @@ class ExportOptions:
         ):
             if value not in choices:
                 raise OptionError(option, f"{value!r} is not one of {', '.join(choices)}")
+        if self.shapes != SHAPES[0] and self.format != "yolo":
+            raise OptionError("--shapes", f"is for YOLO; {self.format} has one kind of shape")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,7 @@ class _Run:
         self._total = sum(manifest.splits[split].num_samples for split in splits)
         self._done = self._num_objects = self._sample_id = 0
         self._split, self._names = "", FileNames("")
+        self._taken: set[str] | None = set() if writer.shares_folders else None
 
     def all(self) -> dict[str, dict[str, Any]]:
         """Write all splits; returns what is to be told of each."""
@@ -169,7 +172,7 @@ class _Run:
 
     def _one(self, split: str, shards: tuple[ShardEntry, ...]) -> dict[str, Any]:
         self._split, self._num_objects, begun = split, 0, self._done
-        self._names = FileNames(split, blanks=self.writer.blanks)
+        self._names = FileNames(split, blanks=self.writer.blanks, taken=self._taken)
         self.writer.begin(split)
         for entry in shards:
             self._shard(entry)

@@ -30,6 +30,7 @@ class VocWriter:
     """Writes VOC's format; see `exported.Writer`."""
 
     blanks = True
+    shares_folders = True
 
     def __init__(self, target: Target) -> None:
         self._target, self._split = target, ""
@@ -142,6 +143,8 @@ class VocWriter:
         """Say the options with which `convert` reads the same."""
         classes = [*self._target.manifest.classes]
         found = exif_option(self._turned)
+        if self._has_masks and self._target.manifest.task == "segmentation":
+            found.append("--task segmentation")
         if self._convention != (DEVKIT if self._is_voc else CORNERS):
             found.append(f"--boxes {self._convention}")
         if not self._is_voc and (self._has_masks or classes != sorted(self._used)):

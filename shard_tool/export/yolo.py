@@ -1,5 +1,7 @@
 """Writes YOLO's text: `data.yaml`, `labels/<split>/`, pictures in `images/<split>/`.
 
+A folder `images` within a split has its labels beside it, where ultralytics looks for them.
+
 Numbers are doubles, written so that they can be read back: a corner comes again to nine decimals
 of a pixel, which is what `convert` takes of them.
 """
@@ -22,6 +24,7 @@ class YoloWriter:
     """Writes YOLO's format; see `exported.Writer`."""
 
     blanks = True
+    shares_folders = False
 
     def __init__(self, target: Target) -> None:
         self._target, self._split = target, ""
@@ -46,7 +49,7 @@ class YoloWriter:
         if its.has_untold_turn(says_size=False):
             target.losses.add("exif-untold", its.place)
             self._turned.add(its.is_upright)
-        target.put(f"labels/{split}/{its.name}.txt", "".join(rows).encode())
+        target.put(_labels_of(f"images/{split}/{its.name}"), "".join(rows).encode())
         return len(rows)
 
     def _row(self, its: Exported, item: SampleObject) -> str:
@@ -90,6 +93,19 @@ class YoloWriter:
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         self._target.put("data.yaml", text.encode())
         return exif_option(self._turned)
+
+
+def _labels_of(picture: str) -> str:
+    """Where readers look for the labels of a picture: the last folder `images` is `labels` there.
+
+    Args:
+        picture: Its path, without suffix.
+
+    >>> _labels_of("images/train/a"), _labels_of("images/train/site/images/a")
+    ('labels/train/a.txt', 'images/train/site/labels/a.txt')
+    """
+    before, _, after = f"/{picture}".rpartition("/images/")
+    return f"{before}/labels/{after}.txt".removeprefix("/")
 
 
 def _normalized(values: tuple[float, ...], size_wh: tuple[int, int]) -> tuple[float, ...]:

@@ -14,19 +14,22 @@ _FOLDERS_OF_SPLIT = {"val": "val|valid|validation", "train": "train|training"}
 
 
 class FileNames:
-    """Paths of the files of one split, without suffix; no two samples get the same.
+    """Paths of the files of a split, without suffix; no two samples get the same.
 
     Args:
         split: The split. Its own folders do not become folders in it: ``train2017/a`` and
             ``train/images/a`` are ``a``, unless another sample is so called.
         blanks: Whether paths may hold blanks; else they stay percent-encoded.
+        taken: Paths that other splits have in the same folders, which gets those of this split: a
+            sample whose path is taken gets one below the split's name. None: there are none.
     """
 
-    def __init__(self, split: str, *, blanks: bool = True) -> None:
+    def __init__(self, split: str, *, blanks: bool = True, taken: set[str] | None = None) -> None:
         names = _FOLDERS_OF_SPLIT.get(split) or re.escape(split)
         self._folders = re.compile(rf"((({names})[0-9]*|images|JPEGImages)/)*")
+        self._last = "" if taken is None else f"{split}/"
         self._blanks = blanks
-        self._taken: set[str] = set()
+        self._taken = set[str]() if taken is None else taken
 
     def of(self, key: str) -> str:
         """The path that a key names: percent-encoding is undone, slashes are folders.
@@ -38,7 +41,7 @@ class FileNames:
         'holiday 1.2'
         """
         short = self._folders.sub("", key, count=1)
-        for name in (short, key):
+        for name in (short, key, f"{self._last}{short}"):
             path = path_of_key(name, blanks=self._blanks)
             if path not in self._taken:
                 self._taken.add(path)

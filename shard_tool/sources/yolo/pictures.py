@@ -147,8 +147,8 @@ def label_folders(folders: Iterable[str], table: FileTable) -> dict[str, str]:
     """Folder of pictures to the folder in which their labels lie, or would.
 
     As ultralytics does, the last ``images`` of the path is replaced by ``labels``, in any case.
-    Where that holds no label of a picture, labels lie beside their pictures, or in a folder
-    ``labels`` inside of it or beside it.
+    Where that holds no label of a picture, an earlier ``images`` is, or labels lie beside their
+    pictures, or in a folder ``labels`` inside of it or beside it.
     """
     known = dict[str, list[str]]()
     for folder in sorted(table.of_kind("list")):
@@ -183,8 +183,10 @@ def _labels_beside(folder: str) -> list[str]:
     ['labels/train', 'images/train', 'images/train/labels', 'images/labels/train']
     """
     names = folder.split("/")
-    at = next((at for at in range(len(names))[::-1] if names[at].casefold() in _OF_PICTURES), -1)
     parent, _, last = folder.rpartition("/")
-    replaced = "/".join([*names[:at], "labels", *names[at + 1 :]])
-    beside = [folder, join(folder, "labels"), join(parent, "labels", last)]
-    return beside if at < 0 else [replaced, *beside]
+    replaced = [
+        "/".join([*names[:at], "labels", *names[at + 1 :]])
+        for at in range(len(names))[::-1]
+        if names[at].casefold() in _OF_PICTURES
+    ]
+    return [*replaced, folder, join(folder, "labels"), join(parent, "labels", last)]

@@ -196,6 +196,7 @@ def test_several_folders_and_folders_below(tmp_path: Path) -> None:
         ("images/images/a", "images/labels/a"),
         ("images/train/a", "labels/train/a"),
         ("train/JPEGImages/a", "train/labels/a"),
+        ("images/train/JPEGImages/a", "labels/train/JPEGImages/a"),
         ("train/img/a", "train/labels/a"),
         ("train/images/a", "train/images/a"),
         ("train/a", "train/a"),

@@ -56,6 +56,17 @@ def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
     assert (tmp_path / "mine/photo.jpg").exists()
 
 
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path / "set", SPLITS)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "out").symlink_to("far")
+    for on_existing in ("fail", "overwrite"):
+        exported(dataset, tmp_path / "out", "coco", on_existing=on_existing)
+        assert (tmp_path / "out").readlink().name == "far"
+        assert (tmp_path / "far/annotations/instances_train.json").is_file()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "out", "set"]
+
+
 def test_an_earlier_export_is_replaced_on_request(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path / "set", SPLITS)
     exported(dataset, tmp_path / "out", "coco")

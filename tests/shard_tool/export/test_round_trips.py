@@ -34,16 +34,45 @@ if TYPE_CHECKING:
 FORMATS = ("coco", "yolo", "voc")
 
 
-def again(dataset: Path, folder: Path, format_: str, *, task: str = "detection") -> Path:
+def again(dataset: Path, folder: Path, format_: str) -> Path:
     """The dataset, exported and converted with the options that the export says."""
     report = exported(dataset, folder / "out", format_)
     chosen = dict(option.removeprefix("--").split(" ", 1) for option in report.options)
     classes = ClassOptions(
         classes=tuple(chosen.pop("classes").strip("'").split(",")) if "classes" in chosen else ()
     )
+    task = chosen.pop("task", "detection")
     choices: Any = Choices(**chosen)
     converted(folder / "out", folder / "again", choices=choices, classes=classes, task=task)
     return folder / "again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", FORMATS)
+def test_splits_may_have_pictures_of_one_name(tmp_path: Path, format_: str) -> None:
+    """Roboflow's `train/images/0.jpg` and `valid/images/0.jpg`; VOC has one folder for both."""
+    keys = {"train": ("train/images/0", "1"), "val": ("valid/images/0", "1")}
+    boxes = iter([(1, 2, 30, 40), (2, 3, 30, 40), (3, 4, 30, 40), (4, 5, 30, 40)])
+    splits = {
+        split: [sample_of(key, thing(next(boxes))) for key in its] for split, its in keys.items()
+    }
+    dataset = dataset_of(tmp_path / "set", splits)
+    assert contents_of(again(dataset, tmp_path, format_)) == contents_of(dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", FORMATS)
+def test_folders_of_any_name_within_a_split_come_back(tmp_path: Path, format_: str) -> None:
+    folders = ("images", "site/images", "Images/x", "site/JPEGImages", "labels", "x/Annotations")
+    things = [thing((left, 2, 30, 40)) for left in range(len(folders))]
+    samples = [
+        sample_of(f"site/{folder}/{left}", one)
+        for left, (folder, one) in enumerate(zip(folders, things, strict=True))
+    ]
+    dataset = dataset_of(tmp_path / "set", {"train": samples})
+    assert contents_of(again(dataset, tmp_path, format_)) == contents_of(dataset)
+    if format_ == "yolo":  # ultralytics looks there, and nowhere else
+        assert (tmp_path / "out/images/train/site/labels/0.txt").is_file()
 
 
 @pytest.mark.slow
@@ -62,7 +91,7 @@ def test_voc_itself_comes_back(mini_dataset: Path, tmp_path: Path, format_: str)
 
 @pytest.mark.slow
 def test_masks_come_back_through_voc(mini_masks: Path, tmp_path: Path) -> None:
-    found = contents_of(again(mini_masks, tmp_path, "voc", task="segmentation"), "difficult")
+    found = contents_of(again(mini_masks, tmp_path, "voc"), "difficult")
     assert found == contents_of(mini_masks, "difficult")
     assert all("class.png" in members for _, _, members in found.values())
 
