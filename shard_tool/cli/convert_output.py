@@ -90,13 +90,12 @@ def print_look(options: ConvertOptions, look: Look, format_: Format) -> None:
         typer.echo(line)
     for split in plan.splits:
         size = human_bytes(split.num_bytes)
-        typer.echo(
-            f"{split.split}: {split.num_records} samples, {split.num_shards} shards, about {size}"
-        )
+        count = look.num_good.get(split.split, 0) if look.skips else split.num_records
+        typer.echo(f"{split.split}: {count} samples, {split.num_shards} shards, about {size}")
     if plan.duplicates:
         typer.echo(f"{len(plan.duplicates)} pictures are left out: another source has them too")
     _print_lines("read otherwise, or left out:", look.report.lines())
-    _print_lines("to decide:", [f"{question}" for question in plan.questions])
+    _print_lines("to decide:", [f"{question}" for question in look.questions])
     problems = [
         f"{problem.count} x {problem.example}" + (f"; {problem.hint}" if problem.hint else "")
         for problem in sorted_problems(look.problems.values())
@@ -106,7 +105,7 @@ def print_look(options: ConvertOptions, look: Look, format_: Format) -> None:
         problems = [*problems[:_MOST_PROBLEMS], f"and {more} more kinds: see --format json"]
     what = "left out" if look.skips else "in the way"
     _print_lines(f"{look.num_bad} bad records of {plan.num_records}, {what}:", problems)
-    if plan.questions:
+    if look.questions:
         typer.echo("add the options that you choose, and look again")
     elif problems and not look.skips:
         typer.echo("mend them as said, or add --on-bad-record skip to leave all of them out")
@@ -140,7 +139,9 @@ def _look_as_json(look: Look, dest: str) -> dict[str, object]:
         "splits": {
             split.split: {
                 "num_shards": split.num_shards,
-                "num_samples": split.num_records,
+                "num_samples": look.num_good.get(split.split, 0)
+                if look.skips
+                else split.num_records,
                 "num_bytes": split.num_bytes,
                 "objects": look.objects.get(split.split, {}),
             }
@@ -149,7 +150,7 @@ def _look_as_json(look: Look, dest: str) -> dict[str, object]:
         "report": look.report.as_json(),
         "questions": [
             {"place": error.place, "problem": error.problem, "hint": error.hint}
-            for error in plan.questions
+            for error in look.questions
         ],
         "num_bad_records": look.num_bad,
         "problems": [problem.as_json() for problem in sorted_problems(look.problems.values())],

@@ -318,7 +318,8 @@ class Builder:
             _, first = min(bad, key=lambda its: its[0])
             reason = f"{first.place}: {first.problem}".removeprefix(f"{place}: ")
             told = f"none of its {len(bad)} objects can be read: {reason}"
-            raise AnnotationError(place, told, "add --on-bad-record skip to leave it out")
+            way = "" if self.rules.skips else "add --on-bad-record skip to leave it out"
+            raise AnnotationError(place, told, way)
 
     def _bad_object(self, record: Record, index: int, exc: AnnotationError) -> None:
         """Drop an object if the options say so; else raise its error."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shard_tool.convert.run import prepare
 from shard_tool.convert.write_shard import check_records
+from shard_tool.errors import DataError
 from shard_tool.sources.report import Report
 from shard_tool.tasks.engines import LOCAL
 from shard_tool.tasks.pool import in_order, open_pool
@@ -58,6 +59,19 @@ class Look:
     objects: dict[str, dict[str, int]] = field(default_factory=dict)
     """Split to class to number of good objects; of pictures, where classes are of whole ones."""
     num_bad: int = 0
+    num_good: dict[str, int] = field(default_factory=dict)
+    """Split to the number of records that become samples."""
+
+    @property
+    def questions(self) -> list[DataError]:
+        """What the user has to decide; a split that would be empty, too."""
+        empty = [split for split, count in self.num_good.items() if not count] if self.skips else []
+        place = ", ".join(dict.fromkeys(source.files.shown for source in self.plan.sources))
+        hint = "mend its records, or leave the split out by --split"
+        told = [
+            DataError(place, f"every record of split {split!r} is bad", hint) for split in empty
+        ]
+        return [*self.plan.questions, *told]
 
     @property
     def num_objects(self) -> Counter[str]:
@@ -70,6 +84,8 @@ class Look:
         for bad in found["bad_records"]:
             self.num_bad += 1
             self.count(bad["error"], bad["hint"])
+        good = found["num_records"] - len(found["bad_records"])
+        self.num_good[found["split"]] = self.num_good.get(found["split"], 0) + good
         its = self.objects.setdefault(found["split"], {})
         for name, count in (found["objects"] or found["counts"].get("pictures", {})).items():
             its[name] = its.get(name, 0) + count

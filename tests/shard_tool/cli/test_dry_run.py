@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.kit.datasets.all_wrong import KINDS, QUESTIONS, all_wrong
+from tests.kit.datasets.pictures import encoded, scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,4 +74,22 @@ def test_second_look_with_the_options_says_what_is_left_out(
     )
     assert counted == foretold | {"bad-record-skipped": look["num_bad_records"]}
     assert made["num_bad_records"] == look["num_bad_records"] < sum(counts.values())
-    assert made["splits"]["train"]["num_samples"] == 6 * len(KINDS) - made["num_bad_records"]
+    num_good = 6 * len(KINDS) - made["num_bad_records"]
+    assert made["splits"]["train"]["num_samples"] == num_good
+    assert look["splits"]["train"]["num_samples"] == num_good
+
+
+def test_a_split_that_would_be_empty_is_told(tmp_path: Path, run_here: Run) -> None:
+    images = [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 8}]
+    document = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.json").write_text(json.dumps(document))
+    (tmp_path / "set" / "other.jpg").write_bytes(encoded(scene(8, 8)))
+    options = ("--dry-run", "--on-bad-record", "skip")
+    status, screen, _ = run_here("convert", tmp_path / "set", tmp_path / "out", *options)
+    lines = screen.splitlines()
+    assert status == 0
+    assert any(line.startswith("train: 0 samples, ") for line in lines)
+    told = "every record of split 'train' is bad; mend its records, or leave the split out"
+    assert f"  {tmp_path}/set: {told} by --split" in lines
+    assert "add the options that you choose, and look again" in lines
