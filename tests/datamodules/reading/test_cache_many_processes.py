@@ -7,7 +7,6 @@ files, and this process looks at the folder meanwhile.
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from tests.kit.datasets.stored import hashes_of, hashes_read, stored, whole_down
 from tests.kit.models.recorder import sample_digests
 from tests.kit.processes.cache_users import PARTIAL, Options, Story, command, stories_of
 from tests.kit.processes.shard_tool_process import group_of_processes
+from tests.kit.processes.warm_python import warm_python
 from tests.kit.servers.fault_proxy import fault_proxy
 from tests.kit.servers.s3 import upload
 
@@ -237,7 +237,7 @@ def test_a_process_may_end_in_the_middle_of_a_download(
         options: dict[str, Any] = {"cache_dir": str(cache_dir), "cache_limit": 1 << 30}
         options |= {"storage_options": s3.through(proxy).storage_options}
         arguments = json.dumps([f"{bucket}/voc", num_workers, options])
-        with group_of_processes([sys.executable, "-c", LEAVER, arguments]) as process:
+        with group_of_processes([warm_python(), "-c", LEAVER, arguments]) as process:
             out, err = process.communicate(timeout=DEADLINE_S)
         assert (process.returncode, out, err) == (0, "", "")
     assert list(cache_dir.rglob(f"*{PARTIAL}")), "it was in the middle of one"

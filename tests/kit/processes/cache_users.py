@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from datamodules import ShardDataset, ShardLoader, World
 from tests.kit.datasets.stored import hashes_read
 from tests.kit.models.recorder import sample_digests
+from tests.kit.processes.warm_python import warm_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -226,7 +227,7 @@ def main() -> None:
 
 def command(options: Options) -> list[str]:
     """To run it in a process of its own."""
-    return [sys.executable, "-m", "tests.kit.processes.cache_users", json.dumps(asdict(options))]
+    return [warm_python(), "-m", "tests.kit.processes.cache_users", json.dumps(asdict(options))]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,10 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+from botocore.session import Session
+
 from tests.kit.processes.warm_python import FORWARDED, ROOT
+from tests.kit.servers.s3 import REGION
 
 _IMPORTED = (
     "datamodules.lightning.datamodule",
@@ -168,9 +171,9 @@ def _run_as_python(arguments: list[str]) -> None:
         del words[: 2 if words[0] in ("-W", "-X") else 1]
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))]
+    again = r".* found in sys.modules after import"  # it is meant to be there
+    warnings.filterwarnings("ignore", message=again, category=RuntimeWarning)
     if words[0] == "-m":
-        again = r".* found in sys.modules after import"  # it is meant to be there
-        warnings.filterwarnings("ignore", message=again, category=RuntimeWarning)
         sys.argv, sys.path[:0] = words[1:], [str(Path.cwd()), *paths]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words[0] == "-c":
@@ -197,6 +200,7 @@ def main() -> None:
     """Import what takes long, then serve at the address given."""
     for name in _IMPORTED:
         __import__(name)
+    Session().create_client("s3", REGION).close()  # it reads the description of S3
     gc.freeze()  # children share these pages as long as nobody writes to them
     _Server(sys.argv[1], int(sys.argv[2])).run()
     os._exit(0)  # libraries complain about a long good-bye

@@ -6,6 +6,7 @@ caches, retries or forgets has no part in what a test sets up or finds.
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import uuid
@@ -20,6 +21,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
+from botocore.loaders import JSONFileLoader
 
 from tests.kit.processes.shard_tool_process import eventually
 
@@ -34,6 +36,10 @@ REGION = "us-east-1"
 MANIFEST = "manifest.json"
 
 _SESSION = botocore.session.Session()
+
+# botocore parses the description of S3 for each session, in 50 ms; s3fs has one a file system.
+_parse_once = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
+JSONFileLoader.load_file = lambda _, path: _parse_once(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

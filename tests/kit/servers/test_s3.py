@@ -46,7 +46,7 @@ def file_system(s3: S3) -> S3FileSystem:
 def answers(endpoint_url: str) -> bool:
     at = urlsplit(endpoint_url)
     try:
-        socket.create_connection((at.hostname, at.port), timeout=1).close()
+        socket.create_connection((at.hostname, at.port), timeout=30).close()
     except ConnectionError:
         return False
     return True
