@@ -239,7 +239,7 @@ def test_generic_samples_and_unknown_splits_are_refused(tmp_path: Path) -> None:
         exported(dataset, tmp_path / "out", "csv")
     with pytest.raises(OptionError, match=r"^OUT: is a URL, and files are exported to a folder"):
         export_dataset(ExportOptions(dest=str(dataset), out="s3://bucket/x", format="coco"))
-    with pytest.raises(OptionError, match="^--shapes: is for YOLO; coco has one kind of shape"):
+    with pytest.raises(OptionError, match=r"^--shapes: is for YOLO; coco has one kind of shape"):
         ExportOptions(dest=str(dataset), out="x", format="coco", shapes="boxes")
 
 
