@@ -168,8 +168,8 @@ def _found(tables: Tables) -> _Found:
         if picture["key"] is None:
             raise no_truth(picture["sample_id"])
         if not np.isfinite(picture["scale"]).all():
-            problem = "its transform is no resize of the whole picture, so its boxes cannot be "
-            problem += "turned into those of the stored one"
+            problem = "its transform is no resize of the whole picture, or objects of its target "
+            problem += "were left out, so its boxes cannot be turned into those of the stored one"
             hint = "turn them yourself, and call update(…, in_original_pixels=True)"
             raise EvaluationError(f"sample {picture['key']!r}", problem, hint)
     if len(set(pictures["category_ids"].tolist())) > 1:

@@ -10,14 +10,13 @@ import torch
 
 from datamodules.evaluation.coco_metrics import OBJECT, PICTURE
 from datamodules.evaluation.inputs import array_of
+from datamodules.evaluation.truth import Truth
 from shard_tool.errors import EvaluationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from datamodules.evaluation.truth import Truth
 
 _AS_IT_IS = (1.0, 0.0, 1.0, 0.0)
 _UNKNOWN = (math.nan,) * 4
@@ -46,8 +45,10 @@ def truth_as_labelled(target: Mapping[str, Any]) -> Truth | None:
     A caller may have given its objects other labels. Where it has left some out, the target's own
     boxes are all that counts, and the way back is unknown.
     """
-    truth: Truth | None = target.get("truth")
-    if truth is None or "labels" not in target:
+    truth = target.get("truth")
+    if not isinstance(truth, Truth):  # some targets have something of their own under the name
+        return None
+    if "labels" not in target:
         return truth
     labels = array_of(target["labels"])
     if len(labels) != len(truth.labels):

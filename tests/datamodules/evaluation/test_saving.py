@@ -202,3 +202,17 @@ def test_folders_with_files_and_places_that_cannot_be_written_are_errors(tmp_pat
         evaluator.save(tmp_path / "own" / "manifest.json" / "found.json")
     with pytest.raises(EvaluationError, match=r"^evaluation: 4 samples were counted, expected 5"):
         evaluator.save(tmp_path / "found.json", num_samples=5)
+
+
+def test_something_else_called_truth_is_no_truth() -> None:
+    target = {
+        "boxes": torch.tensor([[1.0, 2.0, 9.0, 8.0]]),
+        "labels": torch.tensor([1]),
+        "difficult": torch.tensor([False]),
+        "truth": torch.zeros(3),
+    }
+    found = {**target, "scores": torch.ones(1)}
+    evaluator = DetectionEvaluator(2)
+    evaluator.update([0], [found], [target])
+    scores = evaluator.compute(1)
+    assert (scores.voc_map, scores.coco_map) == (1, 1)
