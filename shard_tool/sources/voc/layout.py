@@ -303,7 +303,8 @@ def _check_found(
         problem = f"holds pictures and neither VOC's XML nor masks, nor another format's ({told})"
         hint = (
             "give the folder above both, if the annotations lie beside this one (known: VOC's XML, "
-            "masks, COCO, YOLO, labelme, CVAT for images, and folders of classes)"
+            "masks, COCO, YOLO, labelme, CVAT for images, and folders of classes, which "
+            "--source-format imagefolder takes whatever lies beside them)"
         )
     raise SourceError(place, problem, hint)
 
