@@ -132,7 +132,8 @@ def test_source_without_annotations_is_refused(tree: Path, tmp_path: Path, packe
     problem = (
         "holds pictures and neither VOC's XML nor masks, nor another format's (found 5 pictures, 2 "
         ".txt files); give the folder above both, if the annotations lie beside this one (known: "
-        "VOC's XML, masks, COCO, YOLO, labelme, CVAT for images, and folders of classes, which --source-format imagefolder takes whatever lies beside them)"
+        "VOC's XML, masks, COCO, YOLO, labelme, CVAT for images, and folders of classes, "
+        "which --source-format imagefolder takes whatever lies beside them)"
     )
     for source in (tree, tmp_path / "in"):
         shown = voc_tar(tmp_path / "voc.tar", source) if packed else source
