@@ -107,6 +107,8 @@ class BoxError(AnnotationError):
             (ymin - first >= ymax, f"ymin {_plain(ymin)} is ymax: the box is empty"),
             (xmin < first - allowed, f"xmin {_plain(xmin)} is below {first}{because}"),
             (ymin < first - allowed, f"ymin {_plain(ymin)} is below {first}{because}"),
+            (xmax <= 0, f"xmax {_plain(xmax)} is not above 0: nothing of the box is inside"),
+            (ymax <= 0, f"ymax {_plain(ymax)} is not above 0: nothing of the box is inside"),
             *(
                 rule
                 for more in (allowed, 0)  # the reason is what leaves by more than it may

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shard_tool.errors import AnnotationError
-from shard_tool.format.coco_boxes import coco_box, with_scaled_area
+from shard_tool.format.coco_boxes import box_in_raw, coco_box, with_scaled_area
 
 if TYPE_CHECKING:
     from shard_tool.format.sample import Box
@@ -25,7 +25,7 @@ def raw_of(
     raw = item.raw if scale is None else with_scaled_area(item.raw, scale[0] * scale[1])
     if raw is None or "bbox" not in raw:
         return raw
-    if box is None or coco_box(box) != tuple(map(float, raw["bbox"])):
+    if box is None or coco_box(box) != box_in_raw(raw):
         return raw
     return {name: value for name, value in raw.items() if name != "bbox"} or None
 

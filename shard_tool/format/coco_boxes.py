@@ -33,16 +33,30 @@ def _length(start: float, stop: float) -> float:
     return found  # where it does not reach `stop`, no neighbour does: the sum is a tie
 
 
+def box_in_raw(raw: dict[str, Any] | None) -> tuple[float, float, float, float] | None:
+    """COCO's `bbox` in an object's raw values; None where it is none, as other tools may write.
+
+    >>> box_in_raw({"bbox": [1, 2, 3, 4.5]}), box_in_raw({"bbox": "1 2 3 4"}), box_in_raw(None)
+    ((1.0, 2.0, 3.0, 4.5), None, None)
+    """
+    written = (raw or {}).get("bbox")
+    is_list = isinstance(written, list | tuple) and len(written) == 4
+    if not is_list or any(type(value) not in (int, float) for value in written):  # type: ignore[union-attr]
+        return None
+    x, y, width, height = map(float, written)  # type: ignore[arg-type]
+    return x, y, width, height
+
+
 def written_box(item: SampleObject, sample: Sample) -> tuple[float, float, float, float]:
     """The box of an object as COCO's file has it, where the sample still tells; else `coco_box`.
 
     An object keeps in `raw` what its file says, where the box is another: it was clipped.
     """
     assert item.bbox is not None
-    written = (item.raw or {}).get("bbox")
-    if written is None or len(written) != 4:
+    written = box_in_raw(item.raw)
+    if written is None:
         return coco_box(item.bbox)
-    x, y, width, height = map(float, written)
+    x, y, width, height = written
     inside = (
         max(x, 0.0),
         max(y, 0.0),

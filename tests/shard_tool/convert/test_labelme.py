@@ -246,3 +246,14 @@ def test_voc_beside_labelme_is_asked_about(tmp_path: Path) -> None:
     assert "holds labelme (JSON files with shapes) and voc" in told
     assert "add --source-format labelme or --source-format voc" in told
     assert made(tmp_path, files, format="labelme") == {"train": ["a"]}
+
+
+@pytest.mark.parametrize("bbox", ["2 1 12 9", 7, ["2", "1", "10", "8"], [1, 2], [2, 1, 10, 8]])
+def test_a_field_called_bbox_is_kept_as_written_where_it_says_something(
+    tmp_path: Path, bbox: Any
+) -> None:
+    made(tmp_path, pair("a", shape("ant", [(2, 1), (12, 9)], bbox=bbox, score=0.5)))
+    (item,) = documents(tmp_path / "out")["a"]["objects"]
+    is_coco_s_own = bbox == [2, 1, 10, 8]
+    assert item["bbox"] == [2, 1, 12, 9]
+    assert item["raw"] == {"score": 0.5} | ({} if is_coco_s_own else {"bbox": bbox})

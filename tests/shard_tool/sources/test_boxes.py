@@ -106,6 +106,13 @@ def test_box_without_a_part_in_the_picture_is_never_clipped(
     assert str(caught.value) == f"VOC/a.xml: object 2 'cat': {rule}{NO_CLIP_HINT}"
 
 
+def test_a_box_that_ends_before_the_picture_begins_says_so() -> None:
+    with pytest.raises(BoxError, match=r"xmax -0.25 is not above 0: nothing of the box is inside"):
+        place((-0.75, 5, -0.25, 9), CORNERS)
+    with pytest.raises(BoxError, match=r"ymax 0 is not above 0: nothing of the box is inside"):
+        place((3, -0.5, 9, 0), CORNERS)
+
+
 def test_box_of_another_size_is_scaled_and_its_error_has_the_numbers_of_the_file() -> None:
     scale = (2.0, 3.0)
     assert place((1, 2, 250, 125), scale=scale) == Placed((0, 3, 500, 375))
