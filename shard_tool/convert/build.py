@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from shard_tool.convert.turned import declared_size, tells_turned
-from shard_tool.convert.written import raw_of, run_lengths_of
+from shard_tool.convert.written import raw_named, raw_of, run_lengths_of
 from shard_tool.errors import AnnotationError, BoxError, DataError
 from shard_tool.format.sample import Part, Sample, SampleObject, encode_sample
 from shard_tool.format.sample import Source as SampleSource
@@ -259,7 +259,7 @@ class Builder:
             listed_objects=_listed(record, objects),
             file=None if record.is_plain else printable(record.image.name),
             orientation=header.orientation if is_turned and not self._is_baked(header) else 1,
-            raw=None if annotation is None else annotation.raw,
+            raw=annotation and raw_named(annotation.raw, self.rules.formats[record.source]),
         )
 
     def _note_annotation(self, annotation: Annotation, place: str, *, is_normalized: bool) -> None:
@@ -387,7 +387,7 @@ class Builder:
             else tuple([self._polygon(its, convention, size_wh, scale) for its in item.polygons]),
             rle=rle,
             crowd=item.crowd,
-            raw=raw_of(item, bbox, scale),
+            raw=raw_of(item, bbox, scale, rules.formats[source]),
         )
 
     def _class_of(self, written: str, place: str, whose: str = "") -> tuple[str, int] | None:

@@ -64,6 +64,7 @@ def decide_rules(
         conventions=tuple(conventions),
         are_voc=tuple(are_voc),
         colors=tuple(_colors(source, classes, options) for source in sources),
+        formats=tuple(source.format for source in sources),
         years=tuple(source.year for source in sources),
         skips=options.on_bad_record == "skip",
         reencoding=options.reencoding(),

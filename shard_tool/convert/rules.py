@@ -75,6 +75,8 @@ class Rules:
     """Whether all names of each source are VOC's."""
     colors: tuple[MaskColors, ...]
     """Colours of masks, of each source."""
+    formats: tuple[str, ...]
+    """Format of each source."""
     years: tuple[str, ...]
     """Year of each source, for samples."""
     skips: bool

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from shard_tool.sources.annotation import ObjectAnnotation
 
 
+def raw_named(raw: dict[str, Any] | None, format_: str) -> dict[str, Any] | None:
+    """Raw values under the name of their format: `id` and `area` of others are none of COCO's."""
+    return raw if raw is None or format_ == "coco" else {format_: raw}
+
+
 def raw_of(
-    item: ObjectAnnotation, box: Box | None, scale: tuple[float, float] | None
+    item: ObjectAnnotation, box: Box | None, scale: tuple[float, float] | None, format_: str
 ) -> dict[str, Any] | None:
     """The raw values of an object; COCO's `bbox` only if the sample's box does not tell it.
 
@@ -21,7 +26,10 @@ def raw_of(
         item: The object.
         box: Its box in the sample.
         scale: What its numbers are multiplied by, along x and y; None: nothing.
+        format_: Format of its source.
     """
+    if format_ != "coco":
+        return raw_named(item.raw, format_)
     raw = item.raw if scale is None else with_scaled_area(item.raw, scale[0] * scale[1])
     if raw is None or "bbox" not in raw:
         return raw

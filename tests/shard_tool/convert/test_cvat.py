@@ -43,8 +43,8 @@ def test_a_task_with_its_pictures_becomes_samples(tmp_path: Path) -> None:
     assert boxes(tmp_path / "out")["images/a"] == [("bee", [0.0, 0.0, 20.0, 10.0]), *BOX]
     sample = documents(tmp_path / "out")["images/a"]
     assert sample["objects"][0]["polygons"] == [[0.0, 0.0, 20.0, 0.0, 20.0, 10.0, 0.0, 10.0]]
-    assert sample["objects"][0]["raw"] == {"source": "manual", "z_order": "0"}
-    assert (sample["file"], sample["raw"]) == ("images/a.jpg", {"id": "0"})
+    assert sample["objects"][0]["raw"] == {"cvat": {"source": "manual", "z_order": "0"}}
+    assert (sample["file"], sample["raw"]) == ("images/a.jpg", {"cvat": {"id": "0"}})
     assert counted(tmp_path / "out") == {"background": 1}
 
 

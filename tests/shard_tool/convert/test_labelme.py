@@ -249,11 +249,10 @@ def test_voc_beside_labelme_is_asked_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bbox", ["2 1 12 9", 7, ["2", "1", "10", "8"], [1, 2], [2, 1, 10, 8]])
-def test_a_field_called_bbox_is_kept_as_written_where_it_says_something(
+def test_a_field_called_as_one_of_coco_is_kept_as_written_and_is_none_of_coco(
     tmp_path: Path, bbox: Any
 ) -> None:
     made(tmp_path, pair("a", shape("ant", [(2, 1), (12, 9)], bbox=bbox, score=0.5)))
     (item,) = documents(tmp_path / "out")["a"]["objects"]
-    is_coco_s_own = bbox == [2, 1, 10, 8]
     assert item["bbox"] == [2, 1, 12, 9]
-    assert item["raw"] == {"score": 0.5} | ({} if is_coco_s_own else {"bbox": bbox})
+    assert item["raw"] == {"labelme": {"score": 0.5, "bbox": bbox}}

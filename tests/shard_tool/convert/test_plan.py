@@ -67,6 +67,7 @@ def plan_of(sizes: Sequence[int], shard_bytes: int, seed: int = 0) -> Conversion
         choices=Choices(),
         conventions=("corners",),
         colors=(),
+        formats=("voc",),
         years=("unknown",),
         are_voc=(False,),
         skips=False,

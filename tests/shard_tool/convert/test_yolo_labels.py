@@ -108,7 +108,10 @@ def test_four_corners_are_a_polygon_and_its_hull(tmp_path: Path) -> None:
 def test_keypoints_are_kept_in_raw(tmp_path: Path) -> None:
     line = f"{BEE_LINE} 0.5 0.25 2 0 0 0"
     (item,) = converted_labels(tmp_path, line, yaml="kpt_shape: [2, 3]\n")
-    assert (item["bbox"], item["raw"]) == (BEE_BOX, {"keypoints": [0.5, 0.25, 2, 0, 0, 0]})
+    assert (item["bbox"], item["raw"]) == (
+        BEE_BOX,
+        {"yolo": {"keypoints": [0.5, 0.25, 2, 0, 0, 0]}},
+    )
     assert counted(tmp_path / "out") == {"keypoints-unread": 1}
 
 
