@@ -21,11 +21,11 @@ import math
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
 from shard_tool.convert.rules import Choices
 from shard_tool.format.sample import parse_sample
+from tests.kit.agreement import assert_agrees
 from tests.kit.datasets.converted import converted, manifest_of, samples_of
 from tests.kit.datasets.voc_tools import MAKERS, Item, cvat, rolabelimg
 from tests.kit.datasets.voc_tree import jpeg, write
@@ -55,30 +55,6 @@ def ours(source: Path, dest: Path, convention: str, **options: Any) -> dict[str,
             sample = parse_sample(members["json"], place=key)
             found[key] = [[item.name, *(item.bbox or ())] for item in sample.objects]
     return found
-
-
-def assert_agrees(
-    found: dict[str, Objects],
-    others: dict[str, Objects | str],
-    size: tuple[float, float] = (math.inf, math.inf),
-) -> None:
-    """Names and order are equal, and boxes to a float32, which is all that supervision keeps.
-
-    Args:
-        found: Ours.
-        others: Those of a witness.
-        size: Width and height to which boxes of others are clipped.
-    """
-    assert found
-    assert found.keys() <= others.keys()
-    for key, objects in found.items():
-        its = others[key]
-        assert not isinstance(its, str), f"{key}: {its}"
-        assert [item[0] for item in objects] == [item[0] for item in its], key
-        boxes, expected = (np.array([item[1:] for item in some]) for some in (objects, its))
-        if len(expected):
-            expected = np.clip(expected, 0, [*size, *size])
-        np.testing.assert_array_equal(boxes.astype(np.float32), expected.astype(np.float32), key)
 
 
 # Files as tools write them ------------------------------------------------------------------------
