@@ -16,7 +16,7 @@ from hypothesis import settings
 from scripts.mini_voc import draw_archive
 from shard_tool import ConvertOptions, convert
 from shard_tool.cli.app import main
-from tests.kit.processes.warm_python import warm_python
+from tests.kit.processes.warm_python import python_of_pytest, warm_python
 from tests.kit.servers.s3 import S3, make_bucket, s3_server
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ settings.load_profile("ci")
 
 # Processes that are spawned, and fork servers, begin with torch imported.
 multiprocessing.set_executable(warm_python())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the processes of pytest-xdist begin with torch imported, too."""
+    if not hasattr(config, "workerinput") and config.getoption("tx", None):
+        config.option.tx = [f"popen//python={python_of_pytest()}" for _ in config.option.tx]
+
 
 _OF_A_GROUP = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "RANK")
 

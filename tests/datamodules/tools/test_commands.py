@@ -16,7 +16,7 @@ from shard_tool.storage.location import Folder
 from shard_tool.storage.manifest_file import load_manifest
 from shard_tool.units import human_bytes
 from tests.kit.datasets.converted import manifest_of
-from tests.kit.processes.shard_tool_process import shard_tool
+from tests.kit.processes.shard_tool_process import warm_shard_tool
 from tests.kit.servers.fault_proxy import fault_proxy
 from tests.kit.servers.s3 import S3, upload
 
@@ -56,7 +56,7 @@ def test_plan_prints_what_one_node_downloads_and_caches(mini_dataset: Path) -> N
     size, shards = human_bytes(train["num_bytes"]), len(train["shards"])
     indexes = 8 * shards + 12 * train["num_samples"]
     whole = human_bytes(train["num_bytes"] + indexes)
-    done = shard_tool("plan", mini_dataset)
+    done = warm_shard_tool("plan", mini_dataset)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{mini_dataset} train: {train['num_samples']} samples, {shards} shards, {size}",
@@ -131,7 +131,7 @@ def test_plan_of_a_bucket_asks_for_the_manifest_alone_and_shows_no_secret(
     mini_dataset: Path, in_bucket: str, s3: S3, run_here: Run
 ) -> None:
     with fault_proxy(s3.endpoint_url) as proxy:
-        done = shard_tool("plan", in_bucket, *storage_options(s3.through(proxy)))
+        done = warm_shard_tool("plan", in_bucket, *storage_options(s3.through(proxy)))
         assert [r.path.rpartition("/")[2] for r in proxy.requests] == ["manifest.json"]
     assert (done.returncode, done.stderr) == (0, "")
     here = run_here("plan", mini_dataset)[1]
@@ -154,7 +154,7 @@ WORK = ", ".join(rf"{name} {MS} \(\d+%\)" for name in ("fetch", "decode", "trans
 @pytest.mark.slow
 def test_bench_prints_speed_and_costs_of_each_epoch(mini_dataset: Path) -> None:
     options = ("--workers", 2, "--batch-size", 4, "--image-size", 32, "--epochs", 2)
-    done = shard_tool("bench", mini_dataset, *options)
+    done = warm_shard_tool("bench", mini_dataset, *options)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 10
@@ -203,7 +203,7 @@ def test_bench_of_a_bucket_fills_the_cache_and_shows_no_secret(
 ) -> None:
     options = ("--workers", 1, "--batch-size", 4, "--image-size", 32, "--epochs", 3, "--window", 1)
     cache = tmp_path / "cache"
-    done = shard_tool(
+    done = warm_shard_tool(
         *("bench", in_bucket, *options, *storage_options(s3)),
         *("--cache-dir", cache, "--cache-limit", "10MB", "--format", "json"),
     )
@@ -227,7 +227,7 @@ def test_wrong_secret_is_an_error_that_shows_none(
 ) -> None:
     wrong = replace(s3, secret="not-the-secret")
     cache = ("--cache-dir", tmp_path) if verb == "bench" else ()
-    done = shard_tool(verb, in_bucket, *storage_options(wrong), *cache)
+    done = warm_shard_tool(verb, in_bucket, *storage_options(wrong), *cache)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {in_bucket}/manifest.json: access refused (")
     assert not re.search(f"not-the-secret|{s3.key}|Traceback", done.stderr)

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.kit.processes.warm_python import warm_python
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -29,11 +31,13 @@ convert(options, on_progress=get_stuck)
 """
 
 
-def shard_tool(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the real entry point to its end."""
+def shard_tool(
+    *arguments: object, program: str = SHARD_TOOL, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run the real entry point, or another program, to its end."""
     environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     return subprocess.run(
-        [SHARD_TOOL, *map(str, arguments)],
+        [program, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -41,6 +45,11 @@ def shard_tool(*arguments: object, **options: Any) -> subprocess.CompletedProces
         timeout=60,
         **options,
     )
+
+
+def warm_shard_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run it with all imported, in a process of its own."""
+    return shard_tool(*arguments, program=str(Path(warm_python()).with_name("shard-tool")))
 
 
 def _listen_to_ctrl_c() -> None:

@@ -32,7 +32,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, sign
 
 _FOLDER = "VOC_SHARDS_WARM_PYTHON"
 """Environment variable: the folder of the executables, for the processes that pytest starts."""
-_PROGRAMS = {"python": [], "shard-tool": ["-m", "shard_tool.cli.app"]}
+_PROGRAMS = {"python": [], "shard-tool": ["-m", "shard_tool.cli.app"], "python-of-pytest": []}
 """Names of executables to what stands before their arguments."""
 _FOR_IMPORTS = {
     "PYTHONPATH": str(ROOT),
@@ -106,6 +106,11 @@ def warm_python() -> str:
     return f"{os.environ[_FOLDER]}/python"
 
 
+def python_of_pytest() -> str:
+    """The path of one for the processes of pytest itself: their `sys.executable` is a cold one."""
+    return f"{warm_python()}-of-pytest"
+
+
 def _make_programs(folder: Path) -> None:
     address = f"{folder}/server"
     server = [sys.executable, "-m", "tests.kit.processes.warm_server", address, str(os.getpid())]
@@ -116,7 +121,7 @@ def _make_programs(folder: Path) -> None:
                 python=sys.executable,
                 address=address,
                 first=first,
-                program=f"{folder}/python",
+                program=sys.executable if "pytest" in name else f"{folder}/python",
                 server=server,
                 environment=os.environ | _FOR_IMPORTS,
                 root=str(ROOT),

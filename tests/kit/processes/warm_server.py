@@ -198,8 +198,10 @@ def _leave(status: int) -> NoReturn:
 
 def main() -> None:
     """Import what takes long, then serve at the address given."""
-    for name in _IMPORTED:
-        __import__(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as in pytest
+        for name in _IMPORTED:
+            __import__(name)
     Session().create_client("s3", REGION).close()  # it reads the description of S3
     gc.freeze()  # children share these pages as long as nobody writes to them
     _Server(sys.argv[1], int(sys.argv[2])).run()

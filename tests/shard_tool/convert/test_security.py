@@ -15,7 +15,7 @@ from shard_tool.errors import AnnotationError, DataError, SourceError
 from shard_tool.sources.keys import id_of
 from tests.kit.datasets.converted import converted, files_of, samples_of
 from tests.kit.datasets.voc_tree import Picture, jpeg, mask, pictures, voc_tar, voc_tree, write
-from tests.kit.processes.shard_tool_process import shard_tool
+from tests.kit.processes.shard_tool_process import shard_tool, warm_shard_tool
 from tests.kit.servers.s3 import objects, put
 from tests.kit.servers.web_server import web_server
 
@@ -226,7 +226,7 @@ def test_promise_8_no_secret_in_anything_written_or_said(
     said: list[str | bytes] = []
 
     def run(*arguments: object) -> int:
-        done = shard_tool(*arguments)
+        done = warm_shard_tool(*arguments)
         said.extend([done.stdout, done.stderr])
         return done.returncode
 
