@@ -13,7 +13,7 @@ from shard_tool.errors import ObjectExists, OptionError, StoreError
 from shard_tool.storage.uploads import PARTIAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 MARK = ".shard-tool-export"
 """File in an export that lists what belongs to it: --on-existing overwrite removes nothing else."""
@@ -22,6 +22,9 @@ MARK = ".shard-tool-export"
 @contextmanager
 def appearing(out: str, on_existing: str) -> Iterator[Path]:
     """A folder beside OUT that gets its name when the block ends without an exception.
+
+    If OUT is an empty folder, it stays the folder that it is, and all is made inside it: it may be
+    where a shell stands, or where a disk is mounted.
 
     Args:
         out: Path of the export.
@@ -37,14 +40,19 @@ def appearing(out: str, on_existing: str) -> Iterator[Path]:
         raise OptionError("OUT", problem, "copy it from there")
     place = Path(out).resolve()  # a link stays one
     check_free(place, out, on_existing)
-    partial = place.with_name(f".{place.name}{PARTIAL}{secrets.token_hex(4)}")
+    hidden = f".{place.name}{PARTIAL}{secrets.token_hex(4)}"
+    is_inside = place.is_dir() and not any(place.iterdir())
+    partial = place / hidden if is_inside else place.with_name(hidden)
     try:
         partial.mkdir(parents=True)
         yield partial
         names = sorted(path.name for path in partial.iterdir())
         (partial / MARK).write_text(json.dumps({"files": names}), "utf-8")
-        check_free(place, out, on_existing)
-        _swap(partial, place)
+        check_free(place, out, on_existing, but=hidden)
+        if is_inside:
+            _move_up(partial, place, [*names, MARK])
+        else:
+            _swap(partial, place)
     except OSError as exc:
         if isinstance(exc, StoreError | ObjectExists):
             raise
@@ -54,8 +62,14 @@ def appearing(out: str, on_existing: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_free(place: Path, shown: str, on_existing: str) -> None:
+def check_free(place: Path, shown: str, on_existing: str, *, but: str = "") -> None:
     """Refuse a place that holds something else than an export that may be overwritten.
+
+    Args:
+        place: The folder.
+        shown: Its name in messages.
+        on_existing: 'fail' or 'overwrite'.
+        but: Name of a file in it that does not count.
 
     Raises:
         ObjectExists: It does.
@@ -65,7 +79,7 @@ def check_free(place: Path, shown: str, on_existing: str) -> None:
     hint = "give an empty or a new folder"
     if not place.is_dir():
         raise ObjectExists(shown, "is a file", hint)
-    names = {path.name for path in place.iterdir()}
+    names = {path.name for path in place.iterdir()} - {but}
     if not names:
         return
     if MARK not in names:
@@ -85,6 +99,18 @@ def _names_of(mark: Path) -> list[str]:
         return [name for name in found if isinstance(name, str)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _move_up(partial: Path, place: Path, names: Sequence[str]) -> None:
+    """Move files one folder up, in this order."""
+    moved = list[Path]()
+    try:
+        for name in names:
+            moved.append((partial / name).rename(place / name))
+    except BaseException:
+        for path in moved:
+            path.rename(partial / path.name)
+        raise
 
 
 def _swap(partial: Path, place: Path) -> None:

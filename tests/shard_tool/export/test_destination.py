@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,6 @@ from shard_tool.export.destination import MARK
 from shard_tool.export.run import ExportOptions, export_dataset
 from tests.kit.datasets.converted import files_of
 from tests.kit.datasets.exports import dataset_of, exported, sample_of, thing
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SPLITS = {"train": [sample_of("a", thing()), sample_of("b")], "val": [sample_of("c", thing())]}
 
@@ -41,6 +39,8 @@ def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path / "set", SPLITS)
     (tmp_path / "out").mkdir()
     exported(dataset, tmp_path / "out", "coco")
+    exported(dataset, tmp_path / "new", "coco")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/photo.jpg").touch()
     (tmp_path / "file").touch()
@@ -54,6 +54,33 @@ def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
     with pytest.raises(ObjectExists, match="holds an export; add --on-existing overwrite to repla"):
         exported(dataset, tmp_path / "out", "coco")
     assert (tmp_path / "mine/photo.jpg").exists()
+
+
+def test_an_empty_folder_stays_the_one_that_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell may stand in it, or a disk be mounted there."""
+    dataset = dataset_of(tmp_path / "set", SPLITS)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    inode = (tmp_path / "out").stat().st_ino
+    exported(dataset, Path(), "yolo")
+    assert (tmp_path / "out").stat().st_ino == inode
+    assert (tmp_path / "out/data.yaml").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path / "set", SPLITS)
+    (tmp_path / "out").mkdir()
+
+    def disturb(*_: Any) -> None:
+        (tmp_path / "out/annotations").mkdir(exist_ok=True)
+
+    options = ExportOptions(dest=str(dataset), out=str(tmp_path / "out"), format="coco")
+    with pytest.raises(ObjectExists, match=r"is not empty \('annotations' is there\)"):
+        export_dataset(options, on_progress=disturb)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["annotations"]
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
