@@ -51,7 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: the same on every terminal, and in docs/reference/cli.md
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Turn PASCAL VOC into WebDataset shards, and check, copy and read them.",
+    help="Turn annotated pictures into WebDataset shards, and check, copy and read them.",
 )
 
 
@@ -59,7 +59,7 @@ app = typer.Typer(
 def shard_tool(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,  # noqa: FBT002
 ) -> None:
-    """Turn PASCAL VOC into WebDataset shards, and check, copy and read them."""
+    """Turn annotated pictures into WebDataset shards, and check, copy and read them."""
     if version:
         typer.echo(f"shard-tool {RELEASE}")
         raise typer.Exit
