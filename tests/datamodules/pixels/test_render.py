@@ -60,12 +60,16 @@ def picture() -> tuple[bytes, torch.Tensor]:
 def in_steps(pixels: torch.Tensor, plan: Plan) -> torch.Tensor:
     """Pad, crop, resize, pad, flip: what torchvision's transforms would do."""
     view, (height, width) = plan.view, plan.scaled_hw
-    margin = 2000
+    below, right = (
+        view.top + view.height - pixels.shape[1],
+        view.left + view.width - pixels.shape[2],
+    )
+    margin = max(0, -view.top, -view.left, below, right)
     big = torch.tensor(FILL, dtype=torch.uint8)[:, None, None].expand(
         3, pixels.shape[1] + 2 * margin, pixels.shape[2] + 2 * margin
     )
     big = big.clone()
-    big[:, margin:-margin, margin:-margin] = pixels
+    big[:, margin : margin + pixels.shape[1], margin : margin + pixels.shape[2]] = pixels
     part = tvf.crop(big, view.top + margin, view.left + margin, view.height, view.width)
     part = tvf.resize(part, [height, width], antialias=True)
     output = torch.tensor(FILL, dtype=torch.uint8)[:, None, None].repeat(1, *plan.size_hw)
