@@ -182,8 +182,9 @@ class CocoJson:
         if not len(lost):
             return
         first = int(lost[0])
-        image_id = msgspec.json.decode((self.annotations or ())[first]).get("image_id")
-        which = f"annotations[{first}] has the image_id {image_id!r}"
+        raw, place = (self.annotations or ())[first], f"{self.place}: annotations[{first}]"
+        its: _Annotation = _decoded(_decoder(_Annotation), raw, place)
+        which = f"annotations[{first}] has the image_id {its.image_id!r}"
         problem = f"{len(lost)} of {len(of_image)} annotations are of no image: {which}"
         hint = "add what is missing to images, or remove these annotations"
         raise SourceError(self.place, problem, hint)

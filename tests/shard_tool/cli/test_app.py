@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     Run = Callable[..., tuple[str | int | None, str, str]]
 
-COMMANDS = ("convert", "verify", "info", "download", "copy", "index", "plan", "bench", "preview")
+COMMANDS = (
+    *("convert", "verify", "info", "download", "copy", "index", "export"),
+    *("plan", "bench", "preview"),
+)
 SIZE = r"\d+(\.\d)? (B|KiB|MiB)"
 
 

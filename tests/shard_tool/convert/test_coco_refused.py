@@ -376,3 +376,10 @@ def test_pictures_of_a_declared_size_that_is_another_are_asked_about(tmp_path: P
     (its,) = documents(tmp_path / "out").values()
     assert its["objects"][0]["bbox"] == [2, 3, 10, 8]
     assert its["objects"][0]["raw"] == {"id": 1, "bbox": [4, 6, 16, 10]}
+
+
+def test_an_annotation_of_no_image_with_bytes_that_are_no_text_is_refused(tmp_path: Path) -> None:
+    """msgspec looks at text only where it decodes it."""
+    document = json.dumps(coco(A, [thing(1, 9) | {"note": "?"}])).encode().replace(b"?", b"\xff")
+    message = told(tmp_path, {"x.json": document})
+    assert message.startswith("in/x.json: 1 of 1 annotations are of no image: annotations[0] has")

@@ -50,8 +50,9 @@ def test_a_fault_that_lasts_is_an_error_when_the_time_is_up(
     attempts = int(said[1])
     assert 3 <= attempts <= MOST_ATTEMPTS
     assert attempts == len(clock.pauses) + 1
-    # aiohttp repeats once by itself what was reset before an answer came
-    assert attempts <= len(store.proxy.requests) == store.proxy.hits <= 2 * attempts
+    # aiohttp repeats once by itself what was reset before an answer came. The time may be up before
+    # the request of the last attempt arrives.
+    assert attempts - 1 <= len(store.proxy.requests) == store.proxy.hits <= 2 * attempts
     assert clock.seconds <= SHORT_S
 
 
