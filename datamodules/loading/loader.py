@@ -349,8 +349,14 @@ class _Pass:
         except Exception as exc:
             self._error = _explained(exc, self._batches)
             # The error's traceback refers to this pass. If the pass still held torch's iterator,
-            # collecting that cycle would wait 5 s for each worker.
+            # collecting that cycle would wait 5 s for each worker. After a batch that took 5 s
+            # torch's own frames refer to it, so its workers are ended here.
+            end_workers = getattr(
+                self._batches, "_shutdown_workers", None
+            )  # torch has no public way
             self._batches = iter(())
+            if end_workers is not None and not self._loader.persistent_workers:
+                end_workers()
             if self._error is exc:
                 raise
             raise self._error from exc

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules import ShardDataset, ShardLoader, World
 from datamodules.reading import samples
@@ -392,8 +393,15 @@ def test_promise_7_wrong_bytes_are_noticed_where_a_batch_spans_more_shards_than_
 
 
 @pytest.mark.slow
-def test_an_error_ends_the_workers_at_once(sound: Path) -> None:
-    """torch waits 5 s for each worker of an iterator that the garbage collector finds."""
+@pytest.mark.parametrize("poll_s", [5.0, 0.01])
+def test_an_error_ends_the_workers_at_once(
+    sound: Path, poll_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch waits 5 s for each worker of an iterator that the garbage collector finds.
+
+    Where a batch is not there when torch asks, frames of its own refer to the iterator.
+    """
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (poll_s,))
     gc.collect()  # what other tests left is theirs; so is what a fork would inherit of them:
     # where a Dask client was in this process, forked workers do not end by themselves.
     loader = ShardLoader(
