@@ -67,7 +67,7 @@ TOY = Sizes(
     small=DevkitSize(kind="photographs", num_pictures=40, drawn=20),
     large=DevkitSize(kind="photographs", num_pictures=60, drawn=20),
     memory=(200, 1600),
-    memory_shards="64KiB",
+    memory_shards="8KiB",  # so many that workers live long enough to be seen
     scale=(200, 400),
     workers=(1, 2),
 )
