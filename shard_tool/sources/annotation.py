@@ -29,13 +29,13 @@ class ObjectAnnotation(NamedTuple):
     """0-based number among all objects of the file, the bad ones too."""
     name: str
     corners: Corners | None
-    pose: str | None
-    truncated: bool | None
-    occluded: bool | None
-    difficult: bool | None
-    parts: tuple[PartAnnotation, ...] | None
-    actions: dict[str, bool] | None
-    point: tuple[float, float] | None
+    pose: str | None = None
+    truncated: bool | None = None
+    occluded: bool | None = None
+    difficult: bool | None = None
+    parts: tuple[PartAnnotation, ...] | None = None
+    actions: dict[str, bool] | None = None
+    point: tuple[float, float] | None = None
     polygons: tuple[Polygon, ...] | None = None
     """Outlines in the same unit and with the same origin as `corners`: as written."""
     rle: dict[str, Any] | None = None
@@ -78,17 +78,17 @@ class Annotation(NamedTuple):
     `filename` and `size_whd` may be wrong: trust the file's own name and the picture's header.
     """
 
-    folder: str | None
-    filename: str | None
-    source: ImageSource | None
-    owner: Owner | None
-    size_whd: tuple[int, int, int | None] | None
+    folder: str | None = None
+    filename: str | None = None
+    source: ImageSource | None = None
+    owner: Owner | None = None
+    size_whd: tuple[int, int, int | None] | None = None
     """Width and height in pixels, and depth in channels (None if it is missing or no number).
 
     None if width or height is missing, 0 or no number.
     """
-    segmented: bool | None
-    objects: tuple[ObjectAnnotation, ...]
+    segmented: bool | None = None
+    objects: tuple[ObjectAnnotation, ...] = ()
     """In the file's order, without the bad ones."""
     bad_objects: tuple[BadObject, ...] = ()
     notes: tuple[Note, ...] = ()

@@ -70,12 +70,8 @@ def parse_document(
             problem = exc.with_traceback(None)  # its frames would keep the document
             bad.append(BadObject(index=index, name=name, problem=problem))
     return Annotation(
-        folder=None,
         filename=image.get("file_name"),
-        source=None,
-        owner=None,
         size_whd=_size(image, place, notes),
-        segmented=None,
         objects=tuple(good),
         bad_objects=tuple(bad),
         notes=tuple(notes),
@@ -127,13 +123,6 @@ def _object(
         index=index,
         name=name,
         corners=corners,
-        pose=None,
-        truncated=None,
-        occluded=None,
-        difficult=None,
-        parts=None,
-        actions=None,
-        point=None,
         polygons=polygons,
         rle=rle,
         crowd=_crowd(item.get("iscrowd"), where),

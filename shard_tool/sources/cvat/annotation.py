@@ -88,12 +88,8 @@ def parse_cvat(content: bytes, place: str) -> Annotation:
     raw: dict[str, Any] = {name: its for name, its in image.items() if name not in _OF_IMAGE}
     raw |= {"unread": unread} if unread else {}
     return Annotation(
-        folder=None,
         filename=image.get("name"),
-        source=None,
-        owner=None,
         size_whd=None if size_wh is None else (*size_wh, None),
-        segmented=None,
         objects=tuple(good),
         bad_objects=tuple(bad),
         notes=tuple(notes),
@@ -146,13 +142,7 @@ def _object(
         index=index,
         name=label,
         corners=corners,
-        pose=None,
-        truncated=None,
         occluded=None if occluded is None else occluded == "1",
-        difficult=None,
-        parts=None,
-        actions=None,
-        point=None,
         polygons=None if polygon is None else (polygon,),
         rle=rle,
         raw=raw or None,

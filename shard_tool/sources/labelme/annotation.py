@@ -80,12 +80,7 @@ def parse_labelme(content: bytes, place: str) -> Annotation:
     raw |= {"unread": unread} if unread else {}
     _check_plain(raw, place)
     return Annotation(
-        folder=None,
-        filename=None,
-        source=None,
-        owner=None,
         size_whd=None if size_wh is None else (*size_wh, None),
-        segmented=None,
         objects=tuple(good),
         bad_objects=tuple(bad),
         notes=tuple(notes),
@@ -150,13 +145,9 @@ def _object(
         index=first.index,
         name=name,
         corners=corners,
-        pose=None,
         truncated=_flag(parts, "truncated"),
         occluded=_flag(parts, "occluded"),
         difficult=_flag(parts, "difficult"),
-        parts=None,
-        actions=None,
-        point=None,
         polygons=polygons,
         rle=rle,
         raw=raw or None,

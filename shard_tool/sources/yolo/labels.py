@@ -65,12 +65,6 @@ def parse_labels(
     if reading.num_commas:
         reading.notes.append(Note("commas", place, f"{reading.num_commas} lines"))
     return Annotation(
-        folder=None,
-        filename=None,
-        source=None,
-        owner=None,
-        size_whd=None,
-        segmented=None,
         objects=tuple(reading.objects),
         bad_objects=tuple(reading.bad_objects),
         notes=tuple(reading.notes),
@@ -132,13 +126,6 @@ class _Reading:
             index=self._index,
             name=name,
             corners=row.corners,
-            pose=None,
-            truncated=None,
-            occluded=None,
-            difficult=None,
-            parts=None,
-            actions=None,
-            point=None,
             polygons=None if row.polygon is None else (row.polygon,),
             raw=None if row.keypoints is None else {"keypoints": list(row.keypoints)},
         )
