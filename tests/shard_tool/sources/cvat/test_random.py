@@ -25,6 +25,7 @@ from tests.kit.datasets.cvat_files import (
     polygon,
     shape,
 )
+from tests.kit.datasets.damaged import damaged
 
 PLACE = "annotations.xml"
 
@@ -114,24 +115,9 @@ PIECES = (
 )
 
 
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """A file, cut and pasted at random places, and perhaps in another encoding."""
-    content = draw(st.sampled_from(SEEDS))
-    for _ in range(draw(st.integers(1, 4))):
-        start, end = sorted(draw(st.tuples(*[st.integers(0, len(content))] * 2)))
-        short = min(end, start + draw(st.sampled_from([0, 1, 12, 1000])))
-        piece = draw(st.sampled_from(PIECES) | st.binary(max_size=4) | st.just(content[start:end]))
-        content = content[:start] + piece + content[short:]
-    if draw(st.booleans()):
-        return content
-    codec = draw(st.sampled_from(["utf-16", "utf-16-be", "utf-8-sig", "gb18030", "utf-32"]))
-    return content.decode("latin-1").encode(codec)
-
-
 @pytest.mark.slow
 @settings(max_examples=600)
-@given(damaged() | st.binary(max_size=200))
+@given(damaged(SEEDS, PIECES) | st.binary(max_size=200))
 def test_any_bytes_give_annotations_or_our_error(content: bytes) -> None:
     is_cvat(content)
     try:

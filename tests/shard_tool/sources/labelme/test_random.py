@@ -13,6 +13,7 @@ from shard_tool.errors import AnnotationError
 from shard_tool.sources.labelme.annotation import parse_labelme
 from shard_tool.sources.labelme.json_file import read_labelme
 from shard_tool.sources.notes import MEANINGS
+from tests.kit.datasets.damaged import damaged
 from tests.kit.datasets.labelme_files import ANT, BEE, labelme, mask_shape, shape
 
 PLACE = "a.json"
@@ -137,24 +138,9 @@ PIECES = (
 )
 
 
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """A file, cut and pasted at random places, and perhaps in another encoding."""
-    content = draw(st.sampled_from(SEEDS))
-    for _ in range(draw(st.integers(1, 4))):
-        start, end = sorted(draw(st.tuples(*[st.integers(0, len(content))] * 2)))
-        short = min(end, start + draw(st.sampled_from([0, 1, 12, 1000])))
-        piece = draw(st.sampled_from(PIECES) | st.binary(max_size=4) | st.just(content[start:end]))
-        content = content[:start] + piece + content[short:]
-    if draw(st.booleans()):
-        return content
-    codec = draw(st.sampled_from(["utf-16", "utf-16-be", "utf-8-sig", "gb18030", "utf-32"]))
-    return content.decode("latin-1").encode(codec)
-
-
 @pytest.mark.slow
 @settings(max_examples=600)
-@given(damaged() | st.binary(max_size=200))
+@given(damaged(SEEDS, PIECES) | st.binary(max_size=200))
 def test_any_bytes_give_an_annotation_or_our_error(content: bytes) -> None:
     try:
         found = read_labelme(content)
